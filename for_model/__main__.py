@@ -1,0 +1,83 @@
+"""`python -m for_model`: draw MiniScenes, pretrain RN-mini. `--help` on any command tells more."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from for_model.data.concepts import Split
+from for_model.data.miniscenes import DEFAULT_SIZE, write_scenes
+from for_model.errors import ForError
+from for_model.files import cache_dir
+
+
+def _scenes(arguments: argparse.Namespace) -> None:
+    counts: dict[Split, int] = {"train": arguments.train, "dev": arguments.dev, "val": arguments.val}
+    write_scenes(arguments.out, counts, arguments.seed, arguments.size)
+    print(f"wrote {', '.join(f'{n} {s}' for s, n in counts.items() if n)} scenes to {arguments.out}")
+
+
+def _pretrain_mini(arguments: argparse.Namespace) -> None:
+    from for_model.pretrain import run_recipe  # torch and open_clip take seconds to import
+
+    for line in run_recipe(arguments.config, arguments.settings, arguments.work, arguments.out, arguments.device):
+        print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m for_model", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    scenes = commands.add_parser(
+        "scenes",
+        help="draw MiniScenes in COCO's layout",
+        description="Draw MiniScenes in COCO's layout; the same arguments give the same bytes.",
+        epilog="example: python -m for_model scenes --out scenes --train 5000 --dev 1000 --val 2000",
+    )
+    scenes.add_argument("--out", type=Path, required=True, help="folder to write to")
+    for split, count, what in (
+        ("train", 5000, "training"),
+        ("dev", 1000, "tuning"),
+        ("val", 2000, "leaderboards only"),
+    ):
+        scenes.add_argument(f"--{split}", type=int, default=count, help=f"scenes for {what} (default {count})")
+    scenes.add_argument("--seed", type=int, default=0, help="other seeds draw other scenes (default 0)")
+    scenes.add_argument("--size", type=int, default=DEFAULT_SIZE, help="pixels a side (default %(default)s)")
+    scenes.set_defaults(run=_scenes)
+
+    package = Path(__file__).parent
+    pretrain = commands.add_parser(
+        "pretrain-mini",
+        help="pretrain RN-mini, the built-in CLIP",
+        description="Pretrain RN-mini on drawn scenes. Killed at any moment and started again, it goes on.",
+        epilog="example: python -m for_model pretrain-mini --device cuda scenes.epochs=20",
+    )
+    pretrain.add_argument("--config", type=Path, default=package / "configs" / "rn-mini.toml", help="the recipe")
+    pretrain.add_argument("--work", type=Path, help="folder for drawings and the checkpoint (default: in the cache)")
+    pretrain.add_argument("--out", type=Path, default=Path("rn-mini.safetensors"), help="weights file to write")
+    pretrain.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
+    pretrain.add_argument("settings", nargs="*", metavar="STAGE.KEY=VALUE", help="change a setting of the recipe")
+    pretrain.set_defaults(run=_pretrain_mini)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if getattr(arguments, "work", False) is None:
+        arguments.work = cache_dir() / "pretrain-mini"
+    try:
+        arguments.run(arguments)
+    except ForError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

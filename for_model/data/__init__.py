@@ -1,0 +1,1 @@
+"""Readers: one module a dataset, each returning a `Dataset`."""

@@ -1,0 +1,72 @@
+"""What every reader returns: images with ids, and which categories each contains."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from for_model.errors import DataError
+
+ImageId = int | str  # one type within a dataset; images are ordered by it everywhere
+Group = Literal["base", "novel", "other"]
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image: its id in the dataset, and its path relative to the dataset's `image_root`."""
+
+    id: ImageId
+    path: str
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category: its name as it is written in prompts, and its group.
+
+    `base` categories are labelled in training, `novel` ones are kept for evaluation, `other` ones are neither: they
+    are outside the benchmark's split and no score counts them.
+    """
+
+    name: str
+    group: Group
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of a dataset.
+
+    images: in ascending order of id, ids unique and all of one type.
+    labels: image id -> positions in `categories` of those present in it (image level, from instance annotations).
+        Empty for a dataset without labels.
+    """
+
+    name: str
+    split: str
+    image_root: Path
+    images: tuple[ImageRecord, ...]
+    categories: tuple[Category, ...] = ()
+    labels: Mapping[ImageId, frozenset[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids = [image.id for image in self.images]
+        if len({type(i) for i in ids}) > 1:
+            raise DataError(f"{self.name} {self.split}: image ids mix integers and strings; use one of the two")
+        if ids != sorted(ids) or len(set(ids)) != len(ids):  # type: ignore[type-var]
+            raise DataError(f"{self.name} {self.split}: image ids must be unique and ascending")
+
+    def relevance(self, image_ids: Sequence[ImageId]) -> NDArray[np.bool_]:
+        """Which categories are present in which images.
+
+        image_ids: M ids of this dataset, in any order (those of a store, say).
+        Returns [C, M] bool. Raises DataError for an id that the dataset doesn't have.
+        """
+        known = {image.id for image in self.images}
+        matrix = np.zeros((len(self.categories), len(image_ids)), dtype=bool)
+        for column, image_id in enumerate(image_ids):
+            if image_id not in known:
+                raise DataError(f"image {image_id!r} is not in {self.name} {self.split}: store and dataset differ")
+            matrix[list(self.labels.get(image_id, ())), column] = True
+        return matrix
