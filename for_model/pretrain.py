@@ -60,6 +60,7 @@ _CAPTIONS = (
     "a photo of the large {}.",
     "{}",
 )
+TOKEN_STD = 0.15  # wider than open_clip's 0.02: captions start apart, and the first plateau is shorter
 _UNSEEN = 8  # a caption leaves an object out once in so many, as captions do
 
 
@@ -102,7 +103,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         if target is None or name not in target or name == "stage":
             valid = ["seed", "weight_decay", *(f"{s['name']}.{k}" for s in table["stage"] for k in s)]
             raise UsageError(f"unknown setting {override!r}; valid: {', '.join(valid)}")
-        target[name] = json.loads(text)
+        try:
+            target[name] = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"setting {override!r}: {text!r} is not JSON; expected a number, say {name}=1") from error
     try:
         stages = tuple(Stage(**{**s, "object_px": tuple(s["object_px"])}) for s in table["stage"])
         return Recipe(table["seed"], table["weight_decay"], stages)
@@ -174,9 +178,18 @@ class Pretraining:
     def __init__(self, recipe: Recipe, device: str) -> None:
         self.recipe, self.device = recipe, device
         config = json.loads(MODEL_CONFIG.read_text())
+        text = config["text_cfg"]
         torch.manual_seed(recipe.seed)
-        self.model = open_clip.CLIP(**config).to(device, memory_format=torch.channels_last)
-        self.tokenizer = open_clip.SimpleTokenizer(context_length=config["text_cfg"]["context_length"])
+        self.model = open_clip.CLIP(**config).to(memory_format=torch.channels_last)
+        self.tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
+        # Only the tokens that captions and prompts use are trained: all 49,408 would be two thirds of the model. Their
+        # order is kept, so the end-of-text token stays the largest, which is how open_clip finds a text's end.
+        self.rows = used_rows()
+        self.row_of = torch.zeros(text["vocab_size"], dtype=torch.long)
+        self.row_of[self.rows] = torch.arange(len(self.rows))
+        self.model.token_embedding = nn.Embedding(len(self.rows), text["width"])
+        nn.init.normal_(self.model.token_embedding.weight, std=TOKEN_STD)
+        self.model.to(device)
         decay = [p for p in self.model.parameters() if p.ndim >= 2]
         plain = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -235,7 +248,8 @@ class Pretraining:
             group["lr"] = rate
 
     def _step(self, rng: Generator, images: NDArray[np.uint8], labels: list[list[int]]) -> float:
-        texts = self.tokenizer([caption(rng, concepts) for concepts in labels]).to(self.device)
+        tokens = self.tokenizer([caption(rng, concepts) for concepts in labels])
+        texts = self.row_of[tokens].to(self.device)
         hot = torch.zeros(len(labels), len(CONCEPTS))
         for row, concepts in enumerate(labels):
             hot[row, concepts] = 1
@@ -289,14 +303,22 @@ def pretrain(recipe: Recipe, work: Path, device: str = "cpu") -> Iterator[tuple[
     training.save(checkpoint)
 
 
-def export(checkpoint: Path, out: Path, metadata: dict[str, str]) -> None:
-    """Write a checkpoint's model in the compact form: float16, only the token rows that captions and prompts use."""
-    with safe_open(checkpoint, "pt") as file:
-        state = {k[6:]: file.get_tensor(k) for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
+def used_rows() -> Tensor:
+    """The tokens that captions and the seven prompts can hold: [V'] int64, ascending."""
     templates = (*_CAPTIONS, *(t.replace("{}", f"{a} {{}}") for t in _CAPTIONS for a in ("a", "an")), *PROMPTS)
     texts = [t.replace("{}", f"{c.name}, {c.name} and {c.name}") for t in templates for c in CONCEPTS]
-    tokenizer = open_clip.SimpleTokenizer(context_length=77)
-    write_weights(out, pack_state_dict(state, tokenizer(texts).unique().tolist()), metadata)
+    return open_clip.SimpleTokenizer(context_length=77)(texts).unique()
+
+
+def export(checkpoint: Path, out: Path, metadata: dict[str, str]) -> None:
+    """Write a checkpoint's model in the compact form of `weights_io`: float16, and only the token rows trained."""
+    with safe_open(checkpoint, "pt") as file:
+        state = {k[6:]: file.get_tensor(k) for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
+    rows = used_rows()
+    text = json.loads(MODEL_CONFIG.read_text())["text_cfg"]
+    whole = torch.zeros(text["vocab_size"], text["width"])
+    whole[rows] = state["token_embedding.weight"]
+    write_weights(out, pack_state_dict({**state, "token_embedding.weight": whole}, rows.tolist()), metadata)
 
 
 def run_recipe(config: Path, settings: Sequence[str], work: Path, out: Path, device: str) -> Iterator[str]:

@@ -54,7 +54,7 @@ class Dataset:
         ids = [image.id for image in self.images]
         if len({type(i) for i in ids}) > 1:
             raise DataError(f"{self.name} {self.split}: image ids mix integers and strings; use one of the two")
-        if ids != sorted(ids) or len(set(ids)) != len(ids):  # type: ignore[type-var]
+        if ids != sorted(ids) or len(set(ids)) != len(ids):
             raise DataError(f"{self.name} {self.split}: image ids must be unique and ascending")
 
     def relevance(self, image_ids: Sequence[ImageId]) -> NDArray[np.bool_]:

@@ -1,0 +1,42 @@
+# make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
+# make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
+# make leaderboards  score every method on the built-in scenes          make lock   pin again from requirements*.in
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$p && break; done)
+REQUIREMENTS ?= requirements.txt
+ARGS ?=
+BIN = .venv/bin
+UV = uv==0.13.9
+.DEFAULT_GOAL := run
+.PHONY: install run test bench leaderboards lock
+
+install: .venv/installed
+
+.venv/installed: $(REQUIREMENTS) pyproject.toml
+	@test -n "$(PYTHON)" || { echo "FOR needs Python 3.10, 3.11 or 3.12 with venv; none was found. Try make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q "$(UV)"
+	$(BIN)/uv pip install -q -p $(BIN)/python -r $(REQUIREMENTS)
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -e .
+	touch $@
+
+run: install
+	$(BIN)/python app.py $(ARGS)
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: install
+	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only --benchmark-columns=median,stddev,rounds $(ARGS)
+
+leaderboards: install
+	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4
+
+lock: install
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
+	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt

@@ -1,0 +1,192 @@
+"""`python -m for_eval`: images on disk -> embeddings -> index -> search and leaderboard.
+
+Every command teaches itself with --help. Bad arguments and missing data end with one line and exit code 2.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from for_model.errors import ForError, UsageError
+
+_EPILOG = """the way from a folder of photos to a search:
+  python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
+  python -m for_eval index store --out index
+  python -m for_eval search index "a red umbrella"
+"""
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from for_eval.embed import embed
+    from for_model.clip_method import build_method, parse_method
+    from for_model.data.registry import load_dataset
+
+    parse_method(arguments.method)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    method = build_method(
+        arguments.method,
+        arguments.backbone,
+        arguments.weights,
+        image_size=arguments.image_size,
+        device=arguments.device,
+        cluster_engine=arguments.cluster_engine,
+    )
+    report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
+    print(
+        f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
+        f"{report.images_per_second:.1f} images a second"
+    )
+    if report.n_skipped:
+        print(f"the reasons are in {report.store / 'manifest.json'} under skipped")
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from for_eval.index import build_index
+
+    index = build_index(arguments.store, arguments.out, arguments.kind)
+    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
+
+
+def _search(arguments: argparse.Namespace) -> None:
+    from for_eval.search import format_hits_text, load_searcher
+
+    searcher = load_searcher(
+        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+    )
+    result = searcher.search(arguments.text, arguments.k)
+    if arguments.json:
+        print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print(format_hits_text(result))
+
+
+def _leaderboard(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard import run_method, summary, write_result, write_tables
+    from for_model.clip_method import build_method, parse_method
+    from for_model.data.registry import load_dataset
+
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    if not methods:
+        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip or several with commas")
+    for name in methods:
+        parse_method(name)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    results = []
+    for name in methods:
+        method = build_method(
+            name,
+            arguments.backbone,
+            arguments.weights,
+            image_size=arguments.image_size,
+            device=arguments.device,
+            cluster_engine=arguments.cluster_engine,
+        )
+        results.append(run_method(dataset, method, str(method.backbone.device), arguments.stores))
+        write_result(arguments.out, results[-1])
+    write_tables(arguments.out)
+    print(summary(results))
+
+
+def _table(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard import write_tables
+
+    for path in write_tables(arguments.out):
+        print(path)
+
+
+def _method_options(parser: argparse.ArgumentParser) -> None:
+    """The options that choose data and model, the same for every command that embeds."""
+    parser.add_argument("--dataset", required=True, help="coco, folder or miniscenes (built in, needs no --root)")
+    parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
+    parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
+    parser.add_argument("--backbone", default="RN-mini", help="RN-mini (built in), RN50, RN50x4, ... (default RN-mini)")
+    parser.add_argument("--weights", help="openai, random, another pretrained tag, or a file (default: the backbone's)")
+    parser.add_argument("--image-size", type=int, metavar="PX", help="pixels a side, a multiple of 32 (default: own)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument(
+        "--cluster-engine",
+        choices=("batched", "reference"),
+        default="batched",
+        help="K-means of cluster-clip: all images of a batch at once, or image by image on the CPU as published",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m for_eval",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    embed = commands.add_parser(
+        "embed",
+        help="images -> embedding store",
+        description="Embed every image of a dataset. Killed at any moment and started again, it goes on. "
+        "Images that can't be read are skipped, counted and listed with the reason.",
+    )
+    _method_options(embed)
+    embed.add_argument("--method", default="cluster-clip", help="clip, dense-clip, cluster-clip or cluster-clip:N")
+    embed.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
+    embed.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
+    embed.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
+    embed.set_defaults(run=_embed)
+
+    index = commands.add_parser("index", help="embedding store -> search index")
+    index.add_argument("store", type=Path, help="a folder that embed wrote")
+    index.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
+    index.add_argument("--kind", default="flat", help="flat: exact (default)")
+    index.set_defaults(run=_index)
+
+    search = commands.add_parser("search", help="text -> the images that contain it")
+    search.add_argument("index", type=Path, help="a folder that index wrote")
+    search.add_argument("text", help='a name ("dog") or a sentence')
+    search.add_argument("-k", type=int, default=10, help="how many images (default 10)")
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.add_argument("--weights", help="the weights' file, for an index that was made from one")
+    search.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
+    search.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    search.set_defaults(run=_search)
+
+    leaderboard = commands.add_parser(
+        "leaderboard",
+        help="score methods on a labelled dataset",
+        description="Embed, rank and score; one JSON result a method under OUT/results, OUT/DATASET.csv made from "
+        "them. Stores are kept in the cache, so a run that was stopped goes on.",
+        epilog="example: python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip",
+    )
+    _method_options(leaderboard)
+    leaderboard.add_argument(
+        "--methods", required=True, help="with commas: clip,dense-clip,cluster-clip,cluster-clip:4"
+    )
+    leaderboard.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    leaderboard.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")
+    leaderboard.set_defaults(run=_leaderboard)
+
+    table = commands.add_parser("table", help="make every CSV again from the JSON results alone")
+    table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    table.set_defaults(run=_table)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        arguments.run(arguments)
+    except ForError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

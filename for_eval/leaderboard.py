@@ -1,0 +1,263 @@
+"""Dataset x methods -> one JSON result a row -> CSV tables.
+
+The JSON files under `results/` are the source of truth; every CSV is made from them alone, sorted, with fixed
+decimals, so that the same results always give the same bytes. What wasn't measured is empty, never 0.
+"""
+
+import csv
+import io
+import json
+import platform
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from for_eval.embed import EmbedReport, embed
+from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
+from for_eval.rank import score_matrix
+from for_eval.store import Store, open_store
+from for_model.data.dataset import Dataset
+from for_model.errors import DataError, UsageError
+from for_model.files import cache_dir, sha256_json, write_bytes, write_json
+from for_model.methods import Method
+from for_model.text import PROMPTS, cached_category_embeddings
+
+FORMAT = "for-result/1"
+K = 50  # images that mAP@50 looks at
+RECALL_KS = (1, 5, 10, 50)
+RESAMPLES = 1000
+SEED = 0
+GROUPS = ("base", "novel", "all")
+_PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its heading, where a result has it, and its decimals (None: as it is)."""
+
+    heading: str
+    keys: tuple[str, ...]
+    decimals: int | None = None
+    percent: bool = False
+
+
+def _score_columns() -> list[Column]:
+    columns = []
+    for group in GROUPS:
+        columns.append(Column(f"{group} mAP@50", ("scores", group, "map"), 2, True))
+        columns += [Column(f"{group} {end}", ("scores", group, f"map_{end}"), 2, True) for end in ("low", "high")]
+    for group in GROUPS:
+        for heading, key in (
+            ("mAP@50 over P", "map_over_p"),
+            ("mAP@50 over hits", "map_over_hits"),
+            ("precision@50", "precision"),
+            *((f"recall@{k}", f"recall@{k}") for k in RECALL_KS),
+        ):
+            columns.append(Column(f"{group} {heading}", ("scores", group, key), 2, True))
+    return columns
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("dataset", ("dataset",)),
+    Column("split", ("split",)),
+    Column("protocol", ("protocol",)),
+    Column("backbone", ("method", "backbone")),
+    Column("weights", ("method", "weights")),
+    Column("image size", ("method", "image_size")),
+    Column("method", ("method", "method")),
+    Column("embeddings an image", ("method", "n_embeddings")),
+    Column("bytes an image", ("bytes_per_image",)),
+    Column("images a second", ("images_per_second",), 1),
+    Column("device", ("device",)),
+    Column("images", ("n_images",)),
+    Column("skipped", ("n_skipped",)),
+    *_score_columns(),
+)
+
+
+def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
+    """Where the leaderboard keeps the store of a dataset and a method, so that a later run finds it again."""
+    identity = [method.info.to_json(), str(dataset.image_root), [image.id for image in dataset.images]]
+    name = _slug(dataset.name, dataset.split, method.info.backbone, method.info.method, sha256_json(identity)[:12])
+    return (stores or cache_dir() / "stores") / name
+
+
+def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[str, Any]:
+    """Score a store against its dataset's labels.
+
+    Returns {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
+    "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of the
+    group is present. The interval is the 95% bootstrap over images, centred (`metrics.Interval.shifted`).
+    Raises DataError for a dataset without labels.
+    """
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    if not scored or not dataset.labels:
+        raise DataError(f"{dataset.name} {dataset.split} has no labelled categories to score: use a labelled dataset")
+    texts = cached_category_embeddings(method, [dataset.categories[i].name for i in scored])
+    scores = score_matrix(store, texts)
+    relevance = dataset.relevance(store.ids)[scored]
+    groups = np.array([dataset.categories[i].group for i in scored])
+    masks = {group: np.ones(len(scored), bool) if group == "all" else groups == group for group in GROUPS}
+    retrieval = retrieval_scores(scores, relevance, K)
+    recalls = recall_at_k(scores, relevance, RECALL_KS)
+    intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED)
+    table: dict[str, Any] = {}
+    for group, mask in masks.items():
+        mean, interval = retrieval.mean(mask), intervals[group]
+        low, high = interval.shifted() if interval else (None, None)
+        table[group] = {
+            "n_categories": mean.n_categories,
+            "map": mean.ap,
+            "map_low": low,
+            "map_high": high,
+            "map_over_p": mean.ap_over_p,
+            "map_over_hits": mean.ap_over_hits,
+            "precision": mean.precision,
+            **{f"recall@{k}": _mean(values[mask]) for k, values in recalls.items()},
+        }
+    return table
+
+
+def _mean(values: Any) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(present.mean()) if len(present) else None
+
+
+def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> dict[str, Any]:
+    """Embed (or go on, or find it done), score, and return the result as JSON values."""
+    report = embed(dataset, method, store_path(dataset, method, stores))
+    store = open_store(report.store)
+    return {
+        "format": FORMAT,
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "protocol": "all",
+        "method": method.info.to_json(),
+        "scores": evaluate(dataset, store, method),
+        "bytes_per_image": 2 * method.info.n_embeddings * method.info.dim,
+        **_counts(report, store),
+        "device": device,
+        "seed": SEED,
+        "config_sha256": sha256_json([method.info.to_json(), PROMPTS, K, RESAMPLES, SEED]),
+        "commit": _commit(),
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+
+
+def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
+    known = report.seconds == report.seconds  # NaN where the store doesn't know its time
+    return {
+        "n_images": report.n_images,
+        "n_skipped": report.n_skipped,
+        "skipped": [{"id": s.id, "path": s.path, "reason": s.reason} for s in store.skipped],
+        "embed_seconds": report.seconds if known else None,
+        "images_per_second": report.images_per_second if known else None,
+    }
+
+
+def _commit() -> str | None:
+    """The commit that ran, with `+changes` where the tree differs from it; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.json", "*.safetensors")
+        changed = "\n".join(line for line in changed.splitlines() if "leaderboards/" not in line)
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _slug(*parts: str) -> str:
+    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
+
+
+def write_result(out: Path, result: dict[str, Any]) -> Path:
+    """Write a row's result under `out/results`; a later result of the same row takes its place."""
+    method = result["method"]
+    head = f"{method['method']}-{method['n_embeddings']}"
+    weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
+    path = out / "results" / f"{_slug(result['dataset'], result['split'], weights, head)}.json"
+    write_json(path, result)
+    return path
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """All results under `out/results`, in the order of the tables. Raises DataError for a damaged file."""
+    results = []
+    for path in sorted((out / "results").glob("*.json")):
+        try:
+            result = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
+        if not isinstance(result, dict) or result.get("format") != FORMAT:
+            raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+        results.append(result)
+    return sorted(results, key=_order)
+
+
+def _order(result: dict[str, Any]) -> tuple[Any, ...]:
+    method = result["method"]
+    kinds = ("clip", "dense-clip", "cluster-clip")
+    rank = kinds.index(method["method"]) if method["method"] in kinds else len(kinds)
+    names = (result["dataset"], result["split"], method["backbone"], method["weights"], method["image_size"])
+    return (*names, rank, method["method"], method["n_embeddings"])
+
+
+def _cell(result: dict[str, Any], column: Column) -> str:
+    value: Any = result
+    for key in column.keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        return ""
+    if column.decimals is None:
+        return str(value)
+    return f"{value * (100 if column.percent else 1):.{column.decimals}f}"
+
+
+def to_csv(results: Iterable[dict[str, Any]]) -> str:
+    """Results as CSV, a line each, in the order given."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([column.heading for column in COLUMNS])
+    writer.writerows([_cell(result, column) for column in COLUMNS] for result in results)
+    return text.getvalue()
+
+
+def write_tables(out: Path) -> list[Path]:
+    """Write `out/DATASET.csv` for every dataset that has results. Raises UsageError when there are none."""
+    results = read_results(out)
+    if not results:
+        raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval leaderboard` first")
+    paths = []
+    for name in sorted({result["dataset"] for result in results}):
+        paths.append(out / f"{_slug(name)}.csv")
+        write_bytes(paths[-1], to_csv(r for r in results if r["dataset"] == name).encode())
+    return paths
+
+
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """A short Markdown table of results, for a terminal or a README."""
+    chosen = ["backbone", "weights", "method", "embeddings an image", "bytes an image", "images a second", "skipped"]
+    columns = [next(c for c in COLUMNS if c.heading == heading) for heading in chosen]
+    lines = ["| " + " | ".join([*chosen, *(f"{group} mAP@50" for group in GROUPS)]) + " |"]
+    lines.append("|---" * (len(chosen) + len(GROUPS)) + "|")
+    for result in results:
+        cells = [_cell(result, column) for column in columns]
+        for group in GROUPS:
+            point, low, high = (
+                _cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
+            )
+            cells.append(f"{point} ({low} to {high})" if point else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

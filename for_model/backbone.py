@@ -1,0 +1,224 @@
+"""An open_clip model cut in two: the trunk (pixels -> feature map X) and the attention pool (q, k, v, c); and its text
+encoder.
+
+Shapes: B images, K cells of the feature map, N embeddings an image, Q texts, Ce backbone width, Co joint width.
+Everything is frozen and in eval mode. A trainable head that reads X runs its queries through `AttentionPool.attend`,
+which is differentiable with respect to them.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from for_model.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
+from for_model.errors import ImageError, UsageError
+from for_model.weights_io import sha256_state
+
+STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
+
+
+class AttentionPool(nn.Module):
+    """The last layer of a CLIP ResNet, taken apart: q, k, v, c and the positional embedding of `AttentionPool2d`.
+
+    The projections are the model's own modules, shared, not copied. grid: cells a side, so K = grid * grid.
+    """
+
+    positional_embedding: Tensor
+
+    def __init__(self, attnpool: Any, grid: int) -> None:
+        super().__init__()
+        self.q_proj: nn.Linear = attnpool.q_proj
+        self.k_proj: nn.Linear = attnpool.k_proj
+        self.v_proj: nn.Linear = attnpool.v_proj
+        self.c_proj: nn.Linear = attnpool.c_proj
+        self.num_heads = int(attnpool.num_heads)
+        self.grid = grid
+        embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
+        self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
+
+    def tokens(self, X: Tensor) -> Tensor:
+        """X: [B, K, Ce], a feature map -> [B, K + 1, Ce]: the mean of its cells, then the cells, positions added.
+
+        Raises UsageError when K is not the pool's.
+        """
+        n_cells = self.grid * self.grid
+        if X.ndim != 3 or X.shape[1] != n_cells:
+            raise UsageError(
+                f"got features {list(X.shape)}, expected [B, {n_cells}, Ce]; "
+                f"load the backbone with the image size that the features were made at"
+            )
+        X = torch.cat([X.mean(dim=1, keepdim=True), X], dim=1)  # [B, K + 1, Ce]
+        return X + self.positional_embedding.to(X.dtype)
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Multi-head attention: Y = c(Z), Z = softmax(q(queries) k(tokens)^T) v(tokens) (eq. 1 and 3).
+
+        queries: [B, N, Ce], what goes into q.  tokens: [B, K', Ce], what goes into k and v; K' is free.
+        Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged
+        over the heads, each row summing to 1. Differentiable in both arguments.
+        """
+        q, k, v = (
+            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N or K', Ce / heads]
+            for projection, x in ((self.q_proj, queries), (self.k_proj, tokens), (self.v_proj, tokens))
+        )
+        if not return_weights:
+            z = F.scaled_dot_product_attention(q, k, v)
+            return self.c_proj(z.transpose(1, 2).flatten(2))
+        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, N, K']
+        z = weights @ v
+        return self.c_proj(z.transpose(1, 2).flatten(2)), weights.mean(dim=1)
+
+    def project(self, X: Tensor) -> Tensor:
+        """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised; no positions, no
+        attention."""
+        return self.c_proj(self.v_proj(X))
+
+
+def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
+    """Fit a positional embedding to another grid.
+
+    embedding: [G * G + 1, Ce], the mean token's first, then the cells row by row.  grid: cells a side wanted.
+    Returns [grid * grid + 1, Ce], the cells' part interpolated bicubically, the mean token's kept. At the embedding's
+    own grid it is returned as it is.
+    """
+    own = math.isqrt(len(embedding) - 1)
+    if own == grid:
+        return embedding
+    cells = embedding[1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)  # [1, Ce, G, G]
+    # antialias matters below the own grid only: plain bicubic would skip cells there
+    cells = F.interpolate(cells.float(), size=(grid, grid), mode="bicubic", align_corners=False, antialias=grid < own)
+    cells = cells.permute(0, 2, 3, 1).reshape(grid * grid, -1).to(embedding.dtype)
+    return torch.cat([embedding[:1], cells])
+
+
+class Backbone:
+    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_backbone`.
+
+    name: `RN-mini`, `RN50`, ...  weights: where they come from (`openai`, `random`, a file's name), for people.
+    weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.
+    image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    logit_scale: the factor of a cosine in the contrastive softmax (100 for OpenAI's models).
+    mean, std: of the RGB channels, for images in 0..1.  device.  pool: the attention pool.  model: open_clip's own.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
+        self.name = checkpoint.name
+        self.weights = checkpoint.label
+        self.weights_sha256 = sha256_state(checkpoint.state, checkpoint.config)
+        self.model = build_model(checkpoint.config, checkpoint.state).to(device).requires_grad_(False)
+        self.image_size = image_size
+        self.device = device
+        self.mean, self.std = checkpoint.mean, checkpoint.std
+        self.n_cells = (image_size // STRIDE) ** 2
+        self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
+        self.width = self.pool.v_proj.in_features
+        self.dim = self.pool.c_proj.out_features
+        self.logit_scale = float(self.model.logit_scale.exp())
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An image -> [3, image_size, image_size] float32 on the CPU, normalised.
+
+        The whole image is squashed to the square, as in the paper, so no object at its edge is cropped away; bicubic,
+        antialiased. Modes other than RGB are converted. Raises ImageError when the image can't be decoded or is empty.
+        """
+        if 0 in image.size:
+            raise ImageError(f"the image is {image.width} x {image.height} pixels; expected at least 1 x 1")
+        try:
+            rgb = image.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ImageError(f"the image can't be decoded ({error})") from error
+        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255  # [3, H, W]
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return ((pixels - mean[:, None, None]) / std[:, None, None]).contiguous()
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the
+        backbone's device, cells row by row.
+
+        On CUDA the trunk runs in float16 (what CLIP's ResNets were trained in), elsewhere in float32.
+        Raises UsageError for another shape.
+        """
+        expected = (3, self.image_size, self.image_size)
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+            raise UsageError(
+                f"got pixels {list(pixels.shape)}, expected [B, {', '.join(map(str, expected))}]; "
+                "prepare images with this backbone's preprocess, or load it with another image size"
+            )
+        if not len(pixels):
+            return torch.zeros(0, self.n_cells, self.width, device=self.device)
+        visual = self.model.visual
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            x = visual.stem(pixels.to(self.device, torch.float32))
+            for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+                x = layer(x)  # [B, Ce, H / 32, W / 32] after the last
+        return x.float().flatten(2).transpose(1, 2).contiguous()  # [B, K, Ce]
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Q texts -> [Q, L] int64 on the CPU, L the model's context length; a text of more tokens is cut at the end."""
+        from open_clip.tokenizer import tokenize
+
+        return tokenize(list(texts), context_length=self.model.context_length)
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """tokens: [Q, L] int64 as `tokenize` gives -> [Q, Co] float32 on the backbone's device, unit-norm."""
+        model = self.model
+        if not len(tokens):
+            return torch.zeros(0, self.dim, device=self.device)
+        tokens = tokens.to(self.device)
+        end = tokens.argmax(dim=-1)  # the end-of-text token has the highest id
+        # The attention is causal, so what follows the last text's end can be cut: of 77 tokens about 12 are left.
+        length = int(end.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]  # [Q, L, width]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+        x = x[torch.arange(len(x), device=self.device), end] @ model.text_projection  # [Q, Co]
+        return F.normalize(x.float(), dim=-1)
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm."""
+        return self.encode_tokens(self.tokenize(texts)) if len(texts) else torch.zeros(0, self.dim, device=self.device)
+
+
+def load_backbone(
+    name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> Backbone:
+    """Load a CLIP ResNet.
+
+    name: `RN-mini`, or any open_clip model with a ResNet (`RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`).
+    weights: None for the model's default (`rn-mini`, the packaged file of RN-mini; `openai` for the others), a
+        pretrained tag of open_clip, `random` (the same on every machine), or the path of a local file, see
+        `weights_io.read_weights`.
+    image_size: pixels a side, a multiple of 32; None for the model's own. At another size the positional embedding is
+        interpolated.
+    Raises UsageError for an unknown name, image size or device, WeightsError when the weights can't be had or don't
+    fit.
+    """
+    config = model_config(name)
+    size = config["vision_cfg"]["image_size"] if image_size is None else image_size
+    if size < STRIDE or size % STRIDE:
+        raise UsageError(f"image size {size}: expected a multiple of {STRIDE} pixels, at least {STRIDE}")
+    target = _device(device)
+    return Backbone(load_checkpoint(name, weights), size, target)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {device!r}; expected `cpu`, `cuda` or `cuda:<number>`") from error
+    if target.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device!r} was asked for, but no CUDA device is available; use `cpu`")
+    return target

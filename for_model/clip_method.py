@@ -1,0 +1,134 @@
+"""The methods made of a CLIP ResNet and a head: `clip`, `dense-clip`, `cluster-clip`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from for_model.backbone import Backbone, load_backbone
+from for_model.errors import ForError, UsageError
+from for_model.heads import ClipHead, ClusterEngine, ClusterHead, DenseHead, Head
+from for_model.methods import MethodInfo
+
+
+class ClipMethod:
+    """A `Method` of a backbone and a head. See `methods.Method` for the contract.
+
+    Searching needs the `Method` protocol only; training and the evidence for a match also use `backbone` and `head`.
+    """
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        self.backbone = backbone
+        self.head = head
+        self._info = MethodInfo(
+            method=head.name,
+            backbone=backbone.name,
+            weights=backbone.weights,
+            weights_sha256=backbone.weights_sha256,
+            n_embeddings=head.n_embeddings(backbone.n_cells),
+            dim=backbone.dim,
+            image_size=backbone.image_size,
+            settings=head.settings,
+        )
+
+    @property
+    def info(self) -> MethodInfo:
+        return self._info
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An image -> [3, H, W] float32 on the CPU. Raises ImageError when it can't be decoded."""
+        return self.backbone.preprocess(image)
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """pixels: [B, 3, H, W] as `preprocess` gives -> [B, N, Co] float32 on the CPU, unit-norm.
+
+        Raises UsageError for another shape, ForError for embeddings that are not finite.
+        """
+        return self.encode_features(self.backbone.features(pixels))
+
+    @torch.no_grad()
+    def encode_features(self, X: Tensor) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature maps, just made or kept -> as `encode_images`."""
+        X = X.to(self.backbone.device, torch.float32)
+        if not torch.isfinite(X).all():
+            raise ForError(
+                f"{self.info.backbone} {self.info.weights}: the feature map of at least one image is not finite; "
+                "check the weights, or run on the CPU, where nothing is computed in float16"
+            )
+        return self.head(X, self.backbone.pool).float().cpu()
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts, as they stand -> [Q, Co] float32 on the CPU, unit-norm."""
+        return self.backbone.encode_texts(texts).cpu()
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """What a head may be built from. n_cells: K.  clusters: N of Cluster-CLIP, None for the default."""
+
+    n_cells: int
+    clusters: int | None = None
+    cluster_engine: ClusterEngine = "batched"
+
+
+def default_clusters(n_cells: int) -> int:
+    """N of Cluster-CLIP: 8 up to the 49 cells of a 224-pixel image, else 50, the paper's for its 196."""
+    return 8 if n_cells <= 49 else 50
+
+
+def _cluster_head(options: HeadOptions) -> Head:
+    clusters = default_clusters(options.n_cells) if options.clusters is None else options.clusters
+    return ClusterHead(clusters, engine=options.cluster_engine)
+
+
+METHODS: Mapping[str, Callable[[HeadOptions], Head]] = {
+    "clip": lambda options: ClipHead(),
+    "dense-clip": lambda options: DenseHead(),
+    "cluster-clip": _cluster_head,
+}
+
+
+def parse_method(method: str) -> tuple[str, int | None]:
+    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None). Raises UsageError naming the METHODS."""
+    name, colon, count = method.partition(":")
+    if name not in METHODS:
+        raise UsageError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+    if not colon:
+        return name, None
+    if name != "cluster-clip" or not (count.isascii() and count.isdigit()) or int(count) < 1:
+        raise UsageError(f"method {method!r}: only cluster-clip takes a count, a whole number from 1: cluster-clip:25")
+    return name, int(count)
+
+
+def build_method(
+    method: str,
+    backbone: str = "RN-mini",
+    weights: str | None = None,
+    *,
+    image_size: int | None = None,
+    clusters: int | None = None,
+    device: str | torch.device | None = None,
+    cluster_engine: ClusterEngine = "batched",
+) -> ClipMethod:
+    """Load a backbone and put a head on it.
+
+    method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25.
+    backbone, weights, image_size: see `backbone.load_backbone`.
+    clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
+    cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
+    Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
+    can't be had.
+    """
+    name, count = parse_method(method)
+    if count is not None and clusters not in (None, count):
+        raise UsageError(f"method {method!r} and clusters={clusters} disagree; give the count once")
+    if clusters is not None and name != "cluster-clip":
+        raise UsageError(f"clusters={clusters} makes no sense for {name!r}; only cluster-clip clusters")
+    count = clusters if count is None else count
+    if name == "cluster-clip":
+        ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
+    target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_backbone(backbone, weights, image_size, target)
+    return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))

@@ -1,0 +1,61 @@
+"""Datasets by name: the one place where a dataset is added."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from for_model.data.coco import load_coco
+from for_model.data.dataset import Dataset
+from for_model.data.folder import load_folder
+from for_model.errors import UsageError
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """How a dataset is loaded.
+
+    load: (root, split) -> Dataset.
+    default_split: the split when none is asked for; None for a dataset without splits.
+    default_root: where the dataset lies when no root is given; None when a root must be given.
+    """
+
+    load: Callable[[Path, str], Dataset]
+    default_split: str | None
+    default_root: Callable[[], Path] | None = None
+
+
+def _miniscenes_root() -> Path:
+    from for_model.data.miniscenes import default_root  # draws with font files, which other datasets don't need
+
+    return default_root()
+
+
+_DATASETS = {
+    "coco": _Entry(load_coco, default_split="val2017"),
+    "folder": _Entry(lambda root, _: load_folder(root), default_split=None),
+    "miniscenes": _Entry(
+        lambda root, split: load_coco(root, split, name="miniscenes"),
+        default_split="val",
+        default_root=_miniscenes_root,
+    ),
+}
+
+DATASET_NAMES = tuple(_DATASETS)
+
+
+def load_dataset(name: str, root: Path | None = None, split: str | None = None) -> Dataset:
+    """A split of a dataset by its name: one of `DATASET_NAMES`.
+
+    root: its folder; only MiniScenes can do without.  split: its default is the dataset's validation split.
+    Raises UsageError for an unknown name, a missing root, or a split of a dataset without splits; DataError as the
+    dataset's reader does.
+    """
+    entry = _DATASETS.get(name)
+    if entry is None:
+        raise UsageError(f"unknown dataset {name!r}: choose one of {', '.join(_DATASETS)}")
+    if root is None and entry.default_root is None:
+        raise UsageError(f"dataset {name!r} needs a folder: give it with --root")
+    if split is not None and entry.default_split is None:
+        raise UsageError(f"dataset {name!r} has no splits, got split {split!r}: leave --split out")
+    folder = root if root is not None else entry.default_root()  # type: ignore[misc]
+    return entry.load(folder, split or entry.default_split or "")

@@ -1,0 +1,113 @@
+"""Heads: feature map X -> the embeddings Y of an image.
+
+Shapes: B images, K cells, N embeddings an image, Ce backbone width, Co joint width. Every head returns [B, N, Co]
+float32, unit-norm, on the device of X; each image's result depends on that image only. (A vector of length zero can't
+be normalised and stays zero; with real weights none occurs.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from for_model.backbone import AttentionPool
+from for_model.errors import UsageError
+from for_model.kmeans import MAX_ITERATIONS, Clusters, kmeans_batched, kmeans_reference
+
+ClusterEngine = Literal["batched", "reference"]
+
+ENGINES: dict[str, Callable[[Tensor, int, int], Clusters]] = {
+    "batched": kmeans_batched,
+    "reference": kmeans_reference,
+}
+
+
+class Head(Protocol):
+    """What turns a feature map into embeddings.
+
+    name: of the method that it makes, `clip`.  settings: what changes its embeddings, as a store records it.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def n_embeddings(self, n_cells: int) -> int:
+        """N, for a feature map of K = n_cells."""
+        ...
+
+    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClipHead:
+    """CLIP's own: one embedding, the attention pool queried with the mean token (eq. 1)."""
+
+    name: str = field(default="clip", init=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return 1
+
+    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        tokens = pool.tokens(X)  # [B, K + 1, Ce]
+        return F.normalize(pool.attend(tokens[:, :1], tokens).float(), dim=-1)  # [B, 1, Co]
+
+
+@dataclass(frozen=True)
+class DenseHead:
+    """Dense-CLIP: one embedding a cell, c(v(x)), without attention or positions (eq. 2)."""
+
+    name: str = field(default="dense-clip", init=False)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return n_cells
+
+    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        return F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
+
+
+@dataclass(frozen=True)
+class ClusterHead:
+    """Cluster-CLIP: K-means over the unit-norm dense embeddings of an image, the mean of each cluster (section 3.1).
+
+    clusters: N.  An image of fewer distinct cells repeats the embedding of its largest cluster.
+    engine: `batched` (on the device of X) or `reference` (scikit-learn, image by image); both give the same clusters,
+        so it is no part of the settings.
+    Raises UsageError for N or iterations below 1 or an unknown engine.
+    """
+
+    clusters: int
+    iterations: int = MAX_ITERATIONS
+    engine: ClusterEngine = "batched"
+    name: str = field(default="cluster-clip", init=False)
+
+    def __post_init__(self) -> None:
+        if self.clusters < 1 or self.iterations < 1:
+            raise UsageError(f"got {self.clusters} clusters, {self.iterations} iterations; expected at least 1 of each")
+        if self.engine not in ENGINES:
+            raise UsageError(f"unknown cluster engine {self.engine!r}; expected one of {', '.join(ENGINES)}")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"clusters": self.clusters, "iterations": self.iterations}
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return self.clusters
+
+    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        dense = F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
+        return F.normalize(ENGINES[self.engine](dense, self.clusters, self.iterations).centres, dim=-1)  # [B, N, Co]

@@ -1,0 +1,139 @@
+"""Words to text embeddings: prompts, category names, free-text queries, and a cache for large vocabularies.
+
+Shapes: C categories, Q queries, Co joint width. Everything returned is float32 on the CPU and unit-norm. Names and
+queries are put into the prompts as they are, whatever characters they hold.
+"""
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from for_model.errors import UsageError
+from for_model.files import cache_dir, sha256_json
+from for_model.methods import Method
+from for_model.weights_io import write_weights
+
+log = logging.getLogger(__name__)
+
+# OpenAI's seven, from the prompt-engineering notebook of CLIP; "a origami" is theirs.
+PROMPTS = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+
+_MAX_PROMPTED_WORDS = 3
+_ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)", re.IGNORECASE)
+
+
+class TextEncoder(Protocol):
+    """What text embeddings need of a method or backbone."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts -> [Q, Co] float32, unit-norm; [0, Co] for none."""
+        ...
+
+
+def fill_prompts(name: str) -> list[str]:
+    """The name in each of the PROMPTS. Braces in the name mean nothing."""
+    return [name.join(prompt.split("{}")) for prompt in PROMPTS]
+
+
+def embed_categories(
+    encoder: TextEncoder, names: Sequence[str], batch_size: int = 32, progress: bool = False
+) -> Tensor:
+    """Embed category names: the mean over the PROMPTS of the unit-norm embeddings, made unit-norm again.
+
+    batch_size: names at a time, each as many texts as there are prompts.  progress: a bar on stderr, if a terminal.
+    Returns [C, Co] in the order of `names`; [0, Co] for none. Raises UsageError for an empty name.
+    """
+    _check_texts(names, "category name")
+    parts = [encoder.encode_texts([]).float().cpu()]
+    starts = range(0, len(names), batch_size)
+    for start in tqdm(starts, desc="embedding names", unit="batch", disable=None if progress else True):
+        batch = [text for name in names[start : start + batch_size] for text in fill_prompts(name)]
+        embeddings = F.normalize(encoder.encode_texts(batch).float().cpu(), dim=-1)  # [C' * prompts, Co]
+        parts.append(F.normalize(embeddings.unflatten(0, (-1, len(PROMPTS))).mean(dim=1), dim=-1))  # [C', Co]
+    return torch.cat(parts)
+
+
+def prompted_name(query: str) -> str | None:
+    """The name to put into the PROMPTS for a free-text query, or None for a query to encode as it stands.
+
+    Without a leading article, a query of at most three words that doesn't end like a sentence (. ! ?) is a name.
+    """
+    name = _ARTICLE.sub("", query.strip())
+    if len(name.split()) > _MAX_PROMPTED_WORDS or name.endswith((".", "!", "?")):
+        return None
+    return name
+
+
+def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
+    """Embed free-text queries: names as categories are, sentences as they stand (see `prompted_name`).
+
+    Returns [Q, Co] in the order of `texts`; [0, Co] for none. Raises UsageError for an empty query.
+    """
+    _check_texts(texts, "query")
+    names = [prompted_name(text) for text in texts]
+    prompted = [name for name in names if name is not None]
+    plain = [text.strip() for text, name in zip(texts, names, strict=True) if name is None]
+    from_names = iter(embed_categories(encoder, prompted))
+    from_plain = iter(F.normalize(encoder.encode_texts(plain).float().cpu(), dim=-1))
+    if not names:
+        return embed_categories(encoder, [])
+    return torch.stack([next(from_plain if name is None else from_names) for name in names])
+
+
+def cached_category_embeddings(method: Method, names: Sequence[str], cache: Path | None = None) -> Tensor:
+    """`embed_categories` with a bar, kept on disk: for ImageNet-21K's 21,841 names, say.
+
+    cache: the folder; None for `text` in FOR's cache folder. One safetensors file for each combination of text space,
+    prompts and names (and their order). A damaged file is made again; a folder that can't be written costs a warning.
+    """
+    key = {"text_space": list(method.info.text_space), "prompts": list(PROMPTS), "names": list(names)}
+    path = (cache_dir() / "text" if cache is None else cache) / f"{sha256_json(key)}.safetensors"
+    expected = (len(names), method.info.dim)
+    if path.is_file():
+        embeddings = _read_cached(path, expected)
+        if embeddings is not None:
+            return embeddings
+        log.warning("%s is damaged, making it again", path)
+    embeddings = embed_categories(method, names, progress=True)
+    try:
+        write_weights(path, {"embeddings": embeddings}, {"backbone": method.info.backbone})
+    except OSError as error:
+        log.warning("text embeddings are not kept: %s can't be written (%s)", path, error)
+    return embeddings
+
+
+def _read_cached(path: Path, expected: tuple[int, int]) -> Tensor | None:
+    """The embeddings in a cache file, or None when they aren't what is expected: unit-norm and of that shape."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            embeddings = file.get_tensor("embeddings")
+    except (SafetensorError, OSError):
+        return None
+    if tuple(embeddings.shape) != expected or embeddings.dtype != torch.float32:
+        return None
+    sound = torch.allclose(embeddings.norm(dim=-1), torch.ones(expected[0]), atol=1e-3)  # False for NaN
+    return embeddings if sound else None
+
+
+def _check_texts(texts: Sequence[str], what: str) -> None:
+    if isinstance(texts, str):
+        raise UsageError(f"got one string, expected a sequence of them: [{texts!r}]")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{what} {position + 1} of {len(texts)} is empty ({text!r}); expected a word or more")

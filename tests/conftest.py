@@ -1,0 +1,36 @@
+"""What all tests share: a cache folder of their own, and no silent skips."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
+    os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def _may_skip(item: pytest.Item) -> bool:
+    """Whether a skip of this test is expected on this machine."""
+    import torch
+
+    missing = {
+        "gpu": not torch.cuda.is_available(),
+        "data": not SHARED.is_dir(),
+        "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
+    }
+    return any(missing[marker] for marker in missing if item.get_closest_marker(marker))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]"):
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and not hasattr(report, "wasxfail") and not _may_skip(item):
+        report.outcome = "failed"
+        report.longrepr = f"unexpected skip: {report.longrepr}"

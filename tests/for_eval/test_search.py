@@ -1,0 +1,203 @@
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from store_making import make_store, method_info, random_units
+
+from for_eval.index import Hit, build_index
+from for_eval.search import Searcher, SearchResult, format_hits_text, load_searcher
+from for_eval.store import open_store
+from for_model import clip_method
+from for_model.data.dataset import ImageRecord
+from for_model.errors import StoreError, UsageError, WeightsError
+from for_model.methods import Method, MethodInfo
+
+WIDTH = 32
+
+
+class ByName:
+    """A method whose texts' embeddings are looked up: a text that names row 7 of the store is encoded as that row."""
+
+    def __init__(self, rows: np.ndarray, info: MethodInfo) -> None:
+        self.rows = torch.from_numpy(rows.reshape(-1, WIDTH))
+        self.info = info
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        raise NotImplementedError
+
+    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        numbers = [int("".join(c for c in text if c.isdigit())) for text in texts]
+        return self.rows[numbers]
+
+
+@pytest.fixture
+def embeddings() -> np.ndarray:
+    return random_units((20, 3, WIDTH))
+
+
+@pytest.fixture
+def index_path(tmp_path: Path, embeddings: np.ndarray) -> Path:
+    make_store(tmp_path / "store", embeddings)
+    return build_index(tmp_path / "store", tmp_path / "index").path
+
+
+@pytest.fixture
+def searcher(index_path: Path, embeddings: np.ndarray) -> Searcher:
+    return load_searcher(index_path, method=ByName(embeddings, method_info(3, WIDTH)))
+
+
+def test_finds_the_image_that_a_text_names(searcher: Searcher) -> None:
+    assert isinstance(searcher.method, Method)
+    for text in ("row 14", "this is a whole sentence about row 14"):
+        result = searcher.search(text, k=4)
+        assert (result.query, result.k, len(result.hits)) == (text, 4, 4)
+        best = result.hits[0]
+        assert (best.image.id, best.embedding) == (10 + 3 * (14 // 3), 14 % 3)
+        assert best.score == pytest.approx(1, abs=1e-3)
+        assert result.encode_ms > 0
+        assert result.search_ms > 0
+
+
+def test_more_hits_than_images(searcher: Searcher) -> None:
+    assert len(searcher.search("row 1", k=500).hits) == 20
+
+
+@pytest.mark.parametrize(("text", "k"), [("", 5), ("  \n", 5), ("row 1", 0)])
+def test_refuses_an_empty_query_and_no_hits(searcher: Searcher, text: str, k: int) -> None:
+    with pytest.raises(UsageError):
+        searcher.search(text, k)
+
+
+def test_threads_share_a_searcher(searcher: Searcher) -> None:
+    texts = [f"row {i}" for i in range(60)]
+    expected = [searcher.search(text).hits for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        assert [result.hits for result in pool.map(searcher.search, texts)] == expected
+
+
+def test_another_method_is_refused(index_path: Path, embeddings: np.ndarray) -> None:
+    with pytest.raises(StoreError, match="RN50 "):
+        load_searcher(index_path, method=ByName(embeddings, method_info(3, WIDTH, backbone="RN50")))
+
+
+class TestRebuiltMethod:
+    """`load_searcher` without a method builds the one that the index names."""
+
+    @pytest.fixture
+    def built(self, monkeypatch: pytest.MonkeyPatch, embeddings: np.ndarray) -> list[dict[str, object]]:
+        """The arguments of every call of `build_method`; a weights file named `lost` can't be read."""
+        calls: list[dict[str, object]] = []
+
+        def build(method: str, backbone: str, weights: str | None, **options: object) -> ByName:
+            calls.append({"method": method, "backbone": backbone, "weights": weights, **options})
+            if weights == "lost.safetensors":
+                raise WeightsError("no such weights")
+            return ByName(embeddings, method_info(3, WIDTH))
+
+        monkeypatch.setattr(clip_method, "build_method", build)
+        return calls
+
+    def rename_weights(self, index_path: Path, weights: str) -> None:
+        manifest = json.loads((index_path / "manifest.json").read_text())
+        manifest["method"]["weights"] = weights
+        (index_path / "manifest.json").write_text(json.dumps(manifest))
+
+    def test_is_what_the_index_names(self, index_path: Path, built: list[dict[str, object]]) -> None:
+        assert len(load_searcher(index_path, device="cpu").search("row 3").hits) == 10
+        arguments = {"method": "cluster-clip", "backbone": "RN-mini", "weights": None, "image_size": 160}
+        assert built == [{**arguments, "clusters": 3, "device": "cpu"}]
+
+    @pytest.mark.parametrize(
+        ("recorded", "given", "expected"),
+        [("openai", None, "openai"), ("random", None, "random"), ("mine.pt", "/far/mine.pt", "/far/mine.pt")],
+    )
+    def test_has_the_weights_recorded_or_given(
+        self, index_path: Path, built: list[dict[str, object]], recorded: str, given: str | None, expected: str
+    ) -> None:
+        self.rename_weights(index_path, recorded)
+        load_searcher(index_path, weights=given)
+        assert built[0]["weights"] == expected
+
+    def test_says_how_to_give_a_file_that_is_not_found(self, index_path: Path, built: list[dict[str, object]]) -> None:
+        self.rename_weights(index_path, "lost.safetensors")
+        with pytest.raises(WeightsError, match=r"'lost.safetensors', .*no such weights.*; if they are a file"):
+            load_searcher(index_path)
+        with pytest.raises(WeightsError, match=r"^no such weights$"):
+            load_searcher(index_path, weights="lost.safetensors")
+
+    def test_of_a_real_backbone(self, tmp_path: Path) -> None:
+        method = clip_method.build_method("cluster-clip", "RN-mini", "random", image_size=64, clusters=3, device="cpu")
+        store = make_store(tmp_path / "store", random_units((4, 3, method.info.dim)))
+        manifest = json.loads((store.path / "manifest.json").read_text())
+        (store.path / "manifest.json").write_text(json.dumps({**manifest, "method": method.info.to_json()}))
+        assert open_store(store.path).info == method.info
+        build_index(store.path, tmp_path / "index")
+        searcher = load_searcher(tmp_path / "index", device="cpu")
+        assert searcher.method.info == method.info
+        assert len(searcher.search("a red bicycle", 2).hits) == 2
+
+
+class TestImagePath:
+    def test_lies_under_the_image_root(self, searcher: Searcher, index_path: Path, tmp_path: Path) -> None:
+        image = searcher.index.images[0]
+        assert searcher.image_path(image) == tmp_path / "images" / "sub" / "10.jpg"
+        moved = load_searcher(index_path, method=searcher.method, image_root=tmp_path / "a" / ".." / "moved")
+        assert moved.image_path(image) == tmp_path / "moved" / "sub" / "10.jpg"
+
+    def test_a_relative_image_root_becomes_absolute(
+        self, searcher: Searcher, index_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        moved = load_searcher(index_path, method=searcher.method, image_root=Path("here"))
+        assert moved.image_path(searcher.index.images[0]) == tmp_path / "here" / "sub" / "10.jpg"
+
+    @pytest.mark.parametrize("path", ["../secret.jpg", "/etc/passwd", "sub/../../secret.jpg", "../images-too/a.jpg"])
+    def test_never_leads_out_of_it(self, searcher: Searcher, path: str) -> None:
+        with pytest.raises(StoreError, match="outside"):
+            searcher.image_path(ImageRecord(1, path))
+
+
+class TestFormats:
+    result = SearchResult(
+        "cat",
+        3,
+        (
+            Hit(ImageRecord(7, "a/7.jpg"), 0.31254, 12),
+            Hit(ImageRecord("b", "b \x1b[2Jü\n.jpg"), -0.5, 3),
+        ),
+        1.23456,
+        2.0,
+    )
+
+    def test_text(self) -> None:
+        assert format_hits_text(self.result).splitlines() == [
+            "1  0.3125  12  a/7.jpg",
+            "2  -0.5000   3  b \\x1b[2Jü\\n.jpg",
+        ]
+        assert format_hits_text(replace(self.result, hits=())) == "no images"
+
+    def test_ranks_line_up(self) -> None:
+        lines = format_hits_text(replace(self.result, hits=self.result.hits[:1] * 10)).splitlines()
+        assert lines[0].startswith(" 1  0.3")
+        assert lines[9].startswith("10  0.3")
+
+    def test_json(self) -> None:
+        value = json.loads(json.dumps(self.result.to_json()))
+        assert value == {
+            "query": "cat",
+            "k": 3,
+            "hits": [
+                {"rank": 1, "id": 7, "path": "a/7.jpg", "score": 0.31254, "embedding": 12},
+                {"rank": 2, "id": "b", "path": "b \x1b[2Jü\n.jpg", "score": -0.5, "embedding": 3},
+            ],
+            "latency_ms": {"encode": 1.235, "search": 2.0, "total": 3.235},
+        }
