@@ -47,7 +47,7 @@ class FlatIndex:
     """Exact inner product by a full scan (FAISS `IndexScalarQuantizer`, `QT_fp16`), memory-mapped.
 
     A store is float16, so the float16 quantizer keeps it bit for bit, in half the bytes of `IndexFlatIP` and at about
-    twice its speed or more (10,000 x 25 x 512: `pytest tests/test_benchmarks_index.py --benchmark-only`), as the scan
+    twice its speed or more (10,000 x 25 x 512: `pytest tests/benchmarks/bench_index.py --benchmark-only`), as the scan
     is bound by memory. It also scores equal rows equally, wherever they lie and however many queries are asked at
     once, so that ties are true ties.
     """

@@ -1,6 +1,6 @@
 """How long the heads take on feature maps of RN50's and RN50x64's size, and what batching K-means saves.
 
-Run with `pytest --benchmark-only tests/test_benchmarks_heads.py`; the time per call is for a batch of 8 images.
+Run with `pytest --benchmark-only tests/benchmarks/bench_heads.py`; the time per call is for a batch of 8 images.
 """
 
 from typing import Any
@@ -42,7 +42,7 @@ def clumped_points(n_cells: int, dim: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["clip", "dense-clip", "cluster-clip"])
-def test_benchmark_head(benchmark: Any, name: str, size: str) -> None:
+def bench_head(benchmark: Any, name: str, size: str) -> None:
     n_cells, n_clusters, width, dim = SIZES[size]
     heads: dict[str, Head] = {"clip": ClipHead(), "dense-clip": DenseHead(), "cluster-clip": ClusterHead(n_clusters)}
     pool, X = random_pool(n_cells, width, dim), clumped_points(n_cells, width) * 30
@@ -53,7 +53,7 @@ def test_benchmark_head(benchmark: Any, name: str, size: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("engine", [kmeans_reference, kmeans_batched], ids=["reference", "batched"])
-def test_benchmark_kmeans(benchmark: Any, engine: Any, size: str) -> None:
+def bench_kmeans(benchmark: Any, engine: Any, size: str) -> None:
     n_cells, n_clusters, _, dim = SIZES[size]
     points = clumped_points(n_cells, dim)
     benchmark.group = f"k-means {size}, {IMAGES} images"

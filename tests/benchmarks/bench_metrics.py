@@ -18,12 +18,12 @@ def make_case(n_categories, n_images, density):
 
 
 @pytest.mark.parametrize("size", [COCO_OVD, LVIS], ids=["coco", "lvis"])
-def test_benchmark_retrieval_scores(benchmark, size):
+def bench_retrieval_scores(benchmark, size):
     result = benchmark.pedantic(retrieval_scores, args=make_case(*size), rounds=3, warmup_rounds=1)
     assert result.mean().n_categories == size[0]
 
 
-def test_benchmark_retrieval_scores_of_lvis_over_known_images(benchmark):
+def bench_retrieval_scores_of_lvis_over_known_images(benchmark):
     scores, relevance = make_case(*LVIS)
     known = relevance | (np.random.default_rng(1).random(relevance.shape, dtype=np.float32) < 0.05)
     result = benchmark.pedantic(retrieval_scores, args=(scores, relevance, 50, known), rounds=3, warmup_rounds=1)
@@ -31,7 +31,7 @@ def test_benchmark_retrieval_scores_of_lvis_over_known_images(benchmark):
 
 
 @pytest.mark.parametrize("size", [COCO_OVD, LVIS], ids=["coco", "lvis"])
-def test_benchmark_bootstrap_of_1000_resamples(benchmark, size):
+def bench_bootstrap_of_1000_resamples(benchmark, size):
     scores, relevance = make_case(*size)
     groups = {"all": np.ones(len(scores), dtype=bool)}
     result = benchmark.pedantic(bootstrap_interval, args=(scores, relevance, groups), rounds=2)

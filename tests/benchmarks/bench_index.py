@@ -1,4 +1,4 @@
-"""How long exact search and the score matrix take: `pytest tests/test_benchmarks_index.py --benchmark-only`."""
+"""How long exact search and the score matrix take: `pytest tests/benchmarks/bench_index.py --benchmark-only`."""
 
 from typing import Any
 
@@ -57,9 +57,7 @@ class Float32Index(FlatIndex):
 
 @pytest.mark.benchmark(group="exact search, 10,000 x 25 x 512, k = 10")
 @pytest.mark.parametrize("engine", ["flat", "float32"])
-def test_benchmark_search(
-    benchmark: Any, index: SearchIndex, store: Store, queries: NDArray[np.float32], engine: str
-) -> None:
+def bench_search(benchmark: Any, index: SearchIndex, store: Store, queries: NDArray[np.float32], engine: str) -> None:
     vectors = index.vectors if engine == "flat" else Float32Index(index, store)
     searched = SearchIndex(**{**vars(index), "vectors": vectors})
     benchmark.extra_info["bytes"] = index.n_bytes if engine == "flat" else N_IMAGES * N_EMBEDDINGS * DIM * 4
@@ -69,12 +67,12 @@ def test_benchmark_search(
 
 @pytest.mark.benchmark(group="open an index, 10,000 x 25 x 512")
 @pytest.mark.parametrize("verify", ["quick", "full"])
-def test_benchmark_open_index(benchmark: Any, index: SearchIndex, verify: str) -> None:
+def bench_open_index(benchmark: Any, index: SearchIndex, verify: str) -> None:
     opened = benchmark.pedantic(open_index, (index.path, verify), rounds=3, warmup_rounds=1)
     assert len(opened.images) == N_IMAGES
 
 
 @pytest.mark.benchmark(group="score matrix, 65 categories, 10,000 x 25 x 512")
-def test_benchmark_score_matrix(benchmark: Any, store: Store, queries: NDArray[np.float32]) -> None:
+def bench_score_matrix(benchmark: Any, store: Store, queries: NDArray[np.float32]) -> None:
     scores = benchmark.pedantic(score_matrix, (store, queries), rounds=3, warmup_rounds=1)
     assert scores.shape == (65, N_IMAGES)

@@ -1,0 +1,178 @@
+"""The harness end to end, as commands: a dataset on disk -> stores -> JSON results -> CSV, and search over an index."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from for_eval.__main__ import main
+from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_result, write_tables
+from for_eval.metrics import retrieval_scores
+from for_eval.rank import score_matrix
+from for_eval.store import open_store
+from for_model.clip_method import build_method
+from for_model.data.coco import load_coco
+from for_model.data.miniscenes import write_scenes
+from for_model.errors import DataError, UsageError
+from for_model.text import embed_categories
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, {"val": 40}, size=96)
+    (root / "val" / "000000000003.jpg").write_bytes(b"")  # so that a skip has to show
+    return root
+
+
+def arguments(scenes: Path, out: Path, methods: str = "clip,cluster-clip:4") -> list[str]:
+    return [
+        *("leaderboard", "--dataset", "coco", "--root", str(scenes), "--split", "val", "--weights", "random"),
+        *("--methods", methods, "--out", str(out), "--stores", str(out / "stores")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def board(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("board")
+    assert main(arguments(scenes, out)) == 0
+    return out
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "coco.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_says_what_ran_and_what_was_skipped(board: Path) -> None:
+    clip, cluster = rows(board)
+    assert [r["method"] for r in (clip, cluster)] == ["clip", "cluster-clip"]
+    assert clip["weights"] == cluster["weights"] == "random"
+    assert (clip["images"], clip["skipped"]) == ("39", "1")
+    assert (clip["embeddings an image"], cluster["embeddings an image"]) == ("1", "4")
+    assert int(cluster["bytes an image"]) == 4 * int(clip["bytes an image"])
+    assert float(clip["images a second"]) > 0
+    result = json.loads(next((board / "results").glob("*_clip-1.json")).read_text())
+    assert result["skipped"][0]["reason"] == "empty file"
+    assert result["versions"]["torch"]
+
+
+def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
+    dataset, method = load_coco(scenes, "val"), build_method("clip", weights="random")
+    store = open_store(store_path(dataset, method, board / "stores"))
+    names = [c.name for c in dataset.categories]
+    relevance = dataset.relevance(store.ids)
+    scores = retrieval_scores(score_matrix(store, embed_categories(method, names)), relevance, K)
+    for group in ("base", "novel"):
+        ap = [scores.ap[i] for i, c in enumerate(dataset.categories) if c.group == group and relevance[i].any()]
+        assert float(rows(board)[0][f"{group} mAP@50"]) == pytest.approx(100 * np.mean(ap), abs=0.006)
+    low, point, high = (float(rows(board)[0][f"all {c}"]) for c in ("low", "mAP@50", "high"))
+    assert low <= point <= high
+    assert low < high
+
+
+def test_tables_come_from_the_results_alone_to_the_byte(board: Path, tmp_path: Path) -> None:
+    shutil.copytree(board / "results", tmp_path / "results")
+    assert main(["table", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "coco.csv").read_bytes() == (board / "coco.csv").read_bytes()
+
+
+def test_a_second_run_gives_the_same_table(board: Path, scenes: Path) -> None:
+    before = (board / "coco.csv").read_bytes()
+    assert main(arguments(scenes, board)) == 0
+    assert (board / "coco.csv").read_bytes() == before
+
+
+def test_what_was_not_measured_is_empty(board: Path, tmp_path: Path) -> None:
+    result = json.loads(next((board / "results").glob("*.json")).read_text())
+    result["scores"]["novel"]["map"] = None
+    del result["images_per_second"]
+    row = next(csv.DictReader(to_csv([result]).splitlines()))
+    assert row["novel mAP@50"] == row["images a second"] == ""
+    assert row["base mAP@50"] != ""
+    assert "None" not in summary([result])
+    write_result(tmp_path, result)
+    assert write_tables(tmp_path) == [tmp_path / "coco.csv"]
+
+
+def test_no_results_and_damaged_results_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no results"):
+        write_tables(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.json").write_text("{")
+    with pytest.raises(DataError, match=r"a\.json"):
+        write_tables(tmp_path)
+
+
+def test_a_dataset_without_labels_has_no_scores(scenes: Path, tmp_path: Path) -> None:
+    from for_model.data.folder import load_folder
+
+    method = build_method("clip", weights="random")
+    with pytest.raises(DataError, match="no labelled categories"):
+        run_method(load_folder(scenes / "val"), method, "cpu", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"--methods": "clip,nonsense"}, "nonsense"),
+        ({"--methods": ","}, "--methods is empty"),
+        ({"--root": "/nowhere"}, "/nowhere"),
+        ({"--split": "val2042"}, "instances_val2042.json"),
+        ({"--dataset": "imagenet"}, "imagenet"),
+        ({"--weights": "/no/file.safetensors"}, "file.safetensors"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_2(
+    changes: dict[str, str], said: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = arguments(scenes, tmp_path)
+    for option, value in changes.items():
+        given[given.index(option) + 1] = value
+    assert main(given) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_from_a_folder_to_a_search(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, index = tmp_path / "store", tmp_path / "index"
+    folder = ("--dataset", "folder", "--root", str(scenes / "val"), "--weights", "random")
+    assert main(["embed", *folder, "--method", "dense-clip", "--out", str(store)]) == 0
+    assert "39 images, 1 skipped" in capsys.readouterr().out
+    assert main(["index", str(store), "--out", str(index)]) == 0
+    capsys.readouterr()
+    assert main(["search", str(index), "a dog", "-k", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    assert len({hit["id"] for hit in found["hits"]}) == 3
+    assert main(["search", str(index), "a dog", "-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [found["hits"][i]["path"] in line for i, line in enumerate(lines)] == [True] * 3
+    assert main(["search", str(tmp_path), "a dog"]) == 2
+
+
+def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("embed", "index", "search", "leaderboard", "table"):
+        with pytest.raises(SystemExit, match="0"):
+            main([command, "--help"])
+        assert "usage: python -m for_eval" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
+def test_real_photos_through_rn50_with_random_weights(tmp_path: Path) -> None:
+    given = arguments(SHARED / "coco-tiny", tmp_path, "clip,dense-clip,cluster-clip")
+    given[given.index("val")] = "val2017"
+    assert main([*given, "--backbone", "RN50"]) == 0
+    assert [(r["method"], r["weights"], r["backbone"], r["images"]) for r in rows(tmp_path)] == [
+        (method, "random", "RN50", "80") for method in ("clip", "dense-clip", "cluster-clip")
+    ]
