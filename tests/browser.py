@@ -20,7 +20,7 @@ _ON_PIPES = 'exec "$@" 3<&"$0" 4>&"$OUT_FD"'
 
 
 class Page:
-    """One page. `requested` collects the addresses of everything that it asked for, `problems` what its console said."""
+    """One page. `requested` collects the addresses of all that it asked for, `problems` the errors of its console."""
 
     def __init__(self, write_to: int, read_from: int) -> None:
         self._write_to, self._read_from = write_to, read_from
@@ -51,13 +51,14 @@ class Page:
             self._note(answer)
 
     def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a page in a window of that size; a width below 600 is shown as on a phone."""
+        """Load a page in a window of that size, as on a phone below a width of 600. Raises RuntimeError."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=url)
+        if error := self.call("Page.navigate", url=url).get("errorText"):
+            raise RuntimeError(f"{url}: {error}")
 
     def value(self, expression: str) -> Any:
         """The JSON value of a JavaScript expression. Raises RuntimeError when it throws."""
@@ -66,20 +67,22 @@ class Page:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
-        """Wait until a JavaScript expression is true, and return its value. Raises TimeoutError."""
+    def wait(self, expression: str, seconds: float = 60) -> None:
+        """Wait until a JavaScript expression is true. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(RuntimeError):  # the page may be between two documents
-                if found := self.value(expression):
-                    return found
+                if self.value(f"Boolean({expression})"):
+                    return
             time.sleep(0.05)
         raise TimeoutError(f"not true within {seconds} s: {expression}; the console said {self.problems}")
 
     def click(self, selector: str, text: str = "") -> None:
         """Click the first visible element of a selector whose text holds `text`."""
-        element = f"[...document.querySelectorAll({json.dumps(selector)})].find(e => e.offsetParent && "
-        self.wait(f"{element} e.innerText.includes({json.dumps(text)}))?.click() === undefined")
+        found = f"[...document.querySelectorAll({json.dumps(selector)})]"
+        found += f".find(e => e.offsetParent && e.innerText.includes({json.dumps(text)}))"
+        self.wait(found)
+        self.value(f"{found}.click()")
 
     def type(self, text: str, enter: bool = False) -> None:
         """Replace the text of the focused field, and press Enter if asked to."""
