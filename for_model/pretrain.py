@@ -61,7 +61,7 @@ _CAPTIONS = (
     "{}",
 )
 TOKEN_STD = 0.15  # wider than open_clip's 0.02: captions start apart, and the first plateau is shorter
-_UNSEEN = 8  # a caption leaves an object out once in so many, as captions do
+_NAMED = (0.5, 0.3, 0.2)  # how often a caption names one, two, three of the objects
 
 
 @dataclass(frozen=True)
@@ -143,25 +143,41 @@ def draw_stage(stage: Stage, seed: int, folder: Path) -> tuple[NDArray[np.uint8]
     return np.load(pixels_path, mmap_mode="r", allow_pickle=False), json.loads(labels_path.read_text())
 
 
-def caption(rng: Generator, concepts: Sequence[int]) -> str:
-    """A caption that names the concepts in random order, now and then leaving one out."""
-    named = [c for c in concepts if rng.random() >= 1 / _UNSEEN] or list(concepts)
-    names = [CONCEPTS[named[i]].name for i in rng.permutation(len(named))]
+def caption(rng: Generator, concepts: Sequence[int]) -> tuple[str, list[int]]:
+    """A caption that names one to three of an image's concepts, and which: [1..3], in the order named.
+
+    Were all of them named, a caption's length would tell the number of objects: a short cut that ends in a model which
+    ranks the images of one object first, whatever the query.
+    """
+    count = 1 + int(rng.choice(len(_NAMED), p=_NAMED))
+    named = [int(c) for c in rng.permutation(np.asarray(concepts))[:count]]
+    names = [CONCEPTS[c].name for c in named]
     template = _CAPTIONS[int(rng.integers(len(_CAPTIONS)))]
     if rng.random() < 0.5 and not template.startswith("a origami") and " the " not in template:
         names = [("an " if n[0] in "aeiou" else "a ") + n for n in names]
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-    return template.replace("{}", listed)
+    return template.replace("{}", listed), named
+
+
+def true_pairs(images: Sequence[Sequence[int]], captions: Sequence[Sequence[int]]) -> Tensor:
+    """[B, B] bool: whether image i (row) holds every concept that caption j (column) names."""
+    held, named = (torch.zeros(len(rows), len(CONCEPTS)) for rows in (images, captions))
+    for hot, rows in ((held, images), (named, captions)):
+        for row, concepts in enumerate(rows):
+            hot[row, list(concepts)] = 1
+    return held @ named.T == named.sum(1)
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, positives: Tensor) -> Tensor:
-    """CLIP's symmetric loss, where pairs whose images hold the same objects are each other's positives.
+    """CLIP's symmetric loss, where every true pair is a positive: a target is shared by all that are true.
 
-    images, texts: [B, Co] unit-norm.  scale: the temperature's inverse.  positives: [B, B] bool, its diagonal true.
+    images, texts: [B, Co] unit-norm.  scale: the temperature's inverse.  positives: [B, B] bool (image, text), its
+    diagonal true.
     """
     logits = scale * images @ texts.T  # [B, B]
-    targets = positives.float() / positives.sum(1, keepdim=True)  # symmetric, so one matrix serves both ways
-    return (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
+    true = positives.float()
+    by_image, by_text = true / true.sum(1, keepdim=True), (true / true.sum(0)).T
+    return (F.cross_entropy(logits, by_image) + F.cross_entropy(logits.T, by_text)) / 2
 
 
 def image_embeddings(visual: Any, pixels: Tensor) -> Tensor:
@@ -248,14 +264,9 @@ class Pretraining:
             group["lr"] = rate
 
     def _step(self, rng: Generator, images: NDArray[np.uint8], labels: list[list[int]]) -> float:
-        tokens = self.tokenizer([caption(rng, concepts) for concepts in labels])
-        texts = self.row_of[tokens].to(self.device)
-        hot = torch.zeros(len(labels), len(CONCEPTS))
-        for row, concepts in enumerate(labels):
-            hot[row, concepts] = 1
-        sizes = hot.sum(1)
-        shared = hot @ hot.T
-        positives = ((shared == sizes[:, None]) & (shared == sizes[None, :])).to(self.device)
+        captions = [caption(rng, concepts) for concepts in labels]
+        texts = self.row_of[self.tokenizer([text for text, _ in captions])].to(self.device)
+        positives = true_pairs(labels, [named for _, named in captions]).to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             image = image_embeddings(self.model.visual, self._augment(rng, images))
             text = F.normalize(self.model.encode_text(texts).float(), dim=-1)
@@ -269,13 +280,13 @@ class Pretraining:
         return float(loss.detach())
 
     def _augment(self, rng: Generator, images: NDArray[np.uint8]) -> Tensor:
-        """[B, H, W, 3] uint8 -> [B, 3, H, W] normalised; colours permuted and inverted, halves mirrored: all free."""
+        """[B, H, W, 3] uint8 -> [B, 3, H, W] normalised; colours permuted, half inverted, half mirrored: all free."""
+        colours = rng.permuted(np.tile(np.arange(3), (len(images), 1)), axis=1)
+        images = np.take_along_axis(images, colours[:, None, None], axis=3)
+        inverted, mirrored = rng.random((2, len(images))) < 0.5
+        images[inverted] = 255 - images[inverted]
+        images[mirrored] = images[mirrored, :, ::-1]
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-        x = x[:, rng.permutation(3).tolist()]
-        if rng.random() < 0.5:
-            x = 1 - x
-        if rng.random() < 0.5:
-            x = x.flip(3)
         mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=self.device).view(3, 1, 1)
         std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=self.device).view(3, 1, 1)
         return (x - mean) / std

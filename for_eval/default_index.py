@@ -1,0 +1,78 @@
+"""The index that the app opens when it is given none: MiniScenes' validation split, made on first use."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from for_eval.embed import embed
+from for_eval.index import build_index, open_index
+from for_eval.leaderboard import store_path
+from for_eval.store import MANIFEST, open_store
+from for_model.clip_method import build_method
+from for_model.data.registry import load_dataset
+from for_model.errors import StoreError
+from for_model.files import cache_dir
+from for_model.methods import Method
+
+DEFAULT_DATASET = "miniscenes"
+DEFAULT_METHOD = "cluster-clip"
+DEFAULT_BACKBONE = "RN-mini"
+
+_log = logging.getLogger(__name__)
+
+
+def default_index(progress: bool = True, *, method: Method | None = None) -> Path:
+    """The folder of the index over MiniScenes' 2,000 validation scenes; a later call finds it made.
+
+    The first call draws the scenes, embeds them and builds the index, all in FOR's cache folder, and logs what it does.
+    Stopped at any moment, the next call goes on. The embeddings are those that the leaderboard uses, so whichever of
+    the two comes first makes them. A damaged index or store is made again: everything here is FOR's own.
+    progress: show the bar of the embedding on stderr, if that is a terminal (drawing scenes has a bar of its own).
+    method: a method that is built already; None for DEFAULT_METHOD with DEFAULT_BACKBONE's packaged weights.
+    Raises WeightsError when those can't be had, StoreError when another process is making the embeddings just now or
+    the disk is full.
+    """
+    method = build_method(DEFAULT_METHOD, DEFAULT_BACKBONE) if method is None else method
+    _log.info("opening the built-in scenes (drawn in the first minute, if this is the first start)")
+    dataset = load_dataset(DEFAULT_DATASET)
+    store = store_path(dataset, method)
+    index = cache_dir() / "indexes" / store.name
+    if _opens(index):
+        return index
+    _log.info("embedding and indexing %d scenes for the first search; this happens once", len(dataset.images))
+    _remove_damaged_store(store)
+    embed(dataset, method, store, progress=progress)
+    _remove(index)  # what didn't open may hold anything
+    build_index(store, index)
+    return index
+
+
+def _opens(index: Path) -> bool:
+    """Whether a sound index is there. Reads every byte, which are few."""
+    if not index.exists():
+        return False
+    try:
+        open_index(index, verify="full")
+    except StoreError as error:
+        _log.warning("%s; making it again", error)
+        return False
+    return True
+
+
+def _remove_damaged_store(store: Path) -> None:
+    """Remove a store that says it is complete but isn't; one that is half made is left for `embed` to go on with."""
+    if store.is_dir() and not (store / MANIFEST).exists():
+        return
+    try:
+        if store.exists():
+            open_store(store).verify()
+    except StoreError as error:
+        _log.warning("%s; making it again", error)
+        _remove(store)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,183 @@
+"""The page, served for real on this machine: over HTTP, through its API, and in a browser."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+from browser import Page, open_page
+from tiny_index import make_searcher
+
+import app as page_module
+from for_eval.search import Searcher
+
+REPOSITORY = Path(page_module.__file__).parent
+
+# Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
+# while torch has threads; a client that is dropped closes its sockets late.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@dataclass(frozen=True)
+class Served:
+    url: str
+    searcher: Searcher
+    folder: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("app")
+    searcher = make_searcher(folder)
+    app = page_module.build_app(searcher)
+    yield Served(page_module.serve(app, port=free_port()), searcher, folder)
+    app.close()
+
+
+def test_the_api_answers_as_the_searcher_does(served: Served) -> None:
+    from gradio_client import Client
+
+    client = Client(served.url, verbose=False)
+    answer = client.predict("umbrella", 5, api_name="/search")
+    hits = served.searcher.search("umbrella", 5).hits
+    assert [hit["id"] for hit in answer["hits"]] == [hit.image.id for hit in hits]
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4, 5]
+    assert [hit["score"] for hit in answer["hits"]] == pytest.approx([hit.score for hit in hits], abs=1e-4)
+    assert str(served.folder) not in json.dumps(answer)
+    for wrong in (("", 5), ("umbrella", 0), ("umbrella", 10**6)):
+        with pytest.raises(Exception, match=r"empty|k is|k must"):
+            client.predict(*wrong, api_name="/search")
+    assert client.predict("umbrella", 1, api_name="/search")["hits"]  # and the page lives on
+
+
+def test_no_file_of_the_machine_can_be_fetched(served: Served) -> None:
+    inside = served.folder / "scenes" / "annotations" / "instances_val.json"
+    for path in (inside, Path("/etc/passwd"), REPOSITORY / "app.py"):
+        for route in ("file=", "gradio_api/file="):
+            with pytest.raises(HTTPError) as refused:
+                urllib.request.urlopen(f"{served.url}{route}{path}", timeout=20)
+            assert refused.value.code in (403, 404)
+
+
+def run_app(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "app.py", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--index", "/nowhere"], "/nowhere"),
+        (["--port", "99999"], "expected 1 to 65535"),
+        (["--host", "203.0.113.7"], "--host"),
+        (["--image-root", "/nowhere"], "/nowhere is not a folder"),
+        (["--image-root", "."], "give that with --index"),
+        (["--weights", "/nowhere.safetensors"], "/nowhere.safetensors"),
+    ],
+)
+def test_bad_arguments_end_with_one_line(arguments: list[str], said: str) -> None:
+    ended = run_app(*arguments)
+    assert ended.returncode == 2
+    last = ended.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_taken_port_ends_with_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        ended = run_app("--port", str(taken.getsockname()[1]))
+    assert ended.returncode == 2
+    assert "choose another with --port" in ended.stderr
+
+
+def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
+    """`python app.py --index DIR`, as a user starts it; the index was made with random weights, so it must ask."""
+    port = free_port()
+    command = [sys.executable, "app.py", "--index", str(served.folder / "index"), "--port", str(port)]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*command, "--weights", "random"], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            assert f"30 images to search at http://127.0.0.1:{port}" in line
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as response:
+                assert "FOR: find objects in images" in response.read().decode()
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Page]:
+    if not any(page_module.os.access(Path(folder) / "chromium", os.X_OK) for folder in os.environ["PATH"].split(":")):
+        pytest.skip("no chromium on PATH: apt-get install chromium")
+    with open_page() as page:
+        yield page
+
+
+def captions(page: Page) -> Any:
+    return page.value('[...document.querySelectorAll("#gallery .caption-label")].map(e => e.innerText.trim())')
+
+
+LOADED = """document.querySelectorAll("#gallery .caption-label").length == {k}
+  && document.querySelector("#status").innerText.includes({query!r})"""
+
+
+@pytest.mark.browser
+def test_the_page_shows_what_the_address_asks_for(served: Served, browser: Page) -> None:
+    browser.open(f"{served.url}?q=guitar&k=7")
+    browser.wait(LOADED.format(k=7, query="guitar"))
+    hits = served.searcher.search("guitar", 7).hits
+    assert captions(browser) == [f"{rank} · {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
+    browser.wait('[...document.querySelectorAll("#gallery img")].every(i => i.complete && i.naturalWidth == 160)')
+    assert browser.value('document.querySelector("#query textarea, #query input").value') == "guitar"
+    outside = [url for url in browser.requested if not url.startswith((served.url, "data:", "blob:", "about:"))]
+    assert outside == []
+    assert browser.problems == []
+
+
+@pytest.mark.browser
+def test_a_visitor_types_and_clicks(served: Served, browser: Page) -> None:
+    browser.open(served.url)
+    first = page_module.EXAMPLES["miniscenes"][0]
+    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query=first))  # the page is never empty
+    browser.value('document.querySelector("#query textarea, #query input").focus()')
+    browser.type("a <b>dog</b>", enter=True)
+    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="a <b>dog</b>"))  # shown as text, not as HTML
+    browser.wait('new URL(location).searchParams.get("q") == "a <b>dog</b>"')
+    browser.click("#chips button", "pizza")
+    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="pizza"))
+    browser.wait('new URL(location).searchParams.get("q") == "pizza"')
+
+
+@pytest.mark.browser
+def test_fits_a_phone(served: Served, browser: Page) -> None:
+    browser.open(f"{served.url}?q=guitar", width=390, height=800, dark=True)
+    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="guitar"))
+    assert browser.value("document.documentElement.scrollWidth <= 390")
+    wide = browser.value('Math.max(...[...document.querySelectorAll("#gallery img")].map(i => i.clientWidth))')
+    assert 120 <= wide <= 195  # two columns
