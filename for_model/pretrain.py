@@ -188,6 +188,15 @@ def image_embeddings(visual: Any, pixels: Tensor) -> Tensor:
     return F.normalize(functional_call(pool, {"positional_embedding": positions}, (x,)).float(), dim=-1)
 
 
+def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
+    """The text tower's unit-norm output [B, Co]. As `encode_text`, without the padding, which nothing attends to."""
+    ends = tokens.argmax(1)  # the end-of-text token is the largest
+    length = int(ends.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    return F.normalize((x[torch.arange(len(x)), ends] @ model.text_projection).float(), dim=-1)
+
+
 class Pretraining:
     """The model, its optimizer and where it stands in the recipe; saved and restored as one safetensors file."""
 
@@ -269,8 +278,8 @@ class Pretraining:
         positives = true_pairs(labels, [named for _, named in captions]).to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
             image = image_embeddings(self.model.visual, self._augment(rng, images))
-            text = F.normalize(self.model.encode_text(texts).float(), dim=-1)
-        loss = contrastive_loss(image.float(), text, self.model.logit_scale.exp(), positives)
+            text = text_embeddings(self.model, texts)
+        loss = contrastive_loss(image, text, self.model.logit_scale.exp(), positives)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -281,15 +290,15 @@ class Pretraining:
 
     def _augment(self, rng: Generator, images: NDArray[np.uint8]) -> Tensor:
         """[B, H, W, 3] uint8 -> [B, 3, H, W] normalised; colours permuted, half inverted, half mirrored: all free."""
-        colours = rng.permuted(np.tile(np.arange(3), (len(images), 1)), axis=1)
-        images = np.take_along_axis(images, colours[:, None, None], axis=3)
-        inverted, mirrored = rng.random((2, len(images))) < 0.5
-        images[inverted] = 255 - images[inverted]
-        images[mirrored] = images[mirrored, :, ::-1]
-        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=self.device).view(3, 1, 1)
-        std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=self.device).view(3, 1, 1)
-        return (x - mean) / std
+        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        colours = torch.from_numpy(rng.permuted(np.tile(np.arange(3), (len(x), 1)), axis=1))
+        x = x[torch.arange(len(x))[:, None], colours]
+        inverted, mirrored = (torch.from_numpy(rng.random(len(x)) < 0.5).to(self.device) for _ in range(2))
+        x = x ^ (inverted * 255).to(torch.uint8)[:, None, None, None]
+        x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=self.device).view(3, 1, 1) * 255
+        std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=self.device).view(3, 1, 1) * 255
+        return x.float().contiguous(memory_format=torch.channels_last).sub_(mean).div_(std)
 
 
 def pretrain(recipe: Recipe, work: Path, device: str = "cpu") -> Iterator[tuple[str, int, float]]:

@@ -30,8 +30,8 @@ DEFAULT_COUNTS: dict[Split, int] = {"train": 0, "dev": 1000, "val": 2000}
 DEFAULT_SIZE = 160
 BENCHMARK_SHARE = 0.7  # of the objects are of the 65 base and novel categories, the others of the wider vocabulary
 HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split show one of those
-OBJECT_PX = (22, 80)  # longest side, log-uniform; in pixels, not in shares of the canvas, so that crops match scenes
-FITS_TURNED = 0.72  # of the canvas: an object so long still fits when turned by 30 degrees
+OBJECT_PX = (28, 88)  # longest side, log-uniform; in pixels, not in shares of the canvas, so that crops match scenes
+FITS_TURNED = 0.77  # of the canvas: an object so long still fits when turned by 20 degrees
 MIN_VISIBLE = 0.6  # of an object's ink stays visible, or it is not placed
 
 
@@ -65,7 +65,7 @@ def _pick(rng: Generator, options: tuple[Any, ...]) -> Any:
 def _background(rng: Generator, size: int) -> NDArray[np.float32]:
     """[size, size, 3] in 0-255: flat, a gradient, smooth blotches or stripes of two colours."""
     low, high = rng.uniform(0, 255, (2, 3)).astype(np.float32)
-    high = low + (high - low) * np.float32(rng.uniform(0.1, 0.6))
+    high = low + (high - low) * np.float32(rng.uniform(0.1, 0.45))
     kind = int(rng.integers(4))
     if kind == 0:
         weight = np.zeros((size, size), np.float32)
@@ -84,7 +84,7 @@ def _colour(rng: Generator, behind: NDArray[np.float32]) -> NDArray[np.float32]:
     """A colour that can be told from the one behind it."""
     while True:
         colour = rng.uniform(0, 255, 3).astype(np.float32)
-        if float(np.abs(colour - behind).sum()) > 160:
+        if float(np.abs(colour - behind).sum()) > 240:
             return colour
 
 
@@ -96,14 +96,14 @@ def _drawing(rng: Generator, concept: Concept, split: Split) -> str:
 
 
 def _stamp(rng: Generator, glyph: Image.Image, longest_px: float) -> Image.Image:
-    """The glyph at its size in the scene, maybe mirrored, turned by up to 30 degrees."""
+    """The glyph at its size in the scene, maybe mirrored, turned by up to 20 degrees."""
     scale = longest_px / max(glyph.size)
     small = glyph.resize(
         (max(round(glyph.width * scale), 4), max(round(glyph.height * scale), 4)), Image.Resampling.BILINEAR
     )
     if rng.random() < 0.5:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return small.rotate(float(rng.uniform(-30, 30)), Image.Resampling.BILINEAR, expand=True)
+    return small.rotate(float(rng.uniform(-20, 20)), Image.Resampling.BILINEAR, expand=True)
 
 
 def render_scene(
@@ -137,7 +137,7 @@ def render_scene(
         patch += alpha * (_colour(rng, patch.mean((0, 1))) - patch)
         owner[y : y + height, x : x + width][ink > 127] = len(placed)
         placed.append((concept, drawing, f"{stem}:{glyph}", (x, y, width, height), ink_area(stamp)))
-    canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 14))
+    canvas += rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(2, 10))
     visible = np.bincount(owner[owner >= 0], minlength=len(placed))
     objects = [SceneObject(*row[:4], int(area)) for row, area in zip(placed, visible, strict=True)]
     return canvas.clip(0, 255).astype(np.uint8), objects
