@@ -1,6 +1,6 @@
 """Write the README's picture: the page at its default index, in a real browser.
 
-  python tests/screenshot.py docs/search.png --query umbrella
+python tests/screenshot.py docs/search.png --query umbrella
 """
 
 import argparse

@@ -1,7 +1,9 @@
+import itertools
 import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,15 +40,56 @@ def test_images_of_the_same_objects_are_not_pushed_apart() -> None:
     assert P.contrastive_loss(same, same, scale, torch.eye(3, dtype=torch.bool)) >= lowest
 
 
-def test_captions_name_the_objects_and_now_and_then_leave_one_out() -> None:
+def test_a_true_pair_is_an_image_that_holds_all_that_a_caption_names() -> None:
+    images = [[1, 2, 3], [2], [2, 3]]
+    captions = [[1], [2], [3, 2]]
+    assert P.true_pairs(images, captions).tolist() == [[True, True, True], [False, True, False], [False, True, True]]
+
+
+def test_one_sided_pairs_are_normalised_each_way() -> None:
+    positives = torch.tensor([[1, 1], [0, 1]], dtype=torch.bool)
+    logits = torch.tensor([[2.0, 1.0], [0.5, 3.0]])
+    by_image = -(logits.log_softmax(1) * torch.tensor([[0.5, 0.5], [0.0, 1.0]])).sum(1).mean()
+    by_text = -(logits.log_softmax(0) * torch.tensor([[1.0, 0.5], [0.0, 0.5]])).sum(0).mean()
+    got = P.contrastive_loss(logits, torch.eye(2), torch.tensor(1.0), positives)
+    assert torch.allclose(got, (by_image + by_text) / 2)
+
+
+def test_the_text_tower_without_padding_equals_encode_text() -> None:
+    training = P.Pretraining(P.load_recipe(RECIPE), "cpu")
+    tokens = training.row_of[training.tokenizer(["a dog", "a photo of a dog, an umbrella and a guitar.", ""])]
+    whole = F.normalize(training.model.encode_text(tokens), dim=-1)
+    assert torch.allclose(P.text_embeddings(training.model, tokens), whole, atol=1e-6)
+
+
+def test_captions_name_one_to_three_objects_whatever_the_number() -> None:
     rng = np.random.default_rng(0)
-    concepts = [3, 50, 120]
-    names = [CONCEPTS[c].name for c in concepts]
-    counts = [sum(name in P.caption(rng, concepts) for name in names) for _ in range(300)]
-    assert min(counts) >= 1
-    assert counts.count(3) > 150
-    assert counts.count(2) > 10
-    assert all(CONCEPTS[7].name in P.caption(rng, [7]) for _ in range(50))
+    concepts = [3, 50, 120, 200]
+    counts = []
+    for _ in range(400):
+        text, named = P.caption(rng, concepts)
+        assert all(CONCEPTS[c].name in text for c in named)
+        assert len(set(named)) == len(named)
+        assert set(named) <= set(concepts)
+        counts.append(len(named))
+    assert [counts.count(n) / 400 for n in (1, 2, 3)] == pytest.approx([0.5, 0.3, 0.2], abs=0.08)
+    assert all(P.caption(rng, [7])[1] == [7] for _ in range(50))
+
+
+def test_augmentation_keeps_the_values_and_differs_between_images() -> None:
+    training = P.Pretraining(P.load_recipe(RECIPE), "cpu")
+    image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    shown = (training._augment(np.random.default_rng(1), image.repeat(64, 0)) * std + mean) * 255
+    plain = torch.from_numpy(image[0]).permute(2, 0, 1).float()
+    options = [
+        variant
+        for order in itertools.permutations(range(3))
+        for inverted in (plain[list(order)], 255 - plain[list(order)])
+        for variant in (inverted, inverted.flip(2))
+    ]
+    met = {next(i for i, option in enumerate(options) if torch.allclose(x, option, atol=0.01)) for x in shown}
+    assert len(met) > 12
 
 
 def test_overrides_and_unknown_settings() -> None:
