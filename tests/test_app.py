@@ -1,5 +1,6 @@
 """The page, served for real on this machine: over HTTP, through its API, and in a browser."""
 
+import gc
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
-from browser import Page, open_page
+from browser import CHROMIUM, Page, open_page
 from tiny_index import make_searcher
 
 import app as page_module
@@ -51,6 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     app = page_module.build_app(searcher)
     yield Served(page_module.serve(app, port=free_port()), searcher, folder)
     app.close()
+    del app
+    gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may
 
 
 def test_the_api_answers_as_the_searcher_does(served: Served) -> None:
@@ -133,7 +136,7 @@ def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Page]:
-    if not any(page_module.os.access(Path(folder) / "chromium", os.X_OK) for folder in os.environ["PATH"].split(":")):
+    if CHROMIUM is None:
         pytest.skip("no chromium on PATH: apt-get install chromium")
     with open_page() as page:
         yield page

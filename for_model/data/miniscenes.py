@@ -166,16 +166,17 @@ def write_scenes(root: Path, counts: dict[Split, int], seed: int = 0, size: int 
     """
     if size < 64 or size % 32:
         raise UsageError(f"--size must be a multiple of 32, at least 64; got {size}")
+    targets = {split: root / "annotations" / f"instances_{split}.json" for split in counts}
     for split, count in counts.items():
         if count < 0:
             raise UsageError(f"--{split} must be 0 or more; got {count}")
-        target = root / "annotations" / f"instances_{split}.json"
+        if count and targets[split].exists():
+            raise DataError(f"{targets[split]} is there already: choose another --out, or delete {root}")
+    for split, count in counts.items():
         if count == 0:
             continue
-        if target.exists():
-            raise DataError(f"{target} is there already: choose another --out, or delete {root}")
         (root / split).mkdir(parents=True, exist_ok=True)
-        write_json(target, _coco_json(root, split, count, seed, size))
+        write_json(targets[split], _coco_json(root, split, count, seed, size))
 
 
 def _coco_json(root: Path, split: Split, count: int, seed: int, size: int) -> dict[str, Any]:
