@@ -297,6 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C. Returns 0, or 2 with one line on stderr for what the user can mend."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded
     try:
         _check_address(arguments.host, arguments.port)
         searcher = _searcher(arguments.index, arguments.image_root, arguments.weights)

@@ -177,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded
     try:
         arguments.run(arguments)
     except ForError as error:
