@@ -1,0 +1,139 @@
+"""SUM-CLIP: a few embeddings an image from learnable queries (eq. 3), the head that FOR trains.
+
+Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint width.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from for_model.backbone import AttentionPool
+from for_model.errors import UsageError
+
+Freeze = Literal["none", "vo", "qkvo"]
+Start = Literal["queries", "mean"]
+
+
+@dataclass(frozen=True)
+class SumSettings:
+    """What shapes a SUM-CLIP head. The defaults are the paper's (Table 8).
+
+    queries: N.  layers: L decoder layers, 0 allowed (Table 7).  heads, feedforward, dropout: of each, DETR's.
+    freeze: which projections of the attention pool stay CLIP's (Table 4): `none`, `vo` or `qkvo`, all four.
+    start: what the pool is queried with. `queries` is the decoder's output, as published; `mean` adds it to CLIP's own
+        query, the mean token, so that an untrained head starts near CLIP. Not in the paper.
+    """
+
+    queries: int = 50
+    layers: int = 2
+    heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.1
+    freeze: Freeze = "qkvo"
+    start: Start = "queries"
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.layers < 0 or self.heads < 1 or self.feedforward < 1 or not 0 <= self.dropout < 1:
+            raise UsageError(
+                f"got {self}; expected queries, heads and feedforward from 1, layers from 0, dropout in 0..1"
+            )
+        for name, value, valid in (("freeze", self.freeze, Freeze), ("start", self.start, Start)):
+            if value not in get_args(valid):
+                raise UsageError(f"{name} is {value!r}; expected one of {', '.join(get_args(valid))}")
+
+
+class DecoderLayer(nn.Module):
+    """One decoder layer of DETR (post-norm): the queries attend to one another, then to the cells, then feed forward.
+
+    As in DETR, the queries' own embeddings are added to what asks and to the keys of the self-attention, the cells'
+    positions to the keys of the cross-attention, neither to the values.
+    """
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.expand, self.contract = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, queries: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
+        """x, queries: [B, N, Ce].  cells: [B, K, Ce].  positions: [K, Ce].  Returns x of the next layer."""
+        asking = x + queries
+        x = self.norms[0](x + self.dropout(self.self_attention(asking, asking, x, need_weights=False)[0]))
+        looked = self.cross_attention(x + queries, cells + positions, cells, need_weights=False)[0]
+        x = self.norms[1](x + self.dropout(looked))
+        return self.norms[2](x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
+
+
+class SumHead(nn.Module):
+    """SUM-CLIP (eq. 3): Y = c(Z), Z = softmax(q(F(Q, X)) k(X)^T) v(X).
+
+    The last attention is the backbone's attention pool, mean token and positions included, so that with CLIP's own
+    query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's.
+    Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
+    Raises UsageError when `heads` doesn't divide the backbone's width.
+    """
+
+    name = "for"
+
+    def __init__(self, settings: SumSettings, pool: AttentionPool) -> None:
+        super().__init__()
+        width = pool.v_proj.in_features
+        if width % settings.heads:
+            raise UsageError(f"{settings.heads} decoder heads don't divide the backbone's width of {width}")
+        self._settings = settings
+        self.queries = nn.Parameter(torch.empty(settings.queries, width))
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, settings.heads, settings.feedforward, settings.dropout) for _ in range(settings.layers)
+        )
+        self.norm = nn.LayerNorm(width) if settings.layers else nn.Identity()
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        own = {"none": "qkvc", "vo": "qk", "qkvo": ""}[settings.freeze]
+        self.own = nn.ModuleDict(
+            {f"{letter}_proj": copy.deepcopy(getattr(pool, f"{letter}_proj")).requires_grad_(True) for letter in own}
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: getattr(self._settings, name) for name in self._settings.__dataclass_fields__}
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return self._settings.queries
+
+    def forward(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
+        tokens = pool.tokens(X)
+        return F.normalize(self._pool(pool).attend(self._modulate(X, tokens, pool), tokens).float(), dim=-1)
+
+    def evidence(self, X: Tensor, pool: AttentionPool) -> Tensor:
+        """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
+
+        The mean token's share is left out, so a row sums to at most 1.
+        """
+        tokens = pool.tokens(X)
+        _, weights = self._pool(pool).attend(self._modulate(X, tokens, pool), tokens, return_weights=True)
+        return weights[..., 1:]
+
+    def _modulate(self, X: Tensor, tokens: Tensor, pool: AttentionPool) -> Tensor:
+        """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
+        queries = self.queries.expand(len(X), -1, -1)
+        x = torch.zeros_like(queries) if self.layers else queries
+        for layer in self.layers:
+            x = layer(x, queries, X, pool.positional_embedding[1:].to(X.dtype))
+        x = self.norm(x)
+        return x + tokens[:, :1] if self._settings.start == "mean" else x
+
+    def _pool(self, pool: AttentionPool) -> AttentionPool:
+        """The backbone's pool with the head's own projections in place of those that are not frozen."""
+        if not self.own:
+            return pool
+        mixed = copy.copy(pool)
+        mixed._modules = {**pool._modules, **self.own._modules}
+        return mixed
