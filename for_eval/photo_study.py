@@ -6,6 +6,7 @@ The choices were made on photographs that no reported score counts; use another 
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -80,6 +81,12 @@ def feature_maps(dataset: Dataset, backbone: PhotoBackbone) -> Tensor:
     return torch.cat(parts)
 
 
+@functools.cache
+def class_embeddings(backbone: PhotoBackbone, descriptions: tuple[str, ...]) -> Tensor:
+    """[C, Co - 1], the text embeddings of what the classes are called; most variants share them."""
+    return backbone.encode_texts(descriptions)[:, :-1]
+
+
 def scores_of(
     variant: Variant, X: Tensor, dataset: Dataset, backbone: PhotoBackbone, methods: Sequence[str]
 ) -> list[float]:
@@ -90,7 +97,7 @@ def scores_of(
     backbone.prompts = variant.settings.prompts
     texts = embed_categories(backbone, [dataset.categories[i].name for i in scored])  # [C, Co]
     grid = backbone.pool.grid
-    names = backbone.encode_texts(variant.names())[:, :-1]
+    names = class_embeddings(backbone, tuple(variant.names()))
     pool = PhotoPool(backbone.pool.v_proj, names, grid, variant.settings)
     x = mean_of_neighbours(X.transpose(1, 2).unflatten(-1, (grid, grid)), variant.settings.neighbourhood)
     X = x.flatten(2).transpose(1, 2)
