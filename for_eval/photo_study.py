@@ -25,7 +25,7 @@ from for_model.data.images import load_image
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError
 from for_model.imagenet_names import class_descriptions, wordnet_descriptions
-from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, load_photo_lite, mean_of_neighbours
+from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
 from for_model.text import PROMPTS, embed_categories
 
 K = 50
@@ -45,10 +45,11 @@ def variants(chosen: PhotoSettings) -> Iterator[Variant]:
     """The chosen settings, then each setting at other values."""
     yield Variant("as chosen", chosen)
     for label, field, values in (
-        ("temperature", "temperature", (0.5, 1.0, 1.5, 2.0, 3.0)),
+        ("temperature", "temperature", (1.0, 1.5, 2.0, 3.0)),
         ("classes that count", "n_classes", (1, 5, 10, 20, 1000)),
-        ("neighbourhood", "neighbourhood", (1, 3, 5)),
-        ("doubt", "doubt", (0.0, 0.25, 0.5, 1.0)),
+        ("neighbourhood", "neighbourhood", (1, 3, 5, 7)),
+        ("context", "context", (0.0, 0.2, 0.4, 0.6)),
+        ("doubt", "doubt", (0.0, 0.25, 0.5)),
     ):
         for value in values:
             if value != getattr(chosen, field):
@@ -66,13 +67,13 @@ def variants(chosen: PhotoSettings) -> Iterator[Variant]:
     )
     yield Variant(
         "ConSE as first tried",
-        PhotoSettings(temperature=2, n_classes=10, neighbourhood=1, doubt=0, prompts=("{}",)),
+        PhotoSettings(temperature=2, n_classes=10, neighbourhood=1, context=0, doubt=0, prompts=("{}",)),
         lambda: [t.split(",")[0].split(": ")[0] for t in wordnet_descriptions()],
     )
 
 
 def feature_maps(dataset: Dataset, backbone: PhotoBackbone) -> Tensor:
-    """X of all images, before any neighbourhood: [M, K, Ce] float32 on the CPU. Raises ImageError for a broken one."""
+    """X of all images, before `in_context`: [M, K, Ce] float32 on the CPU. Raises ImageError for a broken one."""
     parts = []
     for start in tqdm(range(0, len(dataset.images), _BATCH), desc="feature maps", unit="batch", disable=None):
         records = dataset.images[start : start + _BATCH]
@@ -99,7 +100,7 @@ def scores_of(
     grid = backbone.pool.grid
     names = class_embeddings(backbone, tuple(variant.names()))
     pool = PhotoPool(backbone.pool.v_proj, names, grid, variant.settings)
-    x = mean_of_neighbours(X.transpose(1, 2).unflatten(-1, (grid, grid)), variant.settings.neighbourhood)
+    x = in_context(X.transpose(1, 2).unflatten(-1, (grid, grid)), variant.settings)
     X = x.flatten(2).transpose(1, 2)
     row = []
     for method in methods:
@@ -125,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
         if not dataset.labels:
             raise DataError(f"{dataset.name} {dataset.split} has no labels to score: use a labelled dataset")
-        backbone = load_photo_lite(None, None, torch.device("cpu"), PhotoSettings(neighbourhood=1))
+        backbone = load_photo_lite(None, None, torch.device("cpu"), PhotoSettings(neighbourhood=1, context=0))
         X = feature_maps(dataset, backbone)
         print("| changed | " + " | ".join(f"{m} base | {m} novel" for m in methods) + " |")
         print("|---" * (1 + 2 * len(methods)) + "|")

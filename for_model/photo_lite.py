@@ -4,7 +4,7 @@ An ImageNet classifier (EfficientNet-Lite0) and a sentence encoder (MiniLM) neve
 2014, a baseline of the paper's Table 10) joins them without training: an image is where the names of its most probable
 classes lie among the sentences. Cut into the four parts of a CLIP ResNet's attention pool:
 
-    X   the trunk's feature map, each cell averaged with its neighbours
+    X   the trunk's feature map, each cell averaged with its neighbours and a share of the whole image
     v   a cell -> the probabilities of its ten likeliest classes
     c   probabilities -> the mean of the classes' text embeddings, weighted by them
     q,k what a query asks for beyond the mean of the cells: nothing for the mean token, which so attends uniformly
@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -80,7 +81,8 @@ class PhotoSettings:
     """What isn't in the weights; chosen on photographs, see docs/photo-lite.md.
 
     temperature: the classifier's logits are divided by it.  n_classes: the likeliest classes that count.
-    neighbourhood: cells a side, odd, that a cell of X is the mean of.
+    neighbourhood: cells a side, odd, that a cell of X is the mean of.  context: the share of the whole image's mean in
+        every cell of X.
     doubt: a component that every embedding of a cell has beside those of its names' mean, and no text has. It makes
         the cosine of a cell whose classes contradict each other (a short mean) lower than that of a sure one; 0 is
         ConSE's plain cosine.
@@ -89,14 +91,20 @@ class PhotoSettings:
 
     temperature: float = 2.0
     n_classes: int = 10
-    neighbourhood: int = 3
+    neighbourhood: int = 5
+    context: float = 0.2
     doubt: float = 0.25
     prompts: tuple[str, ...] = ("{}", "a {}", "a photo of a {}.")
 
 
-def mean_of_neighbours(x: Tensor, side: int) -> Tensor:
-    """x: [B, Ce, H, W] -> the same, each cell the mean of the `side` x `side` cells around it that there are."""
-    return F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+def in_context(x: Tensor, settings: PhotoSettings) -> Tensor:
+    """x: [B, Ce, H, W] -> the same, each cell the mean of its neighbourhood, and for a share that of the image.
+
+    Cells beyond the edge are none: they don't count as zeros.
+    """
+    side = settings.neighbourhood
+    near = F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
+    return torch.lerp(near, x.mean(dim=(2, 3), keepdim=True), settings.context)
 
 
 class PhotoPool(nn.Module):
@@ -125,10 +133,9 @@ class PhotoPool(nn.Module):
 
     def probabilities(self, X: Tensor) -> Tensor:
         """v. X: [..., Ce] -> [..., C], at most `n_classes` of them above 0, each row summing to 1."""
-        probs = (self.v_proj(X) / self.settings.temperature).softmax(dim=-1)
-        likeliest = probs.topk(min(self.settings.n_classes, probs.shape[-1]), dim=-1)
-        values = likeliest.values / likeliest.values.sum(dim=-1, keepdim=True)
-        return torch.zeros_like(probs).scatter(-1, likeliest.indices, values)
+        logits = self.v_proj(X) / self.settings.temperature
+        likeliest = logits.topk(min(self.settings.n_classes, logits.shape[-1]), dim=-1)
+        return torch.zeros_like(logits).scatter(-1, likeliest.indices, likeliest.values.softmax(dim=-1))
 
     @overload
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
@@ -200,7 +207,7 @@ class PhotoBackbone:
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the
-        backbone's device, cells row by row, each the mean of its neighbourhood. Raises UsageError for another shape.
+        backbone's device, cells row by row, see `in_context`. Raises UsageError for another shape.
         """
         check_pixels(pixels, self.image_size)
         if not len(pixels):
@@ -208,7 +215,7 @@ class PhotoBackbone:
         pixels = pixels.to(self.device, torch.float32, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             x = self.trunk.forward_features(pixels)  # [B, Ce, H / 32, W / 32]
-        x = mean_of_neighbours(x.float(), self.settings.neighbourhood)
+        x = in_context(x.float(), self.settings)
         return x.flatten(2).transpose(1, 2).contiguous()  # [B, K, Ce]
 
     @torch.no_grad()
@@ -293,4 +300,21 @@ def _load_trunk(path: Path) -> Any:
     trunk.load_state_dict(
         fit_state_dict(dict(zip(expected, state.values(), strict=False)), expected, str(path)), assign=True
     )
-    return trunk.eval()
+    return _fold_norms(trunk.eval())
+
+
+def _fold_norms(trunk: Any) -> Any:
+    """Fold every batch normalisation into the convolution before it, and leave its activation: the same function,
+    with a third of the passes over memory."""
+    leaves: list[tuple[str, Any]] = [
+        (name, module) for name, module in trunk.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    ]
+    for (_, conv), (name, norm) in pairwise(leaves):
+        if not isinstance(conv, nn.Conv2d) or isinstance(norm, nn.Conv2d):
+            continue
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None])
+        conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+        parent, _, child = name.rpartition(".")
+        setattr(trunk.get_submodule(parent), child, nn.Sequential(norm.drop, norm.act))
+    return trunk

@@ -18,8 +18,9 @@ from for_model.clip_method import build_method
 from for_model.errors import ImageError, UsageError, WeightsError
 from for_model.heads import ClipHead, ClusterHead, DenseHead
 from for_model.imagenet_names import CORRECTED, class_descriptions, wordnet_descriptions
-from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, mean_of_neighbours, missing_packages
+from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, missing_packages
 from for_model.text import embed_categories, embed_queries
+from for_model.weights_io import read_weights
 
 GRID, WIDTH, CLASSES, DIM = 3, 16, 20, 8
 SETTINGS = PhotoSettings(temperature=1.5, n_classes=4, doubt=0.3)
@@ -112,12 +113,13 @@ def test_features_of_another_size_are_refused() -> None:
         small_pool().tokens(torch.zeros(1, 4, WIDTH))
 
 
-def test_neighbours_beyond_the_edge_do_not_count() -> None:
+def test_cells_in_context() -> None:
     x = torch.arange(9.0).reshape(1, 1, 3, 3)
-    smooth = mean_of_neighbours(x, 3)
-    assert smooth[0, 0, 1, 1] == 4
-    assert smooth[0, 0, 0, 0] == (0 + 1 + 3 + 4) / 4
-    assert torch.equal(mean_of_neighbours(x, 1), x)
+    near = in_context(x, PhotoSettings(neighbourhood=3, context=0))
+    assert near[0, 0, 1, 1] == 4
+    assert near[0, 0, 0, 0] == (0 + 1 + 3 + 4) / 4  # cells beyond the edge don't count
+    torch.testing.assert_close(in_context(x, PhotoSettings(neighbourhood=3, context=0.25)), 0.75 * near + 0.25 * 4)
+    assert torch.equal(in_context(x, PhotoSettings(neighbourhood=1, context=0)), x)
 
 
 def test_the_classes_names() -> None:
@@ -164,15 +166,26 @@ def photo() -> PhotoBackbone:
 photos = pytest.mark.photos
 
 
+def unfolded_logits(pixels: torch.Tensor) -> torch.Tensor:
+    """timm's own model with the package's weights, batch normalisations and all."""
+    import timm
+
+    model = timm.create_model(photo_lite.TRUNK, pretrained=False)
+    tensors = read_weights(photo_lite._files()[0], 0)[0].values()
+    model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
+    with torch.no_grad():
+        return model.eval()(pixels)
+
+
 @photos
 def test_the_trunk_is_timms_classifier(photo: PhotoBackbone) -> None:
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    settings = PhotoSettings(neighbourhood=1)
+    settings = PhotoSettings(neighbourhood=1, context=0)
     plain = PhotoBackbone(photo.trunk, photo.text_model, photo.tokenizer, 224, photo.device, settings)
     X = plain.features(pixels)
     assert X.shape == (2, 49, 1280) == (2, plain.n_cells, plain.width)
-    torch.testing.assert_close(plain.pool.v_proj(X.mean(dim=1)), photo.trunk(pixels), atol=1e-3, rtol=1e-3)
-    smooth = mean_of_neighbours(X.transpose(1, 2).unflatten(-1, (7, 7)), photo.settings.neighbourhood)
+    torch.testing.assert_close(plain.pool.v_proj(X.mean(dim=1)), unfolded_logits(pixels), atol=1e-3, rtol=1e-3)
+    smooth = in_context(X.transpose(1, 2).unflatten(-1, (7, 7)), photo.settings)
     torch.testing.assert_close(photo.features(pixels), smooth.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4)
     assert plain.weights_sha256 != photo.weights_sha256
 
