@@ -1,5 +1,6 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
+# make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
 # make leaderboards  score every method on the built-in scenes          make lock   pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -10,7 +11,7 @@ ARGS ?=
 BIN = .venv/bin
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install run test bench leaderboards lock
+.PHONY: install install-photos run run-photos test bench leaderboards lock
 
 install: .venv/installed
 
@@ -22,8 +23,18 @@ install: .venv/installed
 	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -e .
 	touch $@
 
+install-photos: .venv/photos
+
+.venv/photos: .venv/installed requirements-photos.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -r requirements-photos.txt
+	touch $@
+
 run: install
 	$(BIN)/python app.py $(ARGS)
+
+run-photos: install-photos
+	@test -n "$(IMAGES)" || { echo "which photographs? make run-photos IMAGES=~/Pictures" >&2; exit 2; }
+	$(BIN)/python app.py --images "$(IMAGES)" $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

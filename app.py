@@ -1,7 +1,11 @@
 """The web page of FOR: type what you are looking for, see the images that contain it.
 
 Without arguments it searches MiniScenes, a set of drawn scenes that FOR makes itself on the first start (some minutes,
-once). To search your own photos, embed and index them first:
+once). To search your own photos, let it index a folder of them (needs `make install-photos`):
+
+  python app.py --images ~/Pictures
+
+or choose backbone and method yourself, embed and index them first:
 
   python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
   python -m for_eval index store --out index
@@ -262,14 +266,24 @@ def _check_address(host: str, port: int) -> None:
         ) from error
 
 
-def _searcher(index: Path | None, image_root: Path | None, weights: str | None) -> "Searcher":
-    """The searcher of an index, or of the default one, which is made on first use."""
+def _searcher(
+    index: Path | None, image_root: Path | None, weights: str | None, images: Path | None = None
+) -> "Searcher":
+    """The searcher of an index, of a folder of images, or of the default index; the last two are made on first use."""
     from for_eval.default_index import DEFAULT_BACKBONE, DEFAULT_METHOD, default_index
     from for_eval.search import load_searcher
     from for_model.clip_method import build_method
 
     if image_root is not None and not image_root.is_dir():
         raise UsageError(f"--image-root {image_root} is not a folder: give the one that the images lie in")
+    if images is not None:
+        if index is not None or image_root is not None or weights is not None:
+            raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
+        from for_eval.folder_index import folder_index
+        from for_model import photo_lite
+
+        method = build_method(DEFAULT_METHOD, photo_lite.NAME)
+        return load_searcher(folder_index(images, method), method=method)
     if index is not None:
         return load_searcher(index, weights=weights, image_root=image_root)
     if image_root is not None:
@@ -281,6 +295,7 @@ def _searcher(index: Path | None, image_root: Path | None, weights: str | None) 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, metavar="DIR", help="an index of your own (default: the built-in scenes)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs, to index with photo-lite")
     parser.add_argument("--image-root", type=Path, metavar="DIR", help="where the images are now, if they have moved")
     parser.add_argument("--weights", metavar="FILE", help="the weights' file, for an index that was made from one")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets your network in (default: this machine only)")
@@ -300,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded
     try:
         _check_address(arguments.host, arguments.port)
-        searcher = _searcher(arguments.index, arguments.image_root, arguments.weights)
+        searcher = _searcher(arguments.index, arguments.image_root, arguments.weights, arguments.images)
         if not searcher.image_root.is_dir():
             print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
         app = build_app(searcher)

@@ -102,7 +102,9 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", required=True, help="coco, folder or miniscenes (built in, needs no --root)")
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
-    parser.add_argument("--backbone", default="RN-mini", help="RN-mini (built in), RN50, RN50x4, ... (default RN-mini)")
+    parser.add_argument(
+        "--backbone", default="RN-mini", help="RN-mini (built in), photo-lite, RN50, ... (default RN-mini)"
+    )
     parser.add_argument("--weights", help="openai, random, another pretrained tag, or a file (default: the backbone's)")
     parser.add_argument("--image-size", type=int, metavar="PX", help="pixels a side, a multiple of 32 (default: own)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")

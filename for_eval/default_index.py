@@ -9,6 +9,7 @@ from for_eval.index import build_index, open_index
 from for_eval.leaderboard import store_path
 from for_eval.store import MANIFEST, open_store
 from for_model.clip_method import build_method
+from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import StoreError
 from for_model.files import cache_dir
@@ -37,17 +38,22 @@ def default_index(progress: bool = True, *, method: Method | None = None) -> Pat
     dataset = load_dataset(DEFAULT_DATASET)
     store = store_path(dataset, method)
     index = cache_dir() / "indexes" / store.name
-    if _opens(index):
+    if opens(index):
         return index
     _log.info("embedding and indexing %d scenes for the first search; this happens once", len(dataset.images))
-    _remove_damaged_store(store)
-    embed(dataset, method, store, progress=progress)
-    _remove(index)  # what didn't open may hold anything
-    build_index(store, index)
+    make_index(dataset, method, store, index, progress)
     return index
 
 
-def _opens(index: Path) -> bool:
+def make_index(dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True) -> None:
+    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again."""
+    _remove_damaged_store(store)
+    embed(dataset, method, store, progress=progress)
+    remove(index)  # what didn't open may hold anything
+    build_index(store, index)
+
+
+def opens(index: Path) -> bool:
     """Whether a sound index is there. Reads every byte, which are few."""
     if not index.exists():
         return False
@@ -68,10 +74,11 @@ def _remove_damaged_store(store: Path) -> None:
             open_store(store).verify()
     except StoreError as error:
         _log.warning("%s; making it again", error)
-        _remove(store)
+        remove(store)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; a link, not what it leads to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:

@@ -27,7 +27,7 @@ from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json, write_bytes, write_json
 from for_model.methods import Method
-from for_model.text import PROMPTS, cached_category_embeddings
+from for_model.text import cached_category_embeddings, prompts_of
 
 FORMAT = "for-result/1"
 K = 50  # images that mAP@50 looks at
@@ -145,7 +145,7 @@ def run_method(dataset: Dataset, method: Method, device: str, stores: Path | Non
         **_counts(report, store),
         "device": device,
         "seed": SEED,
-        "config_sha256": sha256_json([method.info.to_json(), PROMPTS, K, RESAMPLES, SEED]),
+        "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
         "commit": _commit(),
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),

@@ -1,5 +1,6 @@
 """An open_clip model cut in two: the trunk (pixels -> feature map X) and the attention pool (q, k, v, c); and its text
-encoder.
+encoder. What heads and methods need of these, so that another pair of encoders can take their place: `Pool` and
+`ImageTextBackbone`.
 
 Shapes: B images, K cells of the feature map, N embeddings an image, Q texts, Ce backbone width, Co joint width.
 Everything is frozen and in eval mode. A trainable head that reads X runs its queries through `AttentionPool.attend`,
@@ -8,7 +9,7 @@ which is differentiable with respect to them.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import torch
@@ -18,9 +19,72 @@ from torch import Tensor, nn
 
 from for_model.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
 from for_model.errors import ImageError, UsageError
+from for_model.text import PROMPTS
 from for_model.weights_io import sha256_state
 
 STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
+
+
+class Pool(Protocol):
+    """What a head needs after the trunk. Differentiable in queries, tokens and X; see `AttentionPool`, which is CLIP's.
+
+    grid: cells a side, so K = grid * grid.
+    """
+
+    grid: int
+
+    def tokens(self, X: Tensor) -> Tensor:
+        """X: [B, K, Ce] -> [B, K + 1, Ce], the mean token first. Raises UsageError when K is not the pool's."""
+        ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """queries: [B, N, Ce], tokens: [B, K', Ce] -> [B, N, Co], not normalised; and the weights [B, N, K']."""
+        ...
+
+    def project(self, X: Tensor) -> Tensor:
+        """X: [B, K, Ce] -> [B, K, Co], each cell on its own, not normalised (eq. 2)."""
+        ...
+
+
+class ImageTextBackbone(Protocol):
+    """What a method needs: a trunk, a pool and a text encoder with one joint space, frozen, at one image size.
+
+    name: as `load_backbone` takes it.  weights: where they come from, for people.
+    weights_sha256: hash of all that shapes an embedding.  image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    prompts: the templates that names are put into.  logit_scale: the factor of a cosine in a softmax over texts.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    image_size: int
+    n_cells: int
+    width: int
+    dim: int
+    prompts: tuple[str, ...]
+    logit_scale: float
+    device: torch.device
+
+    @property
+    def pool(self) -> Pool: ...
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An image -> [3, image_size, image_size] float32 on the CPU. Raises ImageError when it can't be decoded."""
+        ...
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the device."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts, as they stand -> [Q, Co] float32 on the device, unit-norm."""
+        ...
 
 
 class AttentionPool(nn.Module):
@@ -47,12 +111,7 @@ class AttentionPool(nn.Module):
 
         Raises UsageError when K is not the pool's.
         """
-        n_cells = self.grid * self.grid
-        if X.ndim != 3 or X.shape[1] != n_cells:
-            raise UsageError(
-                f"got features {list(X.shape)}, expected [B, {n_cells}, Ce]; "
-                f"load the backbone with the image size that the features were made at"
-            )
+        check_tokens(X, self.grid)
         X = torch.cat([X.mean(dim=1, keepdim=True), X], dim=1)  # [B, K + 1, Ce]
         return X + self.positional_embedding.to(X.dtype)
 
@@ -86,6 +145,42 @@ class AttentionPool(nn.Module):
         return self.c_proj(self.v_proj(X))
 
 
+def check_tokens(X: Tensor, grid: int) -> None:
+    """Raise UsageError when X isn't a feature map [B, grid * grid, Ce]."""
+    if X.ndim != 3 or X.shape[1] != grid * grid:
+        raise UsageError(
+            f"got features {list(X.shape)}, expected [B, {grid * grid}, Ce]; "
+            f"load the backbone with the image size that the features were made at"
+        )
+
+
+def check_pixels(pixels: Tensor, image_size: int) -> None:
+    """Raise UsageError when `pixels` isn't a batch [B, 3, image_size, image_size]."""
+    expected = (3, image_size, image_size)
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
+        raise UsageError(
+            f"got pixels {list(pixels.shape)}, expected [B, {', '.join(map(str, expected))}]; "
+            "prepare images with this backbone's preprocess, or load it with another image size"
+        )
+
+
+def squash(image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
+    """An image -> [3, size, size] float32 on the CPU, normalised with the channels' mean and std.
+
+    The whole image is squashed to the square, as in the paper, so no object at its edge is cropped away; bicubic,
+    antialiased. Modes other than RGB are converted. Raises ImageError when the image can't be decoded or is empty.
+    """
+    if 0 in image.size:
+        raise ImageError(f"the image is {image.width} x {image.height} pixels; expected at least 1 x 1")
+    try:
+        rgb = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"the image can't be decoded ({error})") from error
+    # bytes are moved before they become floats, and then nothing is copied: this runs once an image, in few threads
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float().div_(255)  # [3, H, W]
+    return pixels.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None])
+
+
 def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
     """Fit a positional embedding to another grid.
 
@@ -110,7 +205,8 @@ class Backbone:
     weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.
     image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
     logit_scale: the factor of a cosine in the contrastive softmax (100 for OpenAI's models).
-    mean, std: of the RGB channels, for images in 0..1.  device.  pool: the attention pool.  model: open_clip's own.
+    mean, std: of the RGB channels, for images in 0..1.  prompts: text.PROMPTS.  device.  pool: the attention pool.
+    model: open_clip's own.
     """
 
     def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
@@ -121,6 +217,7 @@ class Backbone:
         self.image_size = image_size
         self.device = device
         self.mean, self.std = checkpoint.mean, checkpoint.std
+        self.prompts: tuple[str, ...] = PROMPTS
         self.n_cells = (image_size // STRIDE) ** 2
         self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
         self.width = self.pool.v_proj.in_features
@@ -128,20 +225,8 @@ class Backbone:
         self.logit_scale = float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image -> [3, image_size, image_size] float32 on the CPU, normalised.
-
-        The whole image is squashed to the square, as in the paper, so no object at its edge is cropped away; bicubic,
-        antialiased. Modes other than RGB are converted. Raises ImageError when the image can't be decoded or is empty.
-        """
-        if 0 in image.size:
-            raise ImageError(f"the image is {image.width} x {image.height} pixels; expected at least 1 x 1")
-        try:
-            rgb = image.convert("RGB").resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageError(f"the image can't be decoded ({error})") from error
-        pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).float() / 255  # [3, H, W]
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return ((pixels - mean[:, None, None]) / std[:, None, None]).contiguous()
+        """An image -> [3, image_size, image_size] float32 on the CPU, normalised; see `squash`."""
+        return squash(image, self.image_size, self.mean, self.std)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -151,12 +236,7 @@ class Backbone:
         On CUDA the trunk runs in float16 (what CLIP's ResNets were trained in), elsewhere in float32.
         Raises UsageError for another shape.
         """
-        expected = (3, self.image_size, self.image_size)
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-            raise UsageError(
-                f"got pixels {list(pixels.shape)}, expected [B, {', '.join(map(str, expected))}]; "
-                "prepare images with this backbone's preprocess, or load it with another image size"
-            )
+        check_pixels(pixels, self.image_size)
         if not len(pixels):
             return torch.zeros(0, self.n_cells, self.width, device=self.device)
         visual = self.model.visual
@@ -195,7 +275,7 @@ class Backbone:
 def load_backbone(
     name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
 ) -> Backbone:
-    """Load a CLIP ResNet.
+    """Load a CLIP ResNet. See `load_any_backbone` for every backbone that can be named.
 
     name: `RN-mini`, or any open_clip model with a ResNet (`RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`).
     weights: None for the model's default (`rn-mini`, the packaged file of RN-mini; `openai` for the others), a
@@ -212,6 +292,17 @@ def load_backbone(
         raise UsageError(f"image size {size}: expected a multiple of {STRIDE} pixels, at least {STRIDE}")
     target = _device(device)
     return Backbone(load_checkpoint(name, weights), size, target)
+
+
+def load_any_backbone(
+    name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> ImageTextBackbone:
+    """Load a CLIP ResNet as `load_backbone` does, or `photo-lite`, see `photo_lite.load_photo_lite`."""
+    if name == "photo-lite":
+        from for_model.photo_lite import load_photo_lite  # it builds on this module
+
+        return load_photo_lite(weights, image_size, _device(device))
+    return load_backbone(name, weights, image_size, device)
 
 
 def _device(device: str | torch.device) -> torch.device:

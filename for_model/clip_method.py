@@ -1,4 +1,4 @@
-"""The methods made of a CLIP ResNet and a head: `clip`, `dense-clip`, `cluster-clip`."""
+"""The methods made of a backbone and a head: `clip`, `dense-clip`, `cluster-clip`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from for_model.backbone import Backbone, load_backbone
+from for_model.backbone import ImageTextBackbone, load_any_backbone
 from for_model.errors import ForError, UsageError
 from for_model.heads import ClipHead, ClusterEngine, ClusterHead, DenseHead, Head
 from for_model.methods import MethodInfo
@@ -19,7 +19,7 @@ class ClipMethod:
     Searching needs the `Method` protocol only; training and the evidence for a match also use `backbone` and `head`.
     """
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: ImageTextBackbone, head: Head) -> None:
         self.backbone = backbone
         self.head = head
         self._info = MethodInfo(
@@ -36,6 +36,11 @@ class ClipMethod:
     @property
     def info(self) -> MethodInfo:
         return self._info
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The templates that names are put into, see `text.TextEncoder`."""
+        return self.backbone.prompts
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An image -> [3, H, W] float32 on the CPU. Raises ImageError when it can't be decoded."""
@@ -115,7 +120,7 @@ def build_method(
     """Load a backbone and put a head on it.
 
     method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25.
-    backbone, weights, image_size: see `backbone.load_backbone`.
+    backbone, weights, image_size: see `backbone.load_any_backbone`.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
     Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
@@ -130,5 +135,5 @@ def build_method(
     if name == "cluster-clip":
         ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
     target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_backbone(backbone, weights, image_size, target)
+    loaded = load_any_backbone(backbone, weights, image_size, target)
     return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import torch.nn.functional as F
 from torch import Tensor
 
-from for_model.backbone import AttentionPool
+from for_model.backbone import Pool
 from for_model.errors import UsageError
 from for_model.kmeans import MAX_ITERATIONS, Clusters, kmeans_batched, kmeans_reference
 
@@ -40,7 +40,7 @@ class Head(Protocol):
         """N, for a feature map of K = n_cells."""
         ...
 
-    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm."""
         ...
 
@@ -58,7 +58,7 @@ class ClipHead:
     def n_embeddings(self, n_cells: int) -> int:
         return 1
 
-    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         tokens = pool.tokens(X)  # [B, K + 1, Ce]
         return F.normalize(pool.attend(tokens[:, :1], tokens).float(), dim=-1)  # [B, 1, Co]
 
@@ -76,7 +76,7 @@ class DenseHead:
     def n_embeddings(self, n_cells: int) -> int:
         return n_cells
 
-    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         return F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
 
 
@@ -108,6 +108,6 @@ class ClusterHead:
     def n_embeddings(self, n_cells: int) -> int:
         return self.clusters
 
-    def __call__(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         dense = F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
         return F.normalize(ENGINES[self.engine](dense, self.clusters, self.iterations).centres, dim=-1)  # [B, N, Co]

@@ -6,7 +6,7 @@ queries are put into the prompts as they are, whatever characters they hold.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,33 +39,40 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)", re.IGNORECASE)
 
 
 class TextEncoder(Protocol):
-    """What text embeddings need of a method or backbone."""
+    """What text embeddings need of a method or backbone. It may have `prompts`, templates of its own, each with one
+    `{}`; without, the PROMPTS are used."""
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> [Q, Co] float32, unit-norm; [0, Co] for none."""
         ...
 
 
-def fill_prompts(name: str) -> list[str]:
-    """The name in each of the PROMPTS. Braces in the name mean nothing."""
-    return [name.join(prompt.split("{}")) for prompt in PROMPTS]
+def prompts_of(encoder: TextEncoder) -> tuple[str, ...]:
+    """The templates that names are put into for an encoder: its own, else the PROMPTS."""
+    return getattr(encoder, "prompts", PROMPTS)
+
+
+def fill_prompts(name: str, prompts: Sequence[str] | None = None) -> list[str]:
+    """The name in each of the prompts, by default the PROMPTS. Braces in the name mean nothing."""
+    return [name.join(prompt.split("{}")) for prompt in (PROMPTS if prompts is None else prompts)]
 
 
 def embed_categories(
     encoder: TextEncoder, names: Sequence[str], batch_size: int = 32, progress: bool = False
 ) -> Tensor:
-    """Embed category names: the mean over the PROMPTS of the unit-norm embeddings, made unit-norm again.
+    """Embed category names: the mean over the encoder's prompts of the unit-norm embeddings, made unit-norm again.
 
     batch_size: names at a time, each as many texts as there are prompts.  progress: a bar on stderr, if a terminal.
     Returns [C, Co] in the order of `names`; [0, Co] for none. Raises UsageError for an empty name.
     """
     _check_texts(names, "category name")
+    prompts = prompts_of(encoder)
     parts = [encoder.encode_texts([]).float().cpu()]
     starts = range(0, len(names), batch_size)
     for start in tqdm(starts, desc="embedding names", unit="batch", disable=None if progress else True):
-        batch = [text for name in names[start : start + batch_size] for text in fill_prompts(name)]
+        batch = [text for name in names[start : start + batch_size] for text in fill_prompts(name, prompts)]
         embeddings = F.normalize(encoder.encode_texts(batch).float().cpu(), dim=-1)  # [C' * prompts, Co]
-        parts.append(F.normalize(embeddings.unflatten(0, (-1, len(PROMPTS))).mean(dim=1), dim=-1))  # [C', Co]
+        parts.append(F.normalize(embeddings.unflatten(0, (-1, len(prompts))).mean(dim=1), dim=-1))  # [C', Co]
     return torch.cat(parts)
 
 
@@ -102,17 +109,26 @@ def cached_category_embeddings(method: Method, names: Sequence[str], cache: Path
     cache: the folder; None for `text` in FOR's cache folder. One safetensors file for each combination of text space,
     prompts and names (and their order). A damaged file is made again; a folder that can't be written costs a warning.
     """
-    key = {"text_space": list(method.info.text_space), "prompts": list(PROMPTS), "names": list(names)}
+    key = {"text_space": list(method.info.text_space), "prompts": list(prompts_of(method)), "names": list(names)}
     path = (cache_dir() / "text" if cache is None else cache) / f"{sha256_json(key)}.safetensors"
-    expected = (len(names), method.info.dim)
+    return cached_embeddings(
+        path, (len(names), method.info.dim), lambda: embed_categories(method, names, progress=True)
+    )
+
+
+def cached_embeddings(path: Path, shape: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
+    """What `make` gives, [Q, Co] float32, unit-norm, on the CPU; kept in a safetensors file at `path`.
+
+    shape: [Q, Co], expected of the file.  A damaged file is made again; a folder that can't be written costs a warning.
+    """
     if path.is_file():
-        embeddings = _read_cached(path, expected)
+        embeddings = _read_cached(path, shape)
         if embeddings is not None:
             return embeddings
         log.warning("%s is damaged, making it again", path)
-    embeddings = embed_categories(method, names, progress=True)
+    embeddings = make().cpu()
     try:
-        write_weights(path, {"embeddings": embeddings}, {"backbone": method.info.backbone})
+        write_weights(path, {"embeddings": embeddings}, {})
     except OSError as error:
         log.warning("text embeddings are not kept: %s can't be written (%s)", path, error)
     return embeddings

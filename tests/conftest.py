@@ -19,9 +19,12 @@ def _may_skip(item: pytest.Item) -> bool:
     """Whether a skip of this test is expected on this machine."""
     import torch
 
+    from for_model.photo_lite import missing_packages
+
     missing = {
         "gpu": not torch.cuda.is_available(),
         "data": not SHARED.is_dir(),
+        "photos": bool(missing_packages()) and not os.environ.get("CI"),
         "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
     }
     return any(missing[marker] for marker in missing if item.get_closest_marker(marker))

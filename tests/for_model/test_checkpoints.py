@@ -240,7 +240,8 @@ def test_a_hub_out_of_reach_is_told_at_once(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
     monkeypatch.setenv("no_proxy", "*")
     started = time.monotonic()
-    with pytest.raises(WeightsError, match=r"RN50 openai: http://127.* can't be reached .*RN-mini") as caught:
+    expected = r"RN50 openai: http://127.* can't be reached .*make run-photos.*photo-lite.*RN-mini"
+    with pytest.raises(WeightsError, match=expected) as caught:
         load_backbone("RN50")
     assert time.monotonic() - started < 6
     assert "\n" not in str(caught.value)
