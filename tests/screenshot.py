@@ -4,26 +4,38 @@ python tests/screenshot.py docs/search.png --query umbrella
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from browser import open_page
 
 from app import DEFAULT_K, build_app, serve
-from for_eval.default_index import default_index
-from for_eval.search import load_searcher
+from for_eval.default_index import DEFAULT_METHOD, default_index
+from for_eval.folder_index import folder_index
+from for_eval.search import Searcher, load_searcher
+from for_model import photo_lite
+from for_model.clip_method import build_method
 
 LOADED = """document.querySelectorAll("#gallery img").length == {k}
   && [...document.querySelectorAll("#gallery img")].every(image => image.complete && image.naturalWidth)"""
 
 
-def main() -> None:
+def _searcher(images: Path | None) -> Searcher:
+    if images is None:
+        return load_searcher(default_index())
+    method = build_method(DEFAULT_METHOD, photo_lite.NAME)
+    return load_searcher(folder_index(images, method), method=method)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--query", default="umbrella")
+    parser.add_argument("--images", type=Path, help="a folder of photographs, searched with photo-lite")
     parser.add_argument("--port", type=int, default=7861)
-    arguments = parser.parse_args()
-    app = build_app(load_searcher(default_index()))
+    arguments = parser.parse_args(argv)
+    app = build_app(_searcher(arguments.images))
     url = serve(app, port=arguments.port)
     try:
         with open_page() as page:

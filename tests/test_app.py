@@ -14,11 +14,14 @@ from typing import Any
 from urllib.error import HTTPError
 
 import pytest
+import screenshot
 from browser import CHROMIUM, Page, open_page
+from PIL import Image
 from tiny_index import make_searcher
 
 import app as page_module
 from for_eval.search import Searcher
+from for_model.photo_lite import missing_packages
 
 REPOSITORY = Path(page_module.__file__).parent
 
@@ -184,3 +187,21 @@ def test_fits_a_phone(served: Served, browser: Page) -> None:
     assert browser.value("document.documentElement.scrollWidth <= 390")
     wide = browser.value('Math.max(...[...document.querySelectorAll("#gallery img")].map(i => i.clientWidth))')
     assert 120 <= wide <= 195  # two columns
+
+
+@pytest.mark.browser
+@pytest.mark.photos
+@pytest.mark.data
+def test_a_picture_of_the_page_on_real_photographs(tmp_path: Path) -> None:
+    """The picture for docs/photo-lite.md, which nobody may pass on: whoever has the photographs makes it again."""
+    photographs = REPOSITORY.parent / "shared" / "data" / "coco-tiny" / "val2017"
+    if CHROMIUM is None or not photographs.is_dir() or missing_packages():
+        pytest.skip("needs chromium, ../shared/data and `make install-photos`")
+    picture = tmp_path / "photos.png"
+    screenshot.main(
+        [str(picture), "--query", "food on a table", "--images", str(photographs), "--port", str(free_port())]
+    )
+    with Image.open(picture) as image:
+        assert image.size == (1280, 800)
+        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5000  # photographs, not placeholders
+    gc.collect()
