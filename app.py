@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from for_model.cli import run_command
 from for_model.errors import ForError, UsageError
 
 if TYPE_CHECKING:
@@ -311,24 +312,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve the page until Ctrl-C. Returns 0, or 2 with one line on stderr for what the user can mend."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded
-    try:
-        _check_address(arguments.host, arguments.port)
-        searcher = _searcher(arguments.index, arguments.image_root, arguments.weights, arguments.images)
-        if not searcher.image_root.is_dir():
-            print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
-        app = build_app(searcher)
-        url = serve(app, arguments.host, arguments.port, arguments.share)
-        print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
-        app.block_thread()
-    except ForError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    _check_address(arguments.host, arguments.port)
+    searcher = _searcher(arguments.index, arguments.image_root, arguments.weights, arguments.images)
+    if not searcher.image_root.is_dir():
+        print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
+    app = build_app(searcher)
+    url = serve(app, arguments.host, arguments.port, arguments.share)
+    print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
+    app.block_thread()
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ Every command teaches itself with --help. Bad arguments and missing data end wit
 
 import argparse
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from for_model.errors import ForError, UsageError
+from for_model.cli import run_command
+from for_model.errors import UsageError
 
 _EPILOG = """the way from a folder of photos to a search:
   python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
@@ -178,17 +178,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded
-    try:
-        arguments.run(arguments)
-    except ForError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def variants(chosen: PhotoSettings) -> Iterator[Variant]:
         "classes: first name only", chosen, lambda: [t.split(",")[0].split(": ")[0] for t in class_descriptions()]
     )
     yield Variant(
-        "ConSE as first tried",
+        "plain ConSE on first names, cell by cell",
         PhotoSettings(temperature=2, n_classes=10, neighbourhood=1, context=0, doubt=0, prompts=("{}",)),
         lambda: [t.split(",")[0].split(": ")[0] for t in wordnet_descriptions()],
     )

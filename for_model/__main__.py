@@ -1,14 +1,13 @@
 """`python -m for_model`: draw MiniScenes, pretrain RN-mini. `--help` on any command tells more."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from for_model.cli import run_command
 from for_model.data.concepts import Split
 from for_model.data.miniscenes import DEFAULT_SIZE, write_scenes
-from for_model.errors import ForError
 from for_model.files import cache_dir
 
 
@@ -65,18 +64,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if getattr(arguments, "work", False) is None:
         arguments.work = cache_dir() / "pretrain-mini"
-    try:
-        arguments.run(arguments)
-    except ForError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: arguments.run(arguments))
 
 
 if __name__ == "__main__":

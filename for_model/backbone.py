@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from for_model.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
+from for_model.checkpoints import PHOTO_LITE, Checkpoint, build_model, load_checkpoint, model_config
 from for_model.errors import ImageError, UsageError
 from for_model.text import PROMPTS
 from for_model.weights_io import sha256_state
@@ -255,21 +255,27 @@ class Backbone:
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """tokens: [Q, L] int64 as `tokenize` gives -> [Q, Co] float32 on the backbone's device, unit-norm."""
-        model = self.model
         if not len(tokens):
             return torch.zeros(0, self.dim, device=self.device)
-        tokens = tokens.to(self.device)
-        end = tokens.argmax(dim=-1)  # the end-of-text token has the highest id
-        # The attention is causal, so what follows the last text's end can be cut: of 77 tokens about 12 are left.
-        length = int(end.max()) + 1
-        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]  # [Q, L, width]
-        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-        x = x[torch.arange(len(x), device=self.device), end] @ model.text_projection  # [Q, Co]
-        return F.normalize(x.float(), dim=-1)
+        return text_embeddings(self.model, tokens.to(self.device))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm."""
         return self.encode_tokens(self.tokenize(texts)) if len(texts) else torch.zeros(0, self.dim, device=self.device)
+
+
+def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
+    """An open_clip model's text tower. tokens: [Q, L] int64, at least one text -> [Q, Co] float32, unit-norm.
+
+    Differentiable. As `encode_text`, without the padding, which nothing attends to.
+    """
+    end = tokens.argmax(dim=-1)  # the end-of-text token has the highest id
+    # The attention is causal, so what follows the last text's end can be cut: of 77 tokens about 12 are left.
+    length = int(end.max()) + 1
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]  # [Q, L, width]
+    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
+    x = x[torch.arange(len(x), device=x.device), end] @ model.text_projection  # [Q, Co]
+    return F.normalize(x.float(), dim=-1)
 
 
 def load_backbone(
@@ -298,7 +304,7 @@ def load_any_backbone(
     name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
 ) -> ImageTextBackbone:
     """Load a CLIP ResNet as `load_backbone` does, or `photo-lite`, see `photo_lite.load_photo_lite`."""
-    if name == "photo-lite":
+    if name == PHOTO_LITE:
         from for_model.photo_lite import load_photo_lite  # it builds on this module
 
         return load_photo_lite(weights, image_size, _device(device))

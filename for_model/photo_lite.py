@@ -27,16 +27,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from for_model.backbone import STRIDE, check_pixels, check_tokens, squash
+from for_model.checkpoints import PHOTO_LITE
 from for_model.errors import UsageError, WeightsError
 from for_model.files import cache_dir, sha256_file, sha256_json
 from for_model.imagenet_names import class_descriptions
+from for_model.minilm import WIDTH as TEXT_WIDTH
 from for_model.minilm import MiniLM, build_minilm, load_tokenizer, tokenize
 from for_model.text import cached_embeddings
 from for_model.weights_io import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
 
-NAME = "photo-lite"
+NAME = PHOTO_LITE
 IMAGE_SIZE = 448
 TRUNK = "tf_efficientnet_lite0"  # timm's name of the architecture
 INSTALL = "make install-photos"
@@ -192,7 +194,7 @@ class PhotoBackbone:
         key = sha256_json([_TEXT_FILE.sha256, descriptions])
         names = cached_embeddings(
             cache_dir() / "text" / f"{NAME}-{key}.safetensors",
-            (len(descriptions), self._encode(["size"]).shape[-1]),
+            (len(descriptions), TEXT_WIDTH),
             lambda: self._encode(descriptions),
         )
         pool = PhotoPool(trunk.classifier, names, image_size // STRIDE, settings)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm import tqdm
 
-from for_model.backbone import interpolate_positions
+from for_model.backbone import interpolate_positions, text_embeddings
 from for_model.data.concepts import CONCEPTS
 from for_model.data.miniscenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
@@ -186,15 +186,6 @@ def image_embeddings(visual: Any, pixels: Tensor) -> Tensor:
     pool = visual.attnpool
     positions = interpolate_positions(pool.positional_embedding, x.shape[-1])
     return F.normalize(functional_call(pool, {"positional_embedding": positions}, (x,)).float(), dim=-1)
-
-
-def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
-    """The text tower's unit-norm output [B, Co]. As `encode_text`, without the padding, which nothing attends to."""
-    ends = tokens.argmax(1)  # the end-of-text token is the largest
-    length = int(ends.max()) + 1
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:length, :length]))
-    return F.normalize((x[torch.arange(len(x)), ends] @ model.text_projection).float(), dim=-1)
 
 
 class Pretraining:

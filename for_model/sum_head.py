@@ -4,7 +4,7 @@ Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -61,11 +61,11 @@ class DecoderLayer(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, queries: Tensor, cells: Tensor, positions: Tensor) -> Tensor:
-        """x, queries: [B, N, Ce].  cells: [B, K, Ce].  positions: [K, Ce].  Returns x of the next layer."""
+    def forward(self, x: Tensor, queries: Tensor, cells: Tensor, placed: Tensor) -> Tensor:
+        """x, queries: [B, N, Ce].  cells: [B, K, Ce], without and `placed` with positions.  Returns the next x."""
         asking = x + queries
         x = self.norms[0](x + self.dropout(self.self_attention(asking, asking, x, need_weights=False)[0]))
-        looked = self.cross_attention(x + queries, cells + positions, cells, need_weights=False)[0]
+        looked = self.cross_attention(x + queries, placed, cells, need_weights=False)[0]
         x = self.norms[1](x + self.dropout(looked))
         return self.norms[2](x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
 
@@ -102,7 +102,7 @@ class SumHead(nn.Module):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {name: getattr(self._settings, name) for name in self._settings.__dataclass_fields__}
+        return asdict(self._settings)
 
     def n_embeddings(self, n_cells: int) -> int:
         return self._settings.queries
@@ -110,7 +110,7 @@ class SumHead(nn.Module):
     def forward(self, X: Tensor, pool: AttentionPool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
         tokens = pool.tokens(X)
-        return F.normalize(self._pool(pool).attend(self._modulate(X, tokens, pool), tokens).float(), dim=-1)
+        return F.normalize(self._pool(pool).attend(self._modulate(X, tokens), tokens).float(), dim=-1)
 
     def evidence(self, X: Tensor, pool: AttentionPool) -> Tensor:
         """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
@@ -118,15 +118,15 @@ class SumHead(nn.Module):
         The mean token's share is left out, so a row sums to at most 1.
         """
         tokens = pool.tokens(X)
-        _, weights = self._pool(pool).attend(self._modulate(X, tokens, pool), tokens, return_weights=True)
+        _, weights = self._pool(pool).attend(self._modulate(X, tokens), tokens, return_weights=True)
         return weights[..., 1:]
 
-    def _modulate(self, X: Tensor, tokens: Tensor, pool: AttentionPool) -> Tensor:
+    def _modulate(self, X: Tensor, tokens: Tensor) -> Tensor:
         """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
         queries = self.queries.expand(len(X), -1, -1)
         x = torch.zeros_like(queries) if self.layers else queries
         for layer in self.layers:
-            x = layer(x, queries, X, pool.positional_embedding[1:].to(X.dtype))
+            x = layer(x, queries, X, tokens[:, 1:])
         x = self.norm(x)
         return x + tokens[:, :1] if self._settings.start == "mean" else x
 

@@ -54,27 +54,26 @@ def test_the_method_is_the_default_one(method: ClipMethod, monkeypatch: pytest.M
     assert asked == [("cluster-clip", "RN-mini")]
 
 
-def test_a_start_that_was_stopped_goes_on(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+def _stopped(*_: object) -> None:
+    raise KeyboardInterrupt
 
+
+def _start_stopped_in(monkeypatch: pytest.MonkeyPatch, place: object, name: str, method: ClipMethod) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(module, "build_index", stopped)
+        patched.setattr(place, name, _stopped)
         with pytest.raises(KeyboardInterrupt):
             default_index(method=method)
+
+
+def test_a_start_that_was_stopped_goes_on(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+    _start_stopped_in(monkeypatch, module, "build_index", method)
     with monkeypatch.context() as patched:
-        patched.setattr(method, "encode_images", stopped)  # the embeddings are done
+        patched.setattr(method, "encode_images", _stopped)  # the embeddings are done
         assert len(open_index(default_index(method=method)).images) == N_SCENES
 
 
 def test_a_start_stopped_while_it_embeds_goes_on(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(method, "encode_images", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            default_index(method=method)
+    _start_stopped_in(monkeypatch, method, "encode_images", method)
     assert len(open_index(default_index(method=method)).images) == N_SCENES
 
 

@@ -66,7 +66,7 @@ def test_the_decoder_layer_is_detrs(mini: Backbone) -> None:
     expected = layer.norms[0](x + attention(layer.self_attention, x + queries, x + queries, x))
     expected = layer.norms[1](expected + attention(layer.cross_attention, expected + queries, cells + positions, cells))
     expected = layer.norms[2](expected + layer.contract(layer.expand(expected).relu()))
-    torch.testing.assert_close(layer(x, queries, cells, positions), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(layer(x, queries, cells, cells + positions), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_mean_start_with_nothing_added_is_clip(mini: Backbone, X: Tensor) -> None:
