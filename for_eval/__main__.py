@@ -70,7 +70,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     if not methods:
-        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip or several with commas")
+        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for or several with commas")
     for name in methods:
         parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
@@ -103,7 +103,7 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
     parser.add_argument(
-        "--backbone", default="RN-mini", help="RN-mini (built in), photo-lite, RN50, ... (default RN-mini)"
+        "--backbone", help="RN-mini (built in), photo-lite, RN50, ... (default: a head's own, else RN-mini)"
     )
     parser.add_argument("--weights", help="openai, random, another pretrained tag, or a file (default: the backbone's)")
     parser.add_argument("--image-size", type=int, metavar="PX", help="pixels a side, a multiple of 32 (default: own)")
@@ -132,7 +132,11 @@ def _parser() -> argparse.ArgumentParser:
         "Images that can't be read are skipped, counted and listed with the reason.",
     )
     _method_options(embed)
-    embed.add_argument("--method", default="cluster-clip", help="clip, dense-clip, cluster-clip or cluster-clip:N")
+    embed.add_argument(
+        "--method",
+        default="cluster-clip",
+        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, or the path of a trained head.safetensors",
+    )
     embed.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     embed.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
     embed.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
@@ -163,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _method_options(leaderboard)
     leaderboard.add_argument(
-        "--methods", required=True, help="with commas: clip,dense-clip,cluster-clip,cluster-clip:4"
+        "--methods", required=True, help="with commas: clip,dense-clip,cluster-clip:4,for,runs/mine/head.safetensors"
     )
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     leaderboard.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")

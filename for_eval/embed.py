@@ -6,17 +6,13 @@ same to the byte as that of a run that wasn't.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
-import os
 import re
 import shutil
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +36,7 @@ from for_eval.store import (
 )
 from for_model import files
 from for_model.data.dataset import Dataset, ImageId, ImageRecord
-from for_model.data.images import load_image
+from for_model.data.decoding import Pixels, decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods import Method
 
@@ -51,8 +47,6 @@ _LOCK = "lock"
 
 # What a killed run may leave beside finished files; `files.atomic_path` names them so.
 _LEFTOVER = re.compile(r"\.(embeddings-\d+\.npy|manifest\.json|timing\.json|shard-\d+\.json|plan\.json)\..+\.tmp")
-
-Pixels = torch.Tensor | ImageError  # [3, H, W] float32, or why there are none
 
 
 @dataclass(frozen=True)
@@ -116,12 +110,7 @@ def embed(
     if not dataset.images:
         raise DataError(f"{dataset.name} {dataset.split} has no images: nothing to embed")
     out = Path(out).expanduser().resolve()
-    return _Run(dataset, method, out, batch_size, shard_size, workers or min(8, _cores()), progress).start()
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return _Run(dataset, method, out, batch_size, shard_size, workers or default_workers(), progress).start()
 
 
 @dataclass(frozen=True)
@@ -243,7 +232,7 @@ class _Run:
                 unit="images",
                 disable=None if self.progress else True,
             ) as bar,
-            contextlib.closing(self._decoded(records)) as decoded,
+            contextlib.closing(self._decode(records)) as decoded,
         ):
             for number in todo:
                 embeddings, skipped = self._embed_shard(number, decoded, bar, n_skipped)
@@ -260,7 +249,7 @@ class _Run:
     ) -> tuple[NDArray[np.float32], tuple[SkippedImage, ...]]:
         """The embeddings [m, N, Co] of one shard's m usable images, and its other images.
 
-        decoded: gives what `_decoded` made of this shard's images next.  n_skipped: of the shards before, for the bar.
+        decoded: gives what became of this shard's images next.  n_skipped: of the shards before, for the bar.
         """
         info = self.method.info
         blocks = [np.empty((0, info.n_embeddings, info.dim), dtype=np.float32)]
@@ -281,28 +270,11 @@ class _Run:
             blocks.append(self._encode(batch))
         return np.concatenate(blocks), tuple(skipped)
 
-    def _decoded(self, records: Sequence[ImageRecord]) -> Generator[Pixels, None, None]:
-        """Decode and preprocess in threads, in order, with a bounded number of images in memory."""
-        ahead = 2 * max(self.batch_size, self.workers)
-        waiting: deque[Future[Pixels]] = deque()
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
-        try:
-            for record in records:
-                waiting.append(pool.submit(self._decode, record))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _decode(self, record: ImageRecord) -> Pixels:
+    def _decode(self, records: Sequence[ImageRecord]) -> Generator[Pixels, None, None]:
         # Twice the size that the method sees: reducing by DCT stays well below what its own resizing does.
-        target = 2 * self.method.info.image_size
-        try:
-            return self.method.preprocess(load_image(self.dataset.image_root / record.path, target))
-        except ImageError as error:
-            return error
+        target, root = 2 * self.method.info.image_size, self.dataset.image_root
+        ahead = 2 * max(self.batch_size, self.workers)
+        return decoded(records, root, target, self.method.preprocess, self.workers, ahead)
 
     def _encode(self, batch: list[torch.Tensor]) -> NDArray[np.float32]:
         """Pixels of b images -> [b, N, Co] float32."""
@@ -397,13 +369,11 @@ def _writing(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Hold a lock that the system drops when the process dies, however it dies. Raises StoreError when it is taken."""
+    """Hold the store's lock. Raises StoreError when it is taken."""
     with contextlib.ExitStack() as stack:
         with _writing(out):
-            (out / PARTIAL).mkdir(parents=True, exist_ok=True)
-            stream = stack.enter_context((out / PARTIAL / _LOCK).open("w"))
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(files.locked(out / PARTIAL / _LOCK))
             except BlockingIOError:
                 raise StoreError(f"store {out} is being written by another process: wait for it to finish") from None
         yield

@@ -1,6 +1,7 @@
 """`python -m for_model`: draw MiniScenes, pretrain RN-mini. `--help` on any command tells more."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,24 @@ def _pretrain_mini(arguments: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def _train(arguments: argparse.Namespace) -> None:
+    from for_model.train import train
+    from for_model.train_config import load_config
+
+    config = load_config(arguments.config, arguments.settings)
+    if arguments.smoke:
+        config = config.smoke()
+    name = arguments.config.stem + ("-smoke" if arguments.smoke else "")
+    out = arguments.out or cache_dir() / "runs" / name
+    for line in train(config, out, arguments.device):
+        print(json.dumps(line), flush=True)
+    if (out / "head.safetensors").exists():
+        head = out / "head.safetensors"
+        print(
+            f"wrote {head}; score it: python -m for_eval leaderboard --dataset NAME --methods {head}", file=sys.stderr
+        )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m for_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -45,6 +64,22 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--size", type=int, default=DEFAULT_SIZE, help="pixels a side (default %(default)s)")
     scenes.set_defaults(run=_scenes)
 
+    train = commands.add_parser(
+        "train",
+        help="train FOR's head, or fine-tune CLIP's or Dense-CLIP's, on a labelled dataset",
+        description="Train a head on a frozen CLIP: with labels, pseudo-labels or both. Prints one JSON line an epoch. "
+        "Killed at any moment and started again, it goes on. Start it with torchrun to use several GPUs.",
+        epilog="example: python -m for_model train for_model/configs/for-coco.toml data.root=~/coco head.queries=25",
+    )
+    train.add_argument("config", type=Path, help="a TOML file; those of the paper are in for_model/configs")
+    train.add_argument("--out", type=Path, help="folder of the run (default: runs/CONFIG in the cache)")
+    train.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    train.add_argument("--smoke", action="store_true", help="all of the code on 16 images, in minutes; a useless head")
+    train.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="change a setting: loss.pse=0 head.queries=25 weights=openai"
+    )
+    train.set_defaults(run=_train)
+
     package = Path(__file__).parent
     pretrain = commands.add_parser(
         "pretrain-mini",
@@ -63,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(arguments, "settings") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.settings += rest  # argparse leaves over those that come after an option
     if getattr(arguments, "work", False) is None:
         arguments.work = cache_dir() / "pretrain-mini"
     return run_command(lambda: arguments.run(arguments))

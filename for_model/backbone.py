@@ -7,8 +7,9 @@ Everything is frozen and in eval mode. A trainable head that reads X runs its qu
 which is differentiable with respect to them.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, overload
 
 import numpy as np
@@ -28,10 +29,11 @@ STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
 class Pool(Protocol):
     """What a head needs after the trunk. Differentiable in queries, tokens and X; see `AttentionPool`, which is CLIP's.
 
-    grid: cells a side, so K = grid * grid.
+    grid: cells a side, so K = grid * grid.  width: Ce.
     """
 
     grid: int
+    width: int
 
     def tokens(self, X: Tensor) -> Tensor:
         """X: [B, K, Ce] -> [B, K + 1, Ce], the mean token first. Raises UsageError when K is not the pool's."""
@@ -103,8 +105,15 @@ class AttentionPool(nn.Module):
         self.c_proj: nn.Linear = attnpool.c_proj
         self.num_heads = int(attnpool.num_heads)
         self.grid = grid
+        self.width = self.v_proj.in_features
         embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
         self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
+
+    def with_projections(self, own: Mapping[str, nn.Module]) -> "AttentionPool":
+        """The same pool with other modules in place of some projections, `{"v_proj": module}`; all else is shared."""
+        mixed = copy.copy(self)
+        mixed._modules = {**self._modules, **own}
+        return mixed
 
     def tokens(self, X: Tensor) -> Tensor:
         """X: [B, K, Ce], a feature map -> [B, K + 1, Ce]: the mean of its cells, then the cells, positions added.
@@ -220,7 +229,7 @@ class Backbone:
         self.prompts: tuple[str, ...] = PROMPTS
         self.n_cells = (image_size // STRIDE) ** 2
         self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
-        self.width = self.pool.v_proj.in_features
+        self.width = self.pool.width
         self.dim = self.pool.c_proj.out_features
         self.logit_scale = float(self.model.logit_scale.exp())
 

@@ -1,16 +1,19 @@
-"""The methods made of a backbone and a head: `clip`, `dense-clip`, `cluster-clip`."""
+"""The methods made of a backbone and a head: `clip`, `dense-clip`, `cluster-clip`, and those of a trained head."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from for_model.backbone import ImageTextBackbone, load_any_backbone
-from for_model.errors import ForError, UsageError
+from for_model.checkpoints import WEIGHTS_DIR
+from for_model.errors import ForError, UsageError, WeightsError
 from for_model.heads import ClipHead, ClusterEngine, ClusterHead, DenseHead, Head
 from for_model.methods import MethodInfo
+from for_model.trained_heads import open_head, read_head_file
 
 
 class ClipMethod:
@@ -95,11 +98,27 @@ METHODS: Mapping[str, Callable[[HeadOptions], Head]] = {
 }
 
 
+TRAINED = ("for", "for-sup", "for-pl", "ft-clip", "ft-dense-clip")
+HEAD_SUFFIX = ".safetensors"
+DEFAULT_BACKBONE = "RN-mini"
+
+
 def parse_method(method: str) -> tuple[str, int | None]:
-    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None). Raises UsageError naming the METHODS."""
+    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); `for` and a head's path -> (it, None).
+
+    Raises UsageError naming what there is.
+    """
+    if method.endswith(HEAD_SUFFIX) or method == "for":
+        return method, None
     name, colon, count = method.partition(":")
+    if name in TRAINED:
+        raise UsageError(
+            f"method {method!r} is trained, and none comes with FOR: give the path of a head.safetensors, see "
+            "`python -m for_model train --help`"
+        )
     if name not in METHODS:
-        raise UsageError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+        valid = ", ".join([*METHODS, "for", "the path of a head.safetensors"])
+        raise UsageError(f"unknown method {method!r}; expected one of {valid}")
     if not colon:
         return name, None
     if name != "cluster-clip" or not (count.isascii() and count.isdigit()) or int(count) < 1:
@@ -107,9 +126,20 @@ def parse_method(method: str) -> tuple[str, int | None]:
     return name, int(count)
 
 
+def packaged_head(backbone: str) -> Path:
+    """The file of the FOR head that comes with FOR for a backbone. Raises UsageError when there is none."""
+    path = WEIGHTS_DIR / f"{backbone.lower()}-for{HEAD_SUFFIX}"
+    if not path.is_file():
+        raise UsageError(
+            f"no head of FOR comes with {backbone}, only with {DEFAULT_BACKBONE}: train one "
+            "(`python -m for_model train --help`) and give the path of its head.safetensors"
+        )
+    return path
+
+
 def build_method(
     method: str,
-    backbone: str = "RN-mini",
+    backbone: str | None = None,
     weights: str | None = None,
     *,
     image_size: int | None = None,
@@ -119,21 +149,48 @@ def build_method(
 ) -> ClipMethod:
     """Load a backbone and put a head on it.
 
-    method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25.
-    backbone, weights, image_size: see `backbone.load_any_backbone`.
+    method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25; `for`, the head that comes with
+        RN-mini; or the path of a head.safetensors.
+    backbone, weights, image_size: see `backbone.load_any_backbone`. None for what a head's file says, else for RN-mini
+        and its defaults.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
     Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
-    can't be had.
+    can't be had or belong to another backbone.
     """
     name, count = parse_method(method)
     if count is not None and clusters not in (None, count):
         raise UsageError(f"method {method!r} and clusters={clusters} disagree; give the count once")
     if clusters is not None and name != "cluster-clip":
         raise UsageError(f"clusters={clusters} makes no sense for {name!r}; only cluster-clip clusters")
+    target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in METHODS:
+        path = packaged_head(backbone or DEFAULT_BACKBONE) if name == "for" else Path(name).expanduser()
+        return _trained_method(path, backbone, weights, image_size, target)
     count = clusters if count is None else count
     if name == "cluster-clip":
         ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
-    target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_any_backbone(backbone, weights, image_size, target)
+    loaded = load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
     return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))
+
+
+def _trained_method(
+    path: Path, backbone: str | None, weights: str | None, image_size: int | None, device: str | torch.device
+) -> ClipMethod:
+    file = read_head_file(path)
+    name, recorded = file.backbone["name"], file.backbone["weights"]
+    if backbone not in (None, name):
+        raise UsageError(
+            f"{path} was trained on {name}, not on {backbone}: leave --backbone out, or train another head"
+        )
+    default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
+    try:
+        loaded = load_any_backbone(name, weights or default, image_size or file.backbone["image_size"], device)
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        raise WeightsError(
+            f"{path} was trained on {name} with the weights {recorded!r}, which can't be loaded ({error}); "
+            "if they are a file, give its path with --weights"
+        ) from error
+    return ClipMethod(loaded, open_head(file, loaded))

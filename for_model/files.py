@@ -1,6 +1,7 @@
 """Files: atomic writing, hashes, and where caches live."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +34,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on the file `path`, that the system drops when the process dies, however it dies.
+
+    Raises BlockingIOError when another holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 class MethodInfo:
     """What a store and an index record of the method that made them; two equal infos make comparable embeddings.
 
-    method: `clip`, `dense-clip`, `cluster-clip`.  backbone: `RN-mini`, `RN50`, ...
+    method: `clip`, `dense-clip`, `cluster-clip`, `for`, ...  backbone: `RN-mini`, `RN50`, ...
     weights: where the weights come from (`openai`, `rn-mini`, `random`, a file's name), for people.
     weights_sha256: hash of every parameter that shapes an image or text embedding, for machines.
     n_embeddings: N, embeddings an image.  dim: Co, width of the joint space.  image_size: pixels a side.

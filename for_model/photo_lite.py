@@ -123,6 +123,7 @@ class PhotoPool(nn.Module):
         self.v_proj = classifier
         self.register_buffer("names", F.pad(names, (0, 1), value=settings.doubt), persistent=False)  # [C, Co]
         self.grid = grid
+        self.width = classifier.in_features
         self.settings = settings
 
     def tokens(self, X: Tensor) -> Tensor:
@@ -199,7 +200,7 @@ class PhotoBackbone:
         )
         pool = PhotoPool(trunk.classifier, names, image_size // STRIDE, settings)
         self.pool = pool.to(device).eval().requires_grad_(False)
-        self.width = pool.v_proj.in_features
+        self.width = pool.width
         self.dim = pool.names.shape[1]
 
     def preprocess(self, image: Image.Image) -> Tensor:

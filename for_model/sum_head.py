@@ -3,7 +3,6 @@
 Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint width.
 """
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -11,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from for_model.backbone import AttentionPool
+from for_model.backbone import Pool
 from for_model.errors import UsageError
+from for_model.projections import own_projections, with_own
 
 Freeze = Literal["none", "vo", "qkvo"]
-Start = Literal["queries", "mean"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,6 @@ class SumSettings:
 
     queries: N.  layers: L decoder layers, 0 allowed (Table 7).  heads, feedforward, dropout: of each, DETR's.
     freeze: which projections of the attention pool stay CLIP's (Table 4): `none`, `vo` or `qkvo`, all four.
-    start: what the pool is queried with. `queries` is the decoder's output, as published; `mean` adds it to CLIP's own
-        query, the mean token, so that an untrained head starts near CLIP. Not in the paper.
     """
 
     queries: int = 50
@@ -34,16 +31,14 @@ class SumSettings:
     feedforward: int = 2048
     dropout: float = 0.1
     freeze: Freeze = "qkvo"
-    start: Start = "queries"
 
     def __post_init__(self) -> None:
         if self.queries < 1 or self.layers < 0 or self.heads < 1 or self.feedforward < 1 or not 0 <= self.dropout < 1:
             raise UsageError(
                 f"got {self}; expected queries, heads and feedforward from 1, layers from 0, dropout in 0..1"
             )
-        for name, value, valid in (("freeze", self.freeze, Freeze), ("start", self.start, Start)):
-            if value not in get_args(valid):
-                raise UsageError(f"{name} is {value!r}; expected one of {', '.join(get_args(valid))}")
+        if self.freeze not in get_args(Freeze):
+            raise UsageError(f"freeze is {self.freeze!r}; expected one of {', '.join(get_args(Freeze))}")
 
 
 class DecoderLayer(nn.Module):
@@ -75,30 +70,28 @@ class SumHead(nn.Module):
 
     The last attention is the backbone's attention pool, mean token and positions included, so that with CLIP's own
     query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's.
-    Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
-    Raises UsageError when `heads` doesn't divide the backbone's width.
+    The decoder F starts from the queries themselves: started from zeros, as DETR's, its queries are all but alike at
+    first, and it learns little. Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
+    Raises UsageError when `heads` doesn't divide the backbone's width, or the pool has no projections to unfreeze.
     """
 
     name = "for"
 
-    def __init__(self, settings: SumSettings, pool: AttentionPool) -> None:
+    def __init__(self, settings: SumSettings, pool: Pool) -> None:
         super().__init__()
-        width = pool.v_proj.in_features
-        if width % settings.heads:
-            raise UsageError(f"{settings.heads} decoder heads don't divide the backbone's width of {width}")
+        if pool.width % settings.heads:
+            raise UsageError(f"{settings.heads} decoder heads don't divide the backbone's width of {pool.width}")
         self._settings = settings
-        self.queries = nn.Parameter(torch.empty(settings.queries, width))
+        self.queries = nn.Parameter(torch.empty(settings.queries, pool.width))
         self.layers = nn.ModuleList(
-            DecoderLayer(width, settings.heads, settings.feedforward, settings.dropout) for _ in range(settings.layers)
+            DecoderLayer(pool.width, settings.heads, settings.feedforward, settings.dropout)
+            for _ in range(settings.layers)
         )
-        self.norm = nn.LayerNorm(width) if settings.layers else nn.Identity()
+        self.norm = nn.LayerNorm(pool.width) if settings.layers else nn.Identity()
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
-        own = {"none": "qkvc", "vo": "qk", "qkvo": ""}[settings.freeze]
-        self.own = nn.ModuleDict(
-            {f"{letter}_proj": copy.deepcopy(getattr(pool, f"{letter}_proj")).requires_grad_(True) for letter in own}
-        )
+        self.own = own_projections(pool, {"none": "qkvc", "vo": "qk", "qkvo": ""}[settings.freeze])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -107,33 +100,24 @@ class SumHead(nn.Module):
     def n_embeddings(self, n_cells: int) -> int:
         return self._settings.queries
 
-    def forward(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def forward(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
         tokens = pool.tokens(X)
-        return F.normalize(self._pool(pool).attend(self._modulate(X, tokens), tokens).float(), dim=-1)
+        return F.normalize(with_own(pool, self.own).attend(self._modulate(X, tokens), tokens).float(), dim=-1)
 
-    def evidence(self, X: Tensor, pool: AttentionPool) -> Tensor:
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
 
         The mean token's share is left out, so a row sums to at most 1.
         """
         tokens = pool.tokens(X)
-        _, weights = self._pool(pool).attend(self._modulate(X, tokens), tokens, return_weights=True)
+        _, weights = with_own(pool, self.own).attend(self._modulate(X, tokens), tokens, return_weights=True)
         return weights[..., 1:]
 
     def _modulate(self, X: Tensor, tokens: Tensor) -> Tensor:
         """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
-        queries = self.queries.expand(len(X), -1, -1)
-        x = torch.zeros_like(queries) if self.layers else queries
+        x = queries = self.queries.expand(len(X), -1, -1)
         for layer in self.layers:
             x = layer(x, queries, X, tokens[:, 1:])
-        x = self.norm(x)
-        return x + tokens[:, :1] if self._settings.start == "mean" else x
-
-    def _pool(self, pool: AttentionPool) -> AttentionPool:
-        """The backbone's pool with the head's own projections in place of those that are not frozen."""
-        if not self.own:
-            return pool
-        mixed = copy.copy(pool)
-        mixed._modules = {**pool._modules, **self.own._modules}
-        return mixed
+        modulated: Tensor = self.norm(x)
+        return modulated

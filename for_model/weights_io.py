@@ -55,11 +55,11 @@ def pack_state_dict(state: Mapping[str, Tensor], used_rows: Iterable[int]) -> di
             f"token rows {int(rows[0])}..{int(rows[-1])} don't fit a vocabulary of {len(embedding)}; "
             "give the ids of the tokenizer that the model was trained with"
         )
-    packed = {PACKED_ROWS: rows.to(torch.int32), PACKED_VALUES: _to_half(TOKEN_EMBEDDING, embedding[rows])}
+    packed = {PACKED_ROWS: rows.to(torch.int32), PACKED_VALUES: to_half(TOKEN_EMBEDDING, embedding[rows])}
     for name, value in state.items():
         if name == TOKEN_EMBEDDING or name.endswith(_COUNTER):
             continue
-        packed[name] = _to_half(name, value) if value.is_floating_point() else value.detach().cpu().contiguous()
+        packed[name] = to_half(name, value) if value.is_floating_point() else value.detach().cpu().contiguous()
     return packed
 
 
@@ -195,7 +195,8 @@ def _to_float32(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
 
 
-def _to_half(name: str, value: Tensor) -> Tensor:
+def to_half(name: str, value: Tensor) -> Tensor:
+    """A tensor as float16 on the CPU. name: for the message. Raises WeightsError for values that float16 can't hold."""
     half = value.detach().cpu().to(torch.float16).contiguous()
     if not torch.isfinite(half).all():
         raise WeightsError(f"{name} holds values that are not finite in float16; expected at most 65504 in size")

@@ -26,7 +26,7 @@ from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_json
 
 VERSION = 1  # raise it when the same arguments give other scenes
-DEFAULT_COUNTS: dict[Split, int] = {"train": 0, "dev": 1000, "val": 2000}
+DEFAULT_COUNTS: dict[Split, int] = {"train": 48_000, "dev": 1000, "val": 2000}
 DEFAULT_SIZE = 160
 BENCHMARK_SHARE = 0.7  # of the objects are of the 65 base and novel categories, the others of the wider vocabulary
 HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split show one of those
@@ -234,13 +234,16 @@ def _draw_one(root: Path, split: Split, seed: int, size: int, index: int) -> lis
     return objects
 
 
-def default_root() -> Path:
-    """The cache folder of the default scenes: 1,000 of dev, 2,000 of val, written on first use."""
+def default_root(split: str) -> Path:
+    """The cache folder of the default scenes, with those of a split drawn on first use.
+
+    48,000 of train (a minute or two), 1,000 of dev, 2,000 of val. Another split's name draws nothing.
+    """
     root = cache_dir() / f"miniscenes-v{VERSION}"
     missing: dict[Split, int] = {
-        split: count
-        for split, count in DEFAULT_COUNTS.items()
-        if count and not (root / "annotations" / f"instances_{split}.json").exists()
+        known: count
+        for known, count in DEFAULT_COUNTS.items()
+        if known == split and not (root / "annotations" / f"instances_{known}.json").exists()
     }
     write_scenes(root, missing)
     return root

@@ -16,18 +16,18 @@ class _Entry:
 
     load: (root, split) -> Dataset.
     default_split: the split when none is asked for; None for a dataset without splits.
-    default_root: where the dataset lies when no root is given; None when a root must be given.
+    default_root: split -> where it lies when no root is given; None when a root must be given.
     """
 
     load: Callable[[Path, str], Dataset]
     default_split: str | None
-    default_root: Callable[[], Path] | None = None
+    default_root: Callable[[str], Path] | None = None
 
 
-def _miniscenes_root() -> Path:
+def _miniscenes_root(split: str) -> Path:
     from for_model.data.miniscenes import default_root  # draws with font files, which other datasets don't need
 
-    return default_root()
+    return default_root(split)
 
 
 _DATASETS = {
@@ -57,5 +57,5 @@ def load_dataset(name: str, root: Path | None = None, split: str | None = None) 
         raise UsageError(f"dataset {name!r} needs a folder: give it with --root")
     if split is not None and entry.default_split is None:
         raise UsageError(f"dataset {name!r} has no splits, got split {split!r}: leave --split out")
-    folder = root if root is not None else entry.default_root()  # type: ignore[misc]
-    return entry.load(folder, split or entry.default_split or "")
+    wanted = split or entry.default_split or ""
+    return entry.load(root if root is not None else entry.default_root(wanted), wanted)  # type: ignore[misc]
