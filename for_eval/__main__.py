@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from for_model.cli import run_command
-from for_model.errors import UsageError
+from for_model.errors import ForError, UsageError
 
 _EPILOG = """the way from a folder of photos to a search:
   python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
@@ -90,10 +90,26 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
     print(summary(results))
 
 
+def _tables(arguments: argparse.Namespace) -> None:
+    from for_eval.tables import parse_tables, run_tables
+
+    failed = 0
+    for verdict in run_tables(
+        parse_tables(arguments.only), arguments.out, arguments.seeds, arguments.device, arguments.accept
+    ):
+        print(f"{verdict.table:<10} seed {verdict.seed}  {verdict.line}", flush=True)
+        failed += verdict.ok is False
+    if failed:
+        raise ForError(
+            f"{failed} rows differ from the committed ones by more than the tolerance; with --accept the new ones stay"
+        )
+
+
 def _table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard import write_tables
+    from for_eval.tables import write_table_csvs
 
-    for path in write_tables(arguments.out):
+    for path in [*write_tables(arguments.out), *write_table_csvs(arguments.out)]:
         print(path)
 
 
@@ -172,6 +188,22 @@ def _parser() -> argparse.ArgumentParser:
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     leaderboard.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")
     leaderboard.set_defaults(run=_leaderboard)
+
+    tables = commands.add_parser(
+        "tables",
+        help="train and score the paper's tables on the built-in scenes",
+        description="Make the rows of the paper's tables on MiniScenes, each trained, scored and compared with the "
+        "committed result (OK or FAIL). Stopped at any moment and started again, it goes on.",
+        epilog="example: python -m for_eval tables --only main --seeds 1",
+    )
+    tables.add_argument(
+        "--only", default="", metavar="NAMES", help="some of main,vocabulary,freezing,labelled,queries,layers"
+    )
+    tables.add_argument("--seeds", type=int, help="trainings a row (default: 3 for main, 1 for the others)")
+    tables.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    tables.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    tables.add_argument("--accept", action="store_true", help="new results replace committed ones that differ")
+    tables.set_defaults(run=_tables)
 
     table = commands.add_parser("table", help="make every CSV again from the JSON results alone")
     table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")

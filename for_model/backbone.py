@@ -141,12 +141,10 @@ class AttentionPool(nn.Module):
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N or K', Ce / heads]
             for projection, x in ((self.q_proj, queries), (self.k_proj, tokens), (self.v_proj, tokens))
         )
-        if not return_weights:
-            z = F.scaled_dot_product_attention(q, k, v)
-            return self.c_proj(z.transpose(1, 2).flatten(2))
+        # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
         weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, N, K']
-        z = weights @ v
-        return self.c_proj(z.transpose(1, 2).flatten(2)), weights.mean(dim=1)
+        Y: Tensor = self.c_proj((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))  # [B, N, Co]
+        return (Y, weights.mean(dim=1)) if return_weights else Y
 
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised; no positions, no

@@ -42,6 +42,7 @@ from for_model.trained_heads import make_head, write_head
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # raise it when the same settings train another head
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, and so what a kill can lose
 _SUMS = ("loss", "sup", "pse", "images")  # of an epoch so far
 
@@ -200,7 +201,7 @@ class Training:
     def _set_rate(self) -> float:
         settings = self.config.optimizer
         rate = settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
-        if self.step // self.steps_per_epoch >= settings.drop_epoch:
+        if self.step / self.steps_per_epoch >= settings.drop_epoch:
             rate *= settings.drop_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -241,8 +242,9 @@ class Training:
             self.sums[key] += value
 
     def _loss(self, Y: Tensor, texts: Tensor, wanted: list[list[int]]) -> Tensor:
-        weight = self.config.loss.no_object_weight
-        return set_prediction_loss(Y, texts, wanted, self.backbone.logit_scale, self.no_object, weight)
+        settings = self.config.loss
+        scale = settings.scale * self.backbone.logit_scale
+        return set_prediction_loss(Y, texts, wanted, scale, self.no_object, settings.no_object_weight)
 
     def _share_gradients(self) -> None:
         if self.world.size == 1:
@@ -256,7 +258,7 @@ class Training:
     def _claim_folder(self) -> None:
         """Write what this run is, or check that the folder holds the same one."""
         settings = {**self.config.to_json(), "features": None}  # where feature maps come from changes no result
-        plan = {"config": settings, "weights_sha256": self.backbone.weights_sha256}
+        plan = {"version": VERSION, "config": settings, "weights_sha256": self.backbone.weights_sha256}
         path = self.out / "config.json"
         try:
             earlier = json.loads(path.read_bytes())
@@ -334,7 +336,8 @@ def finished(out: Path, config: TrainConfig) -> bool:
         plan = json.loads((out / "config.json").read_bytes())
     except (OSError, ValueError):
         return False
-    return bool(plan.get("config") == json.loads(json.dumps({**config.to_json(), "features": None})))
+    settings = json.loads(json.dumps({**config.to_json(), "features": None}))
+    return bool(plan.get("version") == VERSION and plan.get("config") == settings)
 
 
 def _seed(*numbers: int) -> int:

@@ -66,21 +66,27 @@ class LossConfig:
     """sup, pse: the weights of the two losses, gamma_sup and gamma_pse; 0 leaves one out (Table 1).
 
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
+    scale: of the cosines in the softmax, as a multiple of CLIP's own; 1 in the paper. A smaller one asks for cosines
+        that lie further apart.
     """
 
     sup: float = 1.0
     pse: float = 1.0
     no_object_weight: float = 0.1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         _at_least(0, "loss", self, "sup", "pse", "no_object_weight")
         if not self.sup and not self.pse:
             raise UsageError("loss.sup and loss.pse are both 0: there is nothing to learn from")
+        if not self.scale > 0:
+            raise UsageError(f"loss.scale is {self.scale}: expected more than 0")
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam with weight decay as in the paper, its rate multiplied by `drop_factor` after `drop_epoch` epochs.
+    """Adam with weight decay as in the paper, its rate multiplied by `drop_factor` after `drop_epoch` epochs (0.7: of
+    the way through the first).
 
     batch_size: of all processes together.  warmup_steps: the rate rises linearly over so many first steps.
     clip_norm: the gradient is scaled down to this length when it is longer; 0 for never.
@@ -88,7 +94,7 @@ class OptimizerConfig:
 
     epochs: int = 25
     learning_rate: float = 1e-5
-    drop_epoch: int = 15
+    drop_epoch: float = 15
     drop_factor: float = 0.1
     batch_size: int = 64
     weight_decay: float = 1e-4

@@ -1,5 +1,7 @@
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -132,3 +134,22 @@ def test_pseudo_negatives_fill_up_by_frequency() -> None:
     everything = with_pseudo_negatives(np.random.default_rng(0), [0], [1], frequencies, 50)
     assert everything.sum() == 7
     assert with_pseudo_negatives(np.random.default_rng(0), [0], [1, 3], frequencies, 1).sum() == 3
+
+
+_LARGE = """
+import resource, torch
+import torch.nn.functional as F
+from for_model.losses import set_prediction_loss
+Y = F.normalize(torch.randn(64, 50, 1024), dim=-1).requires_grad_(True)
+texts = F.normalize(torch.randn(21_841, 1024), dim=-1)
+targets = [torch.randperm(21_841)[:30].tolist() for _ in Y]
+set_prediction_loss(Y, texts, targets, 100.0, torch.randn(1024, requires_grad=True), 0.1).backward()
+assert Y.grad.abs().sum() > 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_imagenet21k_fits_in_4_gb() -> None:
+    done = subprocess.run([sys.executable, "-c", _LARGE], capture_output=True, text=True, check=True, timeout=300)
+    assert int(done.stdout) / 1e6 < 4.0  # GB of the whole process, libraries included
