@@ -1,7 +1,8 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
-# make leaderboards  score every method on the built-in scenes          make lock   pin again from requirements*.in
+# make leaderboards  train and score every table on the built-in scenes; ARGS="--only main --seeds 1" for some
+# make lock     pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	$$p -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
@@ -46,7 +47,8 @@ bench: install
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only --benchmark-columns=median,stddev,rounds $(ARGS)
 
 leaderboards: install
-	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4
+	$(BIN)/python -m for_eval tables $(ARGS)
+	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt

@@ -280,10 +280,10 @@ def _searcher(
     if images is not None:
         if index is not None or image_root is not None or weights is not None:
             raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
-        from for_eval.folder_index import folder_index
+        from for_eval.folder_index import PHOTO_METHOD, folder_index
         from for_model import photo_lite
 
-        method = build_method(DEFAULT_METHOD, photo_lite.NAME)
+        method = build_method(PHOTO_METHOD, photo_lite.NAME)
         return load_searcher(folder_index(images, method), method=method)
     if index is not None:
         return load_searcher(index, weights=weights, image_root=image_root)

@@ -16,7 +16,7 @@ from for_model.files import cache_dir
 from for_model.methods import Method
 
 DEFAULT_DATASET = "miniscenes"
-DEFAULT_METHOD = "cluster-clip"
+DEFAULT_METHOD = "for"
 DEFAULT_BACKBONE = "RN-mini"
 
 _log = logging.getLogger(__name__)

@@ -9,6 +9,8 @@ from for_model.data.folder import load_folder
 from for_model.files import cache_dir, sha256_json
 from for_model.methods import Method
 
+PHOTO_METHOD = "cluster-clip"  # nothing is trained on photographs
+
 _log = logging.getLogger(__name__)
 
 

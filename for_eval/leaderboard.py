@@ -23,6 +23,7 @@ from for_eval.embed import EmbedReport, embed
 from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
 from for_eval.rank import score_matrix
 from for_eval.store import Store, open_store
+from for_model.clip_method import TRAINED
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json, write_bytes, write_json
@@ -186,6 +187,8 @@ def write_result(out: Path, result: dict[str, Any]) -> Path:
     """Write a row's result under `out/results`; a later result of the same row takes its place."""
     method = result["method"]
     head = f"{method['method']}-{method['n_embeddings']}"
+    if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
+        head += f"-{method['settings']['head_sha256'][:8]}"
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     path = out / "results" / f"{_slug(result['dataset'], result['split'], weights, head)}.json"
     write_json(path, result)
@@ -208,10 +211,10 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 
 def _order(result: dict[str, Any]) -> tuple[Any, ...]:
     method = result["method"]
-    kinds = ("clip", "dense-clip", "cluster-clip")
+    kinds = ("clip", "dense-clip", "cluster-clip", *TRAINED)
     rank = kinds.index(method["method"]) if method["method"] in kinds else len(kinds)
     names = (result["dataset"], result["split"], method["backbone"], method["weights"], method["image_size"])
-    return (*names, rank, method["method"], method["n_embeddings"])
+    return (*names, rank, method["method"], method["n_embeddings"], method["settings"].get("head_sha256", ""))
 
 
 def _cell(result: dict[str, Any], column: Column) -> str:

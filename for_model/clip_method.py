@@ -98,7 +98,7 @@ METHODS: Mapping[str, Callable[[HeadOptions], Head]] = {
 }
 
 
-TRAINED = ("for", "for-sup", "for-pl", "ft-clip", "ft-dense-clip")
+TRAINED = ("ft-clip", "ft-dense-clip", "for-sup", "for-pl", "for")
 HEAD_SUFFIX = ".safetensors"
 DEFAULT_BACKBONE = "RN-mini"
 

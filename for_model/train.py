@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from for_model.backbone import load_any_backbone
+from for_model.backbone import ImageTextBackbone, load_any_backbone
 from for_model.clip_method import ClipMethod
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
@@ -86,13 +86,13 @@ def _labelled(count: int, share: float, fold: int) -> NDArray[np.bool_]:
 class Training:
     """One training, its state and its files. Made and run by `train`."""
 
-    def __init__(self, config: TrainConfig, out: Path, device: torch.device, world: World) -> None:
-        self.config, self.out, self.device, self.world = config, out, device, world
-        dataset = load_dataset(config.data.dataset, _path(config.data.root), config.data.split)
+    def __init__(self, config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
+        self.config, self.out, self.backbone, self.world = config, out, backbone, world
+        device = self.device = backbone.device
+        root = Path(config.data.root).expanduser() if config.data.root else None
+        dataset = load_dataset(config.data.dataset, root, config.data.split)
         if config.data.images:
             dataset = replace(dataset, images=dataset.images[: config.data.images])
-        self.backbone = load_any_backbone(config.backbone, config.weights or None, config.image_size or None, device)
-        self._claim_folder()
         if not world.first:
             world.wait()  # the first keeps the feature maps and the pseudo-labels, the others find them
         self.features = open_features(dataset, self.backbone, config.features.cache_gib)
@@ -255,25 +255,6 @@ class Training:
         for parameter, part in zip(self.parameters.values(), parts, strict=True):
             parameter.grad = part.view_as(parameter)
 
-    def _claim_folder(self) -> None:
-        """Write what this run is, or check that the folder holds the same one."""
-        settings = {**self.config.to_json(), "features": None}  # where feature maps come from changes no result
-        plan = {"version": VERSION, "config": settings, "weights_sha256": self.backbone.weights_sha256}
-        path = self.out / "config.json"
-        try:
-            earlier = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            earlier = None
-        except ValueError as error:
-            raise UsageError(f"{path} is damaged ({error}): choose another --out, or delete {self.out}") from error
-        if earlier is not None and earlier != json.loads(json.dumps(plan)):
-            raise UsageError(f"{self.out} holds a training with other settings: choose another --out, or delete it")
-        if earlier is None and self.out.exists() and any(self.out.iterdir()):
-            raise UsageError(f"{self.out} holds files that are not a training's: choose another --out")
-        self.world.wait()
-        if earlier is None and self.world.first:
-            write_json(path, plan)
-
     def _save_by_the_clock(self) -> None:
         if self.world.first and time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
             self._save()
@@ -317,35 +298,41 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
     that can't be read or has nothing to learn from, WeightsError when the backbone's weights can't be had, ForError
     when the loss or the gradient is no longer finite.
     """
-    if finished(out, config):
-        log.info("%s is there already: nothing to train", out / "head.safetensors")
-        return
     target = local_device(device)
     world = join_world(target)
     try:
-        yield from Training(config, out, target, world).run()
+        backbone = load_any_backbone(config.backbone, config.weights or None, config.image_size or None, target)
+        _claim_folder(config, out, backbone, world)
+        if (out / "head.safetensors").exists():
+            log.info("%s is there already: nothing to train", out / "head.safetensors")
+            return
+        yield from Training(config, out, backbone, world).run()
     finally:
         world.close()
 
 
-def finished(out: Path, config: TrainConfig) -> bool:
-    """Whether `out` holds the trained head of exactly these settings."""
-    if not (out / "head.safetensors").exists():
-        return False
+def _claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
+    """Write into the run folder what this training is, or check that the folder holds the same one."""
+    settings = {**config.to_json(), "features": None}  # where feature maps come from changes no result
+    plan = {"version": VERSION, "config": settings, "weights_sha256": backbone.weights_sha256}
+    path = out / "config.json"
     try:
-        plan = json.loads((out / "config.json").read_bytes())
-    except (OSError, ValueError):
-        return False
-    settings = json.loads(json.dumps({**config.to_json(), "features": None}))
-    return bool(plan.get("version") == VERSION and plan.get("config") == settings)
+        earlier = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        earlier = None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): choose another --out, or delete {out}") from error
+    if earlier is not None and earlier != json.loads(json.dumps(plan)):
+        raise UsageError(f"{out} holds a training with other settings: choose another --out, or delete it")
+    if earlier is None and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} holds files that are not a training's: choose another --out")
+    world.wait()  # until all have looked
+    if earlier is None and world.first:
+        write_json(path, plan)
 
 
 def _seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
-
-
-def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
 
 
 def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:

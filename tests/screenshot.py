@@ -11,8 +11,8 @@ from urllib.parse import quote
 from browser import open_page
 
 from app import DEFAULT_K, build_app, serve
-from for_eval.default_index import DEFAULT_METHOD, default_index
-from for_eval.folder_index import folder_index
+from for_eval.default_index import default_index
+from for_eval.folder_index import PHOTO_METHOD, folder_index
 from for_eval.search import Searcher, load_searcher
 from for_model import photo_lite
 from for_model.clip_method import build_method
@@ -24,7 +24,7 @@ LOADED = """document.querySelectorAll("#gallery img").length == {k}
 def _searcher(images: Path | None) -> Searcher:
     if images is None:
         return load_searcher(default_index())
-    method = build_method(DEFAULT_METHOD, photo_lite.NAME)
+    method = build_method(PHOTO_METHOD, photo_lite.NAME)
     return load_searcher(folder_index(images, method), method=method)
 
 

@@ -51,7 +51,7 @@ def test_the_method_is_the_default_one(method: ClipMethod, monkeypatch: pytest.M
     asked = []
     monkeypatch.setattr(module, "build_method", lambda *names: asked.append(names) or method)
     assert open_index(default_index()).info == method.info
-    assert asked == [("cluster-clip", "RN-mini")]
+    assert asked == [("for", "RN-mini")]
 
 
 def _stopped(*_: object) -> None:

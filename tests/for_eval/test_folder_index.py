@@ -10,7 +10,7 @@ from tiny_index import random_method
 
 import app
 from for_eval import default_index as making
-from for_eval.folder_index import folder_index
+from for_eval.folder_index import PHOTO_METHOD, folder_index
 from for_eval.index import open_index
 from for_eval.search import load_searcher
 from for_model import photo_lite
@@ -106,7 +106,7 @@ def test_real_photographs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
     coco = load_coco(SHARED, "val2017")
-    method = build_method(making.DEFAULT_METHOD, photo_lite.NAME, device="cpu")
+    method = build_method(PHOTO_METHOD, photo_lite.NAME, device="cpu")
     searcher = load_searcher(folder_index(SHARED / "val2017", method, progress=False), method=method)
     ids = {image.path: image.id for image in coco.images}
     names = [category.name for category in coco.categories]

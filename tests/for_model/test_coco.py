@@ -154,7 +154,7 @@ def test_registry_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     write(tmp_path, content(), "dev")
     (tmp_path / "val" / "a.jpg").write_bytes(b"x")
     module = ModuleType("for_model.data.miniscenes")
-    module.default_root = lambda: tmp_path  # type: ignore[attr-defined]
+    module.default_root = lambda split: tmp_path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "for_model.data.miniscenes", module)
     got = [load_dataset("coco", tmp_path), load_dataset("miniscenes"), load_dataset("miniscenes", split="dev")]
     assert [(d.name, d.split) for d in got] == [("coco", "val2017"), ("miniscenes", "val"), ("miniscenes", "dev")]

@@ -1,11 +1,27 @@
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from for_model.clip_method import ClipMethod, build_method
+from for_model.data.coco import load_coco
+from for_model.data.concepts import CONCEPTS
+from for_model.data.miniscenes import write_scenes
 from for_model.errors import UsageError
-from for_model.pseudo_labels import PseudoLabel, imagenet21k_names, pseudo_labels, without
+from for_model.features import Features, open_features
+from for_model.heads import ClusterHead
+from for_model.pseudo_labels import (
+    PseudoLabel,
+    imagenet21k_names,
+    pseudo_labels,
+    stored_labels,
+    vocabulary,
+    without,
+)
+from for_model.text import embed_categories
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -54,3 +70,70 @@ def test_imagenet21k_and_its_vocabulary_without_the_novel_names() -> None:
     fewer = without(names, ["Umbrella ", "not a class"])
     assert "umbrella" not in fewer
     assert len(fewer) == len(names) - names.count("umbrella")
+
+
+def test_vocabularies(tmp_path: Path) -> None:
+    names = vocabulary("imagenet21k")
+    assert len(names) == len(set(names)) == len(set(imagenet21k_names()))
+    assert vocabulary("miniscenes") == [concept.name for concept in CONCEPTS]
+    (tmp_path / "mine.txt").write_text("crane\n\n  red umbrella \ncrane\n")
+    assert vocabulary(str(tmp_path / "mine.txt")) == ["crane", "red umbrella"]
+    (tmp_path / "empty.txt").write_text("\n")
+    for wrong in ("missing.txt", "empty.txt"):
+        with pytest.raises(UsageError, match="vocabulary"):
+            vocabulary(str(tmp_path / wrong))
+
+
+@pytest.fixture(scope="module")
+def method() -> ClipMethod:
+    backbone = build_method("clip", "RN-mini", image_size=96, device="cpu").backbone
+    return ClipMethod(backbone, ClusterHead(3))
+
+
+@pytest.fixture(scope="module")
+def features(method: ClipMethod, tmp_path_factory: pytest.TempPathFactory) -> Features:
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, {"dev": 6}, size=96)
+    (root / "dev" / "000000000002.jpg").write_bytes(b"")
+    return open_features(load_coco(root, "dev"), method.backbone, 1.0, root / "features")
+
+
+NAMES = ["dog", "cat", "clock", "car", "umbrella"]
+
+
+def test_stored_labels_are_those_of_eq_4(method: ClipMethod, features: Features, tmp_path: Path) -> None:
+    stored = stored_labels(features, method, NAMES, 0.25, tmp_path)
+    texts = embed_categories(method, NAMES)
+    for row in range(6):
+        start, end = stored.starts[row : row + 2]
+        kept = list(
+            zip(stored.name[start:end], stored.probability[start:end], stored.embedding[start:end], strict=True)
+        )
+        if row == 1:
+            assert not kept  # it can't be decoded
+            continue
+        ((_, X),) = features.batches([np.array([row])])
+        (expected,) = pseudo_labels(method.encode_features(X), texts, method.backbone.logit_scale, 0.25)
+        assert [(int(n), int(e)) for n, _, e in kept] == [(label.name, label.embedding) for label in expected]
+        assert [float(p) for _, p, _ in kept] == pytest.approx([label.probability for label in expected], abs=1e-4)
+        assert stored.of(row).tolist() == [label.name for label in expected]
+        assert stored.of(row, 1).tolist() == [label.name for label in expected][:1]
+    assert len(stored.name) > 3
+
+
+def test_stored_labels_are_made_once_and_again_when_anything_differs(
+    method: ClipMethod, features: Features, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stored_labels(features, method, NAMES, 0.25, tmp_path)
+    (path,) = tmp_path.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "batches", lambda order: pytest.fail("computed again"))
+        again = stored_labels(features, method, NAMES, 0.25, tmp_path)
+    for key in ("starts", "name", "probability", "embedding"):
+        assert np.array_equal(getattr(first, key), getattr(again, key))
+    stored_labels(features, method, NAMES, 0.3, tmp_path)
+    stored_labels(features, method, NAMES[::-1], 0.25, tmp_path)
+    stored_labels(features, ClipMethod(method.backbone, ClusterHead(4)), NAMES, 0.25, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    path.write_bytes(path.read_bytes()[:-20])
+    assert np.array_equal(stored_labels(features, method, NAMES, 0.25, tmp_path).name, first.name)
