@@ -60,33 +60,49 @@ def set_prediction_loss(
     Raises UsageError when shapes or targets don't fit together, ForError when an embedding is not finite.
     """
     _check(Y, texts, targets, no_object, no_object_weight, known)
-    loss = 0.0 * Y.float().sum()  # so that a batch with nothing to learn can be differentiated too
+    Y, texts = Y.float(), texts.float()
+    loss = 0.0 * Y.sum()  # so that a batch with nothing to learn can be differentiated too
     if not len(Y):
         return loss
-    logits = scale * Y.float() @ texts.float().T  # [B, N, C]
+    phi = None if no_object is None else F.normalize(no_object.float(), dim=-1)
+    weighted = phi is not None and no_object_weight > 0  # else only what is matched needs a gradient
+    with torch.set_grad_enabled(weighted and torch.is_grad_enabled()):
+        total = _log_total(Y, texts, scale, phi, None if known is None else known[:, None])  # [B, N]
+    pairs = match(_probabilities(Y.detach(), texts, targets, scale, total.detach()))
+    image = torch.arange(len(Y)).repeat_interleave(torch.tensor([len(embeddings) for embeddings, _ in pairs]))
+    embedding = torch.from_numpy(np.concatenate([embeddings for embeddings, _ in pairs]))
+    wanted = [categories[target] for categories, (_, found) in zip(targets, pairs, strict=True) for target in found]
+    image, embedding = image.to(Y.device), embedding.to(Y.device)
+    matched = Y[image, embedding]  # [P, Co], P pairs in all
+    logits = scale * (matched * texts[torch.tensor(wanted, dtype=torch.long, device=Y.device)]).sum(-1)
+    if phi is None or not weighted:
+        total = _log_total(matched, texts, scale, phi, None if known is None else known[image])
+        return loss - (logits - total).sum() / len(Y)
+    free = torch.ones(Y.shape[:2], dtype=torch.bool, device=Y.device)
+    free[image, embedding] = False
+    nothing = (scale * Y @ phi - total)[free].sum()
+    return loss - ((logits - total[image, embedding]).sum() + no_object_weight * nothing) / len(Y)
+
+
+def _log_total(Y: Tensor, texts: Tensor, scale: float | Tensor, phi: Tensor | None, known: Tensor | None) -> Tensor:
+    """The logarithm of the softmax's denominator. Y: [..., Co].  phi: [Co] or None.  known: [..., C] or None."""
+    logits = (scale * Y) @ texts.T
     if known is not None:
-        logits = logits.masked_fill(~known[:, None], -torch.inf)
-    total = logits.logsumexp(-1)  # [B, N]
-    nothing = None
-    if no_object is not None:
-        nothing = scale * Y.float() @ F.normalize(no_object.float(), dim=-1)  # [B, N]
-        total = torch.logaddexp(total, nothing)
+        logits = logits.masked_fill(~known, -torch.inf)
+    total = logits.logsumexp(-1)
+    return total if phi is None else torch.logaddexp(total, scale * Y @ phi)
+
+
+def _probabilities(
+    Y: Tensor, texts: Tensor, targets: Sequence[Sequence[int]], scale: float | Tensor, total: Tensor
+) -> list[NDArray[np.float64]]:
+    """Of each image [N, T], how likely embedding i shows target j; in one transfer from the device."""
     padded = torch.zeros(len(Y), max(map(len, targets)), dtype=torch.long)
     for b, categories in enumerate(targets):
         padded[b, : len(categories)] = torch.tensor(list(categories), dtype=torch.long)
-    columns = padded.to(Y.device)[:, None].expand(-1, Y.shape[1], -1)
-    log_p = logits.gather(-1, columns) - total[..., None]  # of each target, [B, N, T of the longest]
-    probabilities = log_p.detach().exp().double().cpu().numpy()
-    pairs = match([p[:, : len(t)] for p, t in zip(probabilities, targets, strict=True)])
-    image = torch.arange(len(Y)).repeat_interleave(torch.tensor([len(embeddings) for embeddings, _ in pairs]))
-    embedding, target = (torch.from_numpy(np.concatenate(side)) for side in zip(*pairs, strict=True))
-    image, embedding, target = (index.to(Y.device) for index in (image, embedding, target))
-    loss = loss - log_p[image, embedding, target].sum()
-    free = torch.ones(Y.shape[:2], dtype=torch.bool, device=Y.device)
-    free[image, embedding] = False
-    if nothing is not None and no_object_weight:
-        loss = loss - no_object_weight * (nothing - total)[free].sum()
-    return loss / len(Y)
+    logits = (scale * Y) @ texts[padded.to(Y.device)].transpose(1, 2)  # [B, N, T of the longest]
+    found = (logits - total[..., None]).exp().double().cpu().numpy()
+    return [p[:, : len(categories)] for p, categories in zip(found, targets, strict=True)]
 
 
 def _check(

@@ -36,8 +36,9 @@ def unit(*shape: int) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(0)), dim=-1)
 
 
+@pytest.mark.parametrize("w", [0.0, 0.1])
 @pytest.mark.parametrize("n_categories", [65, 21_841])
-def bench_loss(benchmark: Any, n_categories: int) -> None:
+def bench_loss(benchmark: Any, n_categories: int, w: float) -> None:
     """Matching and loss, forward and backward: to be set against the whole step below."""
     Y, texts, targets = (
         unit(BATCH, QUERIES, DIM).requires_grad_(True),
@@ -49,7 +50,7 @@ def bench_loss(benchmark: Any, n_categories: int) -> None:
 
     def step() -> None:
         Y.grad = None
-        set_prediction_loss(Y, texts, targets, 25.0, no_object, 0.1).backward()
+        set_prediction_loss(Y, texts, targets, 25.0, no_object if w else None, w).backward()
 
     benchmark.pedantic(step, rounds=5, warmup_rounds=1)
 
