@@ -257,6 +257,4 @@ def _csv_row(out: Path, row: Row) -> dict[str, str]:
         scores = [100 * result["scores"][group]["map"] for result in results]
         values[f"{group} mAP@50"] = f"{statistics.mean(scores):.2f}" if scores else ""
         values[f"{group} std"] = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-    seconds = [result["training"].get("seconds") for result in results if result["training"]]
-    values["training seconds"] = f"{statistics.mean(seconds):.0f}" if seconds else ""
     return values

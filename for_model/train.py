@@ -58,7 +58,10 @@ class Targets:
         count, device = len(dataset.images), method.backbone.device
         base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
         if config.loss.sup and (not base or not dataset.labels):
-            raise DataError(f"{dataset.name} {dataset.split} has no labelled base categories: set loss.sup=0")
+            raise DataError(
+                f"{dataset.name} {dataset.split} has no labelled base categories: give those of your own "
+                '`"group": "base"` in the annotations\' "categories", or train on pseudo-labels alone with loss.sup=0'
+            )
         self.labelled = _labelled(count, config.data.labelled, config.data.fold)
         number = {position: n for n, position in enumerate(base)}
         self.base = [
