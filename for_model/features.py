@@ -46,7 +46,9 @@ class Skipped:
 class Features:
     """The feature maps of a dataset's images, by their position in `dataset.images`.
 
-    usable: [M] bool, False for images known not to be decodable.  skipped: those, with reasons.
+    usable: [M] bool, False for images known from the start not to be decodable. It never changes, so that every process
+        and every resumed run orders the images alike.
+    skipped: those and, on the fly, what was found since, with reasons.
     why: one sentence, for people: where the feature maps come from, and why.
     identity: hash of the images and of the weights and size that their feature maps come from.
     """
@@ -74,7 +76,7 @@ class OnTheFly(Features):
         self.why = why
 
     def batches(self, order: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
-        wanted = [rows[self.usable[rows]] for rows in order]
+        wanted = list(order)
         records = [self._dataset.images[row] for rows in wanted for row in rows]
         size = self._backbone.image_size
         ahead = 2 * max(_BATCH, self._workers)
@@ -97,8 +99,7 @@ class OnTheFly(Features):
                 yield np.array(kept, np.int64), torch.cat([empty, *parts])
 
     def _skip(self, row: int, reason: str) -> None:
-        if self.usable[row]:
-            self.usable[row] = False
+        if all(image.row != row for image in self.skipped):
             self.skipped.append(Skipped(row, self._dataset.images[row].path, reason))
 
 
