@@ -105,7 +105,7 @@ def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
     captured = capsys.readouterr()
     assert captured.out.count("OK ") == 2
     assert "FAIL  CLIP" in captured.out
-    assert "0.5 from the committed" in captured.out
+    assert "novel 0.5 of 0.5" in captured.out
     assert "1 rows differ" in captured.err
     assert json.loads(path.read_bytes()) == wrong
     assert main([*arguments, "--accept"]) == 2
