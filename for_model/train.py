@@ -5,6 +5,7 @@ and `head.safetensors` once it is done. Killed at any moment and started again, 
 ends with the same weights as an uninterrupted run on the same machine.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -32,7 +33,7 @@ from for_model.data.registry import load_dataset
 from for_model.distributed import World, join_world, local_device
 from for_model.errors import DataError, ForError, UsageError
 from for_model.features import Features, Rows, open_features
-from for_model.files import atomic_path, cache_dir, write_bytes, write_json
+from for_model.files import atomic_path, cache_dir, locked, write_bytes, write_json
 from for_model.heads import ClusterHead
 from for_model.losses import set_prediction_loss
 from for_model.pseudo_labels import StoredLabels, stored_labels, vocabulary, without
@@ -309,9 +310,24 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
         if (out / "head.safetensors").exists():
             log.info("%s is there already: nothing to train", out / "head.safetensors")
             return
-        yield from Training(config, out, backbone, world).run()
+        with _alone(out, world):
+            yield from Training(config, out, backbone, world).run()
     finally:
         world.close()
+
+
+@contextlib.contextmanager
+def _alone(out: Path, world: World) -> Iterator[None]:
+    """Hold the run folder's lock, in the first process. Raises UsageError when another training has it."""
+    with contextlib.ExitStack() as stack:
+        if world.first:
+            try:
+                stack.enter_context(locked(out / "lock"))
+            except BlockingIOError:
+                raise UsageError(
+                    f"another training is writing to {out}: wait for it, or choose another --out"
+                ) from None
+        yield
 
 
 def _claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:

@@ -22,6 +22,7 @@ from for_model.data.images import load_image
 from for_model.data.miniscenes import write_scenes
 from for_model.distributed import World
 from for_model.errors import DataError, ForError, UsageError
+from for_model.files import locked, write_json
 from for_model.text import cached_category_embeddings
 from for_model.train import Training, train
 from for_model.train_config import TrainConfig, config_from
@@ -109,6 +110,10 @@ def test_another_seed_or_setting_trains_another_head(scenes: Path, tmp_path: Pat
     assert not torch.equal(queries[0], queries[2])
     with pytest.raises(UsageError, match="other settings"):
         list(train(config(scenes, seed=2), tmp_path / "0"))
+    with locked(tmp_path / "3" / "lock"):
+        write_json(tmp_path / "3" / "config.json", json.loads((tmp_path / "0" / "config.json").read_text()))
+        with pytest.raises(UsageError, match="another training is writing"):
+            list(train(config(scenes), tmp_path / "3"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
     with pytest.raises(UsageError, match="not a training's"):
