@@ -229,30 +229,44 @@ def _compare(row: Row, result: dict[str, Any], committed: dict[str, Any] | None)
 
 
 def write_table_csvs(out: Path) -> list[Path]:
-    """Write `OUT/DATASET-TABLE.csv` of every table that has a result; a row without one is left empty."""
+    """Write `OUT/DATASET-TABLE.csv` of every table that has a result; a row without one is left empty.
+
+    A row is the mean over the seeds that all trained rows of its table have (those without any left aside), as seeds
+    differ more than many settings do.
+    """
     paths = []
     for name, table in TABLES.items():
-        rows = [_csv_row(out, row) for row in table.rows]
-        if not any(row["seeds"] for row in rows):
+        found = [_results(out, row) for row in table.rows]
+        if not any(found):
             continue
+        shared = min(
+            (len(results) for row, results in zip(table.rows, found, strict=True) if results and row.method is None),
+            default=1,
+        )
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*table.columns, *rows[0]])
-        writer.writerows([*row.label, *values.values()] for row, values in zip(table.rows, rows, strict=True))
+        writer.writerow([*table.columns, *_means([])])
+        for row, results in zip(table.rows, found, strict=True):
+            writer.writerow([*row.label, *_means(results[:shared]).values()])
         paths.append(out / f"{DATASET}-{name}.csv")
         write_bytes(paths[-1], text.getvalue().encode())
     return paths
 
 
-def _csv_row(out: Path, row: Row) -> dict[str, str]:
-    """Means and standard deviations over the seeds that there are; what wasn't measured is empty."""
+def _results(out: Path, row: Row) -> list[dict[str, Any]]:
+    """A row's results from seed 0 up to the first that is missing."""
     results = []
-    for seed in range(100):
+    for seed in range(1 if row.method is not None else 1000):
         result = read_result(_result_path(out, row, seed))
-        if result is None or (row.method is not None and seed):
+        if result is None:
             break
         results.append(result)
-    values = {"seeds": str(len(results) if row.method is None else 1) if results else ""}
+    return results
+
+
+def _means(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Means and standard deviations; what wasn't measured is empty."""
+    values = {"seeds": str(len(results)) if results else ""}
     for group in GROUPS:
         scores = [100 * result["scores"][group]["map"] for result in results]
         values[f"{group} mAP@50"] = f"{statistics.mean(scores):.2f}" if scores else ""

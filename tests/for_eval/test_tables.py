@@ -127,6 +127,16 @@ def test_csvs_come_from_the_results_alone(small: Path) -> None:
         write_table_csvs(small)
 
 
+def test_a_table_averages_over_the_seeds_that_its_rows_share(small: Path) -> None:
+    list(run_tables(["main"], small))  # two seeds of the row that both tables have
+    list(run_tables(["queries"], small))
+    three, four = rows(small, "queries")
+    assert (three["seeds"], four["seeds"]) == ("1", "1")
+    first = json.loads((small / "results" / "tables" / f"{SMALL['queries'].rows[1].key(0)}.json").read_text())
+    assert float(four["base mAP@50"]) == pytest.approx(100 * first["scores"]["base"]["map"], abs=0.006)
+    assert rows(small, "main")[1]["seeds"] == "2"
+
+
 def test_a_changed_recipe_is_another_result(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = SMALL["main"].rows[1]
     first = measure(row, 0)
