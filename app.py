@@ -271,7 +271,7 @@ def _searcher(
     index: Path | None, image_root: Path | None, weights: str | None, images: Path | None = None
 ) -> "Searcher":
     """The searcher of an index, of a folder of images, or of the default index; the last two are made on first use."""
-    from for_eval.default_index import DEFAULT_BACKBONE, DEFAULT_METHOD, default_index
+    from for_eval.default_index import DEFAULT_METHOD, default_index
     from for_eval.search import load_searcher
     from for_model.clip_method import build_method
 
@@ -289,7 +289,7 @@ def _searcher(
         return load_searcher(index, weights=weights, image_root=image_root)
     if image_root is not None:
         raise UsageError("--image-root belongs to an index of your own: give that with --index")
-    method = build_method(DEFAULT_METHOD, DEFAULT_BACKBONE, weights)
+    method = build_method(DEFAULT_METHOD, weights=weights)
     return load_searcher(default_index(method=method), method=method)
 
 

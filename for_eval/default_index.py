@@ -8,7 +8,7 @@ from for_eval.embed import embed
 from for_eval.index import build_index, open_index
 from for_eval.leaderboard import store_path
 from for_eval.store import MANIFEST, open_store
-from for_model.clip_method import build_method
+from for_model.clip_method import DEFAULT_BACKBONE, build_method
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import StoreError
@@ -17,7 +17,6 @@ from for_model.methods import Method
 
 DEFAULT_DATASET = "miniscenes"
 DEFAULT_METHOD = "for"
-DEFAULT_BACKBONE = "RN-mini"
 
 _log = logging.getLogger(__name__)
 

@@ -67,9 +67,10 @@ class Features:
 class OnTheFly(Features):
     """Decodes the images and runs the trunk each time, the next images being decoded meanwhile."""
 
-    def __init__(self, dataset: Dataset, backbone: ImageTextBackbone, why: str, workers: int | None = None) -> None:
-        self._dataset, self._backbone = dataset, backbone
-        self.identity = _identity(dataset, backbone)
+    def __init__(
+        self, dataset: Dataset, backbone: ImageTextBackbone, why: str, identity: str, workers: int | None = None
+    ) -> None:
+        self._dataset, self._backbone, self.identity = dataset, backbone, identity
         self._workers = workers or default_workers()
         self.usable = np.ones(len(dataset.images), bool)
         self.skipped: list[Skipped] = []
@@ -137,24 +138,27 @@ def open_features(
     """
     if not budget_gib >= 0:
         raise UsageError(f"features.cache_gib is {budget_gib}: expected 0 or more")
-    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{_identity(dataset, backbone)[:12]}"
+    identity = _identity(dataset, backbone)
+    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}"
     target = (cache_dir() / "features" if folder is None else folder) / name
     size = len(dataset.images) * backbone.n_cells * backbone.width * 2
     what = f"feature maps of {len(dataset.images):,} images: {size / GIB:.1f} GiB"
     if size > budget_gib * GIB:
         why = f"{what}, more than the {budget_gib:g} GiB of features.cache_gib: the trunk runs anew in every epoch"
         log.info(why)
-        return OnTheFly(dataset, backbone, why, workers)
+        return OnTheFly(dataset, backbone, why, identity, workers)
     free = _free_bytes(target)
     if not (target / "features.npy").exists() and size > 0.95 * free:
         why = f"{what}, but only {free / GIB:.1f} GiB are free at {target.parent}: the trunk runs anew in every epoch"
         log.info(why)
-        return OnTheFly(dataset, backbone, why, workers)
+        return OnTheFly(dataset, backbone, why, identity, workers)
     why = f"{what}, within the {budget_gib:g} GiB of features.cache_gib: the trunk runs once, kept in {target}"
     log.info(why)
     try:
         with locked(target / "lock"):
-            skipped = _keep(OnTheFly(dataset, backbone, why, workers), target, (backbone.n_cells, backbone.width))
+            skipped = _keep(
+                OnTheFly(dataset, backbone, why, identity, workers), target, (backbone.n_cells, backbone.width)
+            )
     except BlockingIOError:
         raise StoreError(f"{target} is being filled by another process: wait for it to finish") from None
     except OSError as error:
@@ -168,7 +172,7 @@ def open_features(
             f"(the first: {skipped[0].path}: {skipped[0].reason}): check the folder"
         )
     array = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
-    return Kept(array, skipped, backbone.device, why, _identity(dataset, backbone))
+    return Kept(array, skipped, backbone.device, why, identity)
 
 
 def _identity(dataset: Dataset, backbone: ImageTextBackbone) -> str:

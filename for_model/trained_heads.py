@@ -19,7 +19,7 @@ from for_model.files import sha256_file
 from for_model.heads import ClipHead, DenseHead
 from for_model.projections import own_projections, with_own
 from for_model.sum_head import SumHead, SumSettings
-from for_model.weights_io import fit_state_dict, to_half, write_weights
+from for_model.weights_io import fit_state_dict, read_weights, to_half, write_weights
 
 FORMAT = "for-head/1"
 Kind = Literal["for", "ft-clip", "ft-dense-clip"]
@@ -143,11 +143,7 @@ def load_head(file: HeadFile, backbone: ImageTextBackbone) -> SumHead | FineTune
         )
     with torch.random.fork_rng(devices=[]):  # the start is thrown away, and shall not shift anybody's random numbers
         head = make_head(file.config, backbone.pool)
-    try:
-        with safe_open(file.path, "pt") as opened:
-            state = {name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file.path} is damaged ({error}): train the head again") from error
+    state, _ = read_weights(file.path, vocab_size=0)
     head.load_state_dict(fit_state_dict(state, head.state_dict(), str(file.path)))
     return head.to(backbone.device).requires_grad_(False).eval()
 

@@ -13,11 +13,6 @@ from for_model.checkpoints import build_model, model_config
 from for_model.errors import ImageError, UsageError
 
 
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return load_backbone("RN-mini", "random")
-
-
 def pixels_of(backbone: Backbone, n: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, backbone.image_size, backbone.image_size, generator=generator)

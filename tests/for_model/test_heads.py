@@ -4,16 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from for_model.backbone import Backbone, load_backbone
+from for_model.backbone import Backbone
 from for_model.errors import UsageError
 from for_model.heads import ClipHead, ClusterHead, DenseHead, Head
 
 HEADS: list[Head] = [ClipHead(), DenseHead(), ClusterHead(6), ClusterHead(6, engine="reference")]
-
-
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return load_backbone("RN-mini", "random")
 
 
 @pytest.fixture(scope="module")

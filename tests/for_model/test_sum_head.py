@@ -5,20 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from for_model.backbone import Backbone, load_backbone
+from for_model.backbone import Backbone
 from for_model.errors import UsageError
 from for_model.heads import Head
 from for_model.sum_head import DecoderLayer, SumHead, SumSettings
-
-
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return load_backbone("RN-mini", "random")
-
-
-@pytest.fixture(scope="module")
-def X(mini: Backbone) -> Tensor:
-    return torch.randn(3, mini.n_cells, mini.width, generator=torch.Generator().manual_seed(0)).relu() * 3
 
 
 def head(mini: Backbone, seed: int = 0, **settings) -> SumHead:

@@ -18,16 +18,6 @@ from for_model.trained_heads import HeadConfig, load_head, make_head, open_head,
 KINDS = ["for", "ft-clip", "ft-dense-clip"]
 
 
-@pytest.fixture(scope="module")
-def mini() -> Backbone:
-    return load_backbone("RN-mini", "random")
-
-
-@pytest.fixture(scope="module")
-def X(mini: Backbone) -> Tensor:
-    return torch.randn(3, mini.n_cells, mini.width, generator=torch.Generator().manual_seed(0)).relu() * 3
-
-
 def config(kind: str) -> HeadConfig:
     return HeadConfig(kind=kind, queries=5, feedforward=32, freeze="vo")  # type: ignore[arg-type]
 
