@@ -74,6 +74,8 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
     for name in methods:
         parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    if not arguments.allow_missing:
+        dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
     results = []
     for name in methods:
         method = build_method(
@@ -84,8 +86,9 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cluster_engine=arguments.cluster_engine,
         )
-        results.append(run_method(dataset, method, str(method.backbone.device), arguments.stores))
-        write_result(arguments.out, results[-1])
+        results += run_method(dataset, method, str(method.backbone.device), arguments.stores)
+        for result in results:
+            write_result(arguments.out, result)
     write_tables(arguments.out)
     print(summary(results))
 
@@ -115,7 +118,9 @@ def _table(arguments: argparse.Namespace) -> None:
 
 def _method_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose data and model, the same for every command that embeds."""
-    parser.add_argument("--dataset", required=True, help="coco, folder or miniscenes (built in, needs no --root)")
+    parser.add_argument(
+        "--dataset", required=True, help="coco, lvis, folder, or miniscenes (built in, needs no --root)"
+    )
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
     parser.add_argument(
@@ -186,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
         "--methods", required=True, help="with commas: clip,dense-clip,cluster-clip:4,for,runs/mine/head.safetensors"
     )
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    leaderboard.add_argument(
+        "--allow-missing", action="store_true", help="score without the images whose files are missing"
+    )
     leaderboard.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")
     leaderboard.set_defaults(run=_leaderboard)
 

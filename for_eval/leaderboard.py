@@ -10,14 +10,15 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from for_eval.embed import EmbedReport, embed
 from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
@@ -36,6 +37,9 @@ RECALL_KS = (1, 5, 10, 50)
 RESAMPLES = 1000
 SEED = 0
 GROUPS = ("base", "novel", "all")
+# `all` ranks every image for every category; `federated`, where a dataset (LVIS) says so, only the images of which it
+# is known whether they hold the category.
+Protocol = Literal["all", "federated"]
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
 
 
@@ -90,10 +94,10 @@ def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> 
     return (stores or cache_dir() / "stores") / name
 
 
-def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[str, Any]:
-    """Score a store against its dataset's labels.
+def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[Protocol, dict[str, Any]]:
+    """Score a store against its dataset's labels, in each of the dataset's protocols.
 
-    Returns {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
+    Returns protocol -> {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
     "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of the
     group is present. The interval is the 95% bootstrap over images, centred (`metrics.Interval.shifted`).
     Raises DataError for a dataset without labels.
@@ -104,11 +108,24 @@ def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[str, Any]:
     texts = cached_category_embeddings(method, [dataset.categories[i].name for i in scored])
     scores = score_matrix(store, texts)
     relevance = dataset.relevance(store.ids)[scored]
+    known = dataset.known(store.ids)
     groups = np.array([dataset.categories[i].group for i in scored])
     masks = {group: np.ones(len(scored), bool) if group == "all" else groups == group for group in GROUPS}
-    retrieval = retrieval_scores(scores, relevance, K)
-    recalls = recall_at_k(scores, relevance, RECALL_KS)
-    intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED)
+    tables: dict[Protocol, dict[str, Any]] = {"all": _score_table(scores, relevance, masks)}
+    if known is not None:
+        tables["federated"] = _score_table(scores, relevance, masks, known[scored])
+    return tables
+
+
+def _score_table(
+    scores: NDArray[np.float32],
+    relevance: NDArray[np.bool_],
+    masks: Mapping[str, NDArray[np.bool_]],
+    known: NDArray[np.bool_] | None = None,
+) -> dict[str, Any]:
+    retrieval = retrieval_scores(scores, relevance, K, known)
+    recalls = recall_at_k(scores, relevance, RECALL_KS, known)
+    intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED, known=known)
     table: dict[str, Any] = {}
     for group, mask in masks.items():
         mean, interval = retrieval.mean(mask), intervals[group]
@@ -131,17 +148,15 @@ def _mean(values: Any) -> float | None:
     return float(present.mean()) if len(present) else None
 
 
-def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> dict[str, Any]:
-    """Embed (or go on, or find it done), score, and return the result as JSON values."""
+def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> list[dict[str, Any]]:
+    """Embed (or go on, or find it done), score, and return the results as JSON values, one a protocol."""
     report = embed(dataset, method, store_path(dataset, method, stores))
     store = open_store(report.store)
-    return {
+    common = {
         "format": FORMAT,
         "dataset": dataset.name,
         "split": dataset.split,
-        "protocol": "all",
         "method": method.info.to_json(),
-        "scores": evaluate(dataset, store, method),
         "bytes_per_image": 2 * method.info.n_embeddings * method.info.dim,
         **_counts(report, store),
         "device": device,
@@ -151,6 +166,10 @@ def run_method(dataset: Dataset, method: Method, device: str, stores: Path | Non
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+    return [
+        {**common, "protocol": protocol, "scores": table}
+        for protocol, table in evaluate(dataset, store, method).items()
+    ]
 
 
 def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
@@ -190,7 +209,8 @@ def write_result(out: Path, result: dict[str, Any]) -> Path:
     if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
         head += f"-{method['settings']['head_sha256'][:8]}"
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
-    path = out / "results" / f"{_slug(result['dataset'], result['split'], weights, head)}.json"
+    protocol = [] if result["protocol"] == "all" else [result["protocol"]]
+    path = out / "results" / f"{_slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
     write_json(path, result)
     return path
 
@@ -213,7 +233,14 @@ def _order(result: dict[str, Any]) -> tuple[Any, ...]:
     method = result["method"]
     kinds = ("clip", "dense-clip", "cluster-clip", *TRAINED)
     rank = kinds.index(method["method"]) if method["method"] in kinds else len(kinds)
-    names = (result["dataset"], result["split"], method["backbone"], method["weights"], method["image_size"])
+    names = (
+        result["dataset"],
+        result["split"],
+        result["protocol"],
+        method["backbone"],
+        method["weights"],
+        method["image_size"],
+    )
     return (*names, rank, method["method"], method["n_embeddings"], method["settings"].get("head_sha256", ""))
 
 
@@ -251,7 +278,17 @@ def write_tables(out: Path) -> list[Path]:
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
     """A short Markdown table of results, for a terminal or a README."""
-    chosen = ["backbone", "weights", "method", "embeddings an image", "bytes an image", "images a second", "skipped"]
+    federated = any(result["protocol"] != "all" for result in results)
+    chosen = [
+        *(["protocol"] if federated else []),
+        "backbone",
+        "weights",
+        "method",
+        "embeddings an image",
+        "bytes an image",
+        "images a second",
+        "skipped",
+    ]
     columns = [next(c for c in COLUMNS if c.heading == heading) for heading in chosen]
     lines = ["| " + " | ".join([*chosen, *(f"{group} mAP@50" for group in GROUPS)]) + " |"]
     lines.append("|---" * (len(chosen) + len(GROUPS)) + "|")

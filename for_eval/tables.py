@@ -50,9 +50,8 @@ class Row:
         """The name of its result, the same for all rows that are made in the same way."""
         if self.method is not None:
             return self.method.replace(":", "-")
-        config = self.config(seed)
-        same = {**config.to_json(), "seed": None, "data": {**config.to_json()["data"], "fold": None}}
-        return f"{config.method}_{sha256_json([same, train.VERSION])[:10]}_seed{seed}"
+        changes = self.config(0).changes()  # seed and fold 0 are the default
+        return f"{self.config(seed).method}_{sha256_json([changes, train.VERSION])[:10]}_seed{seed}"
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,8 @@ def measure(row: Row, seed: int, device: str | None = None) -> dict[str, Any]:
     earlier = read_result(path)
     if earlier is not None and earlier["method"] == json.loads(json.dumps(method.info.to_json())):
         return earlier
-    result = {**run_method(dataset, method, str(method.backbone.device)), "seed": seed, "training": training}
+    (scored,) = run_method(dataset, method, str(method.backbone.device))
+    result = {**scored, "seed": seed, "training": training}
     write_json(path, result)
     return result
 

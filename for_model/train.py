@@ -35,7 +35,7 @@ from for_model.errors import DataError, ForError, UsageError
 from for_model.features import Features, Rows, open_features
 from for_model.files import atomic_path, cache_dir, locked, write_bytes, write_json
 from for_model.heads import ClusterHead
-from for_model.losses import set_prediction_loss
+from for_model.losses import set_prediction_loss, with_pseudo_negatives
 from for_model.pseudo_labels import StoredLabels, stored_labels, vocabulary, without
 from for_model.text import cached_category_embeddings
 from for_model.train_config import TrainConfig
@@ -52,7 +52,9 @@ class Targets:
     """What every image is trained on, by its row in the dataset.
 
     labelled: [M] bool, whose labels are used.  base: of each image, its base categories, positions in `base_texts`.
-    base_texts: [C, Co].  pseudo: the pseudo-labels, None without that branch.  pseudo_texts: [V, Co].
+    base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
+    absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
+    pseudo: the pseudo-labels, None without that branch.  pseudo_texts: [V, Co].
     """
 
     def __init__(self, config: TrainConfig, dataset: Dataset, features: Features, method: ClipMethod) -> None:
@@ -68,6 +70,13 @@ class Targets:
         self.base = [
             sorted(number[i] for i in dataset.labels.get(image.id, ()) if i in number) for image in dataset.images
         ]
+        self.absent: list[list[int]] | None = None
+        if dataset.negatives is not None:
+            self.absent = [
+                sorted(number[i] for i in dataset.negatives.get(image.id, ()) if i in number)
+                for image in dataset.images
+            ]
+        self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
         self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
         self.pseudo: StoredLabels | None = None
         if config.loss.pse:
@@ -78,6 +87,19 @@ class Targets:
             names = names[: settings.names or None]
             self.pseudo = stored_labels(features, method, names, settings.threshold, cache_dir() / "pseudo-labels")
             self.pseudo_texts = cached_category_embeddings(method, names).to(device)
+
+    def known(self, rows: Rows, minimum: int, seed: tuple[int, int]) -> Tensor | None:
+        """The base categories that the softmax of some images of a federated dataset runs over: their labels, known
+        negatives and pseudo negatives, drawn anew for each seed, image by image. [B, C] bool; None elsewhere."""
+        if self.absent is None:
+            return None
+        drawn = [
+            with_pseudo_negatives(
+                np.random.default_rng([*seed, row]), self.base[row], self.absent[row], self.frequencies, minimum
+            )
+            for row in rows.tolist()
+        ]
+        return torch.from_numpy(np.stack(drawn))
 
 
 def _labelled(count: int, share: float, fold: int) -> NDArray[np.bool_]:
@@ -90,13 +112,11 @@ def _labelled(count: int, share: float, fold: int) -> NDArray[np.bool_]:
 class Training:
     """One training, its state and its files. Made and run by `train`."""
 
-    def __init__(self, config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
+    def __init__(
+        self, config: TrainConfig, out: Path, dataset: Dataset, backbone: ImageTextBackbone, world: World
+    ) -> None:
         self.config, self.out, self.backbone, self.world = config, out, backbone, world
         device = self.device = backbone.device
-        root = Path(config.data.root).expanduser() if config.data.root else None
-        dataset = load_dataset(config.data.dataset, root, config.data.split)
-        if config.data.images:
-            dataset = replace(dataset, images=dataset.images[: config.data.images])
         if not world.first:
             world.wait()  # the first keeps the feature maps and the pseudo-labels, the others find them
         self.features = open_features(dataset, self.backbone, config.features.cache_gib)
@@ -226,7 +246,8 @@ class Training:
         if self.config.loss.sup and n_labelled:
             part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
             wanted = [self.targets.base[row] for row in rows[labelled]]
-            sup = self._loss(part, self.targets.base_texts, wanted) * len(labelled) / n_labelled
+            known = self.targets.known(rows[labelled], self.config.loss.negatives, (self.config.seed, self.step))
+            sup = self._loss(part, self.targets.base_texts, wanted, known) * len(labelled) / n_labelled
         if self.targets.pseudo is not None and n_images:
             labels = [self.targets.pseudo.of(row, self.limit).tolist() for row in rows]
             pse = self._loss(Y, self.targets.pseudo_texts, labels) * len(rows) / n_images
@@ -245,10 +266,11 @@ class Training:
         for key, value in zip(_SUMS, (*values, n_images), strict=True):
             self.sums[key] += value
 
-    def _loss(self, Y: Tensor, texts: Tensor, wanted: list[list[int]]) -> Tensor:
+    def _loss(self, Y: Tensor, texts: Tensor, wanted: list[list[int]], known: Tensor | None = None) -> Tensor:
         settings = self.config.loss
         scale = settings.scale * self.backbone.logit_scale
-        return set_prediction_loss(Y, texts, wanted, scale, self.no_object, settings.no_object_weight)
+        known = None if known is None else known.to(self.device)
+        return set_prediction_loss(Y, texts, wanted, scale, self.no_object, settings.no_object_weight, known)
 
     def _share_gradients(self) -> None:
         if self.world.size == 1:
@@ -305,15 +327,27 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
     target = local_device(device)
     world = join_world(target)
     try:
+        dataset = load_training_data(config)  # before the backbone, whose weights may have to be fetched first
         backbone = load_any_backbone(config.backbone, config.weights or None, config.image_size or None, target)
         _claim_folder(config, out, backbone, world)
         if (out / "head.safetensors").exists():
             log.info("%s is there already: nothing to train", out / "head.safetensors")
             return
         with _alone(out, world):
-            yield from Training(config, out, backbone, world).run()
+            yield from Training(config, out, dataset, backbone, world).run()
     finally:
         world.close()
+
+
+def load_training_data(config: TrainConfig) -> Dataset:
+    """The images and labels that a training is told to use. Raises DataError, also for missing images."""
+    data = config.data
+    dataset = load_dataset(data.dataset, Path(data.root).expanduser() if data.root else None, data.split)
+    if data.images:
+        dataset = replace(dataset, images=dataset.images[: data.images])
+    if not data.allow_missing:
+        dataset.check_files("data.allow_missing=true trains without them")
+    return dataset
 
 
 @contextlib.contextmanager

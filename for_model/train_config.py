@@ -24,6 +24,7 @@ class DataConfig:
     images: so many of the split's images, the first by id; 0 for all.
     labelled: the share of the images whose labels are used; the others have pseudo-labels only (Table 5).
     fold: which images those are; another fold draws others.
+    allow_missing: train without the images whose files are missing, instead of refusing to start.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class DataConfig:
     images: int = 0
     labelled: float = 1.0
     fold: int = 0
+    allow_missing: bool = False
 
     def __post_init__(self) -> None:
         _at_least(0, "data", self, "images", "fold")
@@ -68,15 +70,17 @@ class LossConfig:
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
     scale: of the cosines in the softmax, as a multiple of CLIP's own; 1 in the paper. A smaller one asks for cosines
         that lie further apart.
+    negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
 
     sup: float = 1.0
     pse: float = 1.0
     no_object_weight: float = 0.1
     scale: float = 1.0
+    negatives: int = 50
 
     def __post_init__(self) -> None:
-        _at_least(0, "loss", self, "sup", "pse", "no_object_weight")
+        _at_least(0, "loss", self, "sup", "pse", "no_object_weight", "negatives")
         if not self.sup and not self.pse:
             raise UsageError("loss.sup and loss.pse are both 0: there is nothing to learn from")
         if not self.scale > 0:
@@ -150,6 +154,11 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def changes(self) -> dict[str, Any]:
+        """The settings that aren't the default, nested as in TOML: what names a training, whatever settings are added
+        to FOR later."""
+        return _changes(self)
 
     def smoke(self) -> "TrainConfig":
         """The same code in minutes: 16 images, 64 names, two epochs of two steps; the head is worth nothing."""
@@ -228,6 +237,18 @@ def _build(kind: Any, table: Any, prefix: str) -> Any:
     if missing:
         raise UsageError(f"the setting {prefix}{missing[0]} is missing: every training needs it")
     return kind(**values)
+
+
+def _changes(config: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for each in fields(config):
+        value = getattr(config, each.name)
+        if is_dataclass(value):
+            if section := _changes(value):
+                found[each.name] = section
+        elif value != each.default:  # MISSING, which equals nothing, where there is no default
+            found[each.name] = value
+    return found
 
 
 def _typed(hint: Any, value: Any, key: str) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,8 @@ class Dataset:
     images: in ascending order of id, ids unique and all of one type.
     labels: image id -> positions in `categories` of those present in it (image level, from instance annotations).
         Empty for a dataset without labels.
+    negatives: of a federated dataset (LVIS), image id -> positions of the categories known not to be in it; of all
+        others nothing is known. None where an image holds what its labels say and nothing else.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Dataset:
     images: tuple[ImageRecord, ...]
     categories: tuple[Category, ...] = ()
     labels: Mapping[ImageId, frozenset[int]] = field(default_factory=dict)
+    negatives: Mapping[ImageId, frozenset[int]] | None = None
 
     def __post_init__(self) -> None:
         ids = [image.id for image in self.images]
@@ -63,10 +66,46 @@ class Dataset:
         image_ids: M ids of this dataset, in any order (those of a store, say).
         Returns [C, M] bool. Raises DataError for an id that the dataset doesn't have.
         """
+        return self._matrix(image_ids, self.labels)
+
+    def known(self, image_ids: Sequence[ImageId]) -> NDArray[np.bool_] | None:
+        """Of which categories it is known whether they are in which images; None where all is known.
+
+        image_ids: as for `relevance`.  Returns [C, M] bool, True for the labels and the negatives of an image.
+        Raises DataError for an id that the dataset doesn't have.
+        """
+        if self.negatives is None:
+            return None
+        return self._matrix(image_ids, self.labels) | self._matrix(image_ids, self.negatives)
+
+    def _matrix(self, image_ids: Sequence[ImageId], found: Mapping[ImageId, frozenset[int]]) -> NDArray[np.bool_]:
         known = {image.id for image in self.images}
         matrix = np.zeros((len(self.categories), len(image_ids)), dtype=bool)
         for column, image_id in enumerate(image_ids):
             if image_id not in known:
                 raise DataError(f"image {image_id!r} is not in {self.name} {self.split}: store and dataset differ")
-            matrix[list(self.labels.get(image_id, ())), column] = True
+            matrix[list(found.get(image_id, ())), column] = True
         return matrix
+
+    def check_files(self, how_to_go_on: str) -> None:
+        """Raise DataError when images' files aren't there: a download that stopped half way should show before a long
+        run. Nothing is opened.
+
+        how_to_go_on: the end of the error's line, what to do to leave the missing images out.
+        """
+        folders: dict[Path, set[str]] = {}
+        missing = []
+        for image in self.images:
+            folder, name = (self.image_root / image.path).parent, PurePosixPath(image.path).name
+            if folder not in folders:
+                try:
+                    folders[folder] = {file.name for file in folder.iterdir()}
+                except OSError:
+                    folders[folder] = set()
+            if name not in folders[folder]:
+                missing.append(image.path)
+        if missing:
+            raise DataError(
+                f"{len(missing):,} of the {len(self.images):,} images of {self.name} {self.split} are not under "
+                f"{self.image_root}, {missing[0]} for one: fetch them; {how_to_go_on}"
+            )

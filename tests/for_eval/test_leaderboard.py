@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from for_eval.__main__ import main
 from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_result, write_tables
@@ -16,6 +17,7 @@ from for_eval.store import open_store
 from for_model.clip_method import build_method
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes import write_scenes
+from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.text import embed_categories
 
@@ -176,3 +178,71 @@ def test_real_photos_through_rn50_with_random_weights(tmp_path: Path) -> None:
     assert [(r["method"], r["weights"], r["backbone"], r["images"]) for r in rows(tmp_path)] == [
         (method, "random", "RN50", "80") for method in ("clip", "dense-clip", "cluster-clip")
     ]
+
+
+def test_missing_images_stop_a_leaderboard(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "half"
+    shutil.copytree(scenes, root)
+    for file in sorted((root / "val").iterdir())[1::2]:
+        file.unlink()
+    assert main(arguments(root, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "20 of the 40 images of coco val are not under" in error
+    assert error.strip().count("\n") == 0
+    assert main([*arguments(root, tmp_path / "out", "clip"), "--allow-missing"]) == 0
+    assert rows(tmp_path / "out")[0]["skipped"] == "21"  # with the empty file
+
+
+def federated_root(root: Path) -> Path:
+    """Twelve noise pictures and LVIS annotations of three categories; of half the pairs nothing is known."""
+    rng = np.random.default_rng(0)
+    (root / "val2017").mkdir(parents=True)
+    images, annotations = [], []
+    for key in range(1, 13):
+        Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(root / "val2017" / f"{key}.png")
+        state = rng.integers(0, 4, 3)  # 0 present, 1 known to be absent, else unknown
+        images.append(
+            {
+                "id": key,
+                "coco_url": f"http://images.cocodataset.org/val2017/{key}.png",
+                "neg_category_ids": [c + 1 for c in range(3) if state[c] == 1],
+            }
+        )
+        annotations += [
+            {"id": len(annotations) + n, "image_id": key, "category_id": int(c) + 1}
+            for n, c in enumerate(np.flatnonzero(state == 0))
+        ]
+    names = ("dog", "street_sign", "bow_(weapon)")
+    categories = [{"id": n + 1, "name": name, "frequency": "fcr"[n]} for n, name in enumerate(names)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / "lvis_v1_val.json").write_text(json.dumps(content))
+    return root
+
+
+def test_lvis_is_scored_in_both_protocols(tmp_path: Path) -> None:
+    root, out = federated_root(tmp_path / "lvis"), tmp_path / "board"
+    assert main(["leaderboard", "--dataset", "lvis", "--root", str(root), "--methods", "clip", "--out", str(out)]) == 0
+    with (out / "lvis.csv").open() as file:
+        every, federated = csv.DictReader(file)
+    assert (every["protocol"], federated["protocol"]) == ("all", "federated")
+    # by hand: each category's images in order of score, those of which nothing is known left out of one protocol
+    dataset = load_dataset("lvis", root)
+    method = build_method("clip", device="cpu")
+    store = open_store(store_path(dataset, method))
+    scores = score_matrix(store, embed_categories(method, [category.name for category in dataset.categories]))
+    content = json.loads((root / "lvis_v1_val.json").read_text())
+    for row, only_known in ((every, False), (federated, True)):
+        found = []
+        for number, category in enumerate(content["categories"]):
+            present = {a["image_id"] for a in content["annotations"] if a["category_id"] == category["id"]}
+            absent = {i["id"] for i in content["images"] if category["id"] in i["neg_category_ids"]}
+            ranked = [int(store.ids[n]) for n in np.argsort(-scores[number], kind="stable")]
+            ranked = [key for key in ranked if not only_known or key in present | absent]
+            hits, total = 0, 0.0
+            for rank, key in enumerate(ranked, start=1):
+                hits += key in present
+                total += hits / rank * (key in present)
+            found.append(100 * total / len(present))
+        assert float(row["base mAP@50"]) == pytest.approx(np.mean(found[:2]), abs=0.006)
+        assert float(row["novel mAP@50"]) == pytest.approx(found[2], abs=0.006)
+    assert every["base mAP@50"] != federated["base mAP@50"]

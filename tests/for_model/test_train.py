@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
 
 import for_model.train as train_module
 from for_model.__main__ import main
@@ -24,7 +26,7 @@ from for_model.distributed import World
 from for_model.errors import DataError, ForError, UsageError
 from for_model.files import locked, write_json
 from for_model.text import cached_category_embeddings
-from for_model.train import Training, train
+from for_model.train import Training, load_training_data, train
 from for_model.train_config import TrainConfig, config_from
 from for_model.trained_heads import load_head, read_head_file
 
@@ -51,7 +53,7 @@ def config(scenes: Path, **sections: dict) -> TrainConfig:
 
 
 def training_of(settings: TrainConfig, out: Path) -> Training:
-    return Training(settings, out, load_backbone("RN-mini", None, 96), World())
+    return Training(settings, out, load_training_data(settings), load_backbone("RN-mini", None, 96), World())
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:
@@ -245,6 +247,7 @@ def test_without_labels_there_is_nothing_to_supervise(scenes: Path, tmp_path: Pa
 
 _TWO = """
 import sys, json
+from dataclasses import replace
 from pathlib import Path
 from for_model.train import train
 from for_model.train_config import config_from
@@ -303,3 +306,53 @@ def test_the_command_trains_says_where_and_teaches(
     assert load_head(file, load_backbone("RN-mini", "random")).n_embeddings(25) == 3
     assert main(["train", str(path), "head.querys=3"]) == 2
     assert "head.queries" in capsys.readouterr().err
+
+
+def test_a_federated_image_is_compared_with_what_is_known_and_pseudo_negatives(scenes: Path, tmp_path: Path) -> None:
+    """On a dataset with negatives the softmax of an image runs over its labels, its negatives and drawn categories."""
+    settings = config(scenes, loss={"pse": 0.0, "negatives": 5, "no_object_weight": 0.0})
+    dataset = load_training_data(settings)
+    base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
+    absent = {image.id: frozenset(base[:2]) - dataset.labels[image.id] for image in dataset.images}
+    training = Training(
+        settings, tmp_path, replace(dataset, negatives=absent), load_backbone("RN-mini", None, 96), World()
+    )
+    rows = np.arange(8)
+    known = training.targets.known(rows, 5, (0, 3))
+    assert known is not None
+    frequencies = training.targets.frequencies
+    for row, image, runs_over in zip(rows, dataset.images, known.numpy(), strict=False):
+        labels = {base.index(i) for i in dataset.labels[image.id] if i in base}
+        negatives = {base.index(i) for i in absent[image.id]}
+        assert set(training.targets.base[row]) == labels
+        assert labels | negatives <= set(np.flatnonzero(runs_over))
+        assert runs_over.sum() == len(labels) + max(5, len(negatives))
+        assert all(frequencies[n] > 0 for n in set(np.flatnonzero(runs_over)) - labels - negatives)
+    assert sum(frequencies) == sum(map(len, training.targets.base))
+    torch.testing.assert_close(training.targets.known(rows[3:5], 5, (0, 3)), known[3:5])  # whatever the batch
+    assert (training.targets.known(rows, 5, (0, 4)) != known).any()  # drawn anew each step
+    X = next(training.features.batches([rows]))[1]
+    training._learn(rows, X)
+    federated = training.sums["loss"]
+    # by hand: the same head on the same images, with the softmax over what is known alone
+    fresh = Training(settings, tmp_path, replace(dataset, negatives=absent), training.backbone, World())
+    torch.manual_seed(train_module._seed(settings.seed, 0, 0))
+    Y = fresh.head.train()(X, fresh.backbone.pool)
+    allowed = fresh.targets.known(rows, 5, (0, 0))
+    logits = fresh.backbone.logit_scale * Y @ fresh.targets.base_texts.T
+    logs = logits.masked_fill(~allowed[:, None], -torch.inf).log_softmax(-1)  # [B, N, C]
+    expected = 0.0
+    for image, wanted in zip(logs, fresh.targets.base, strict=False):
+        best = linear_sum_assignment(image[:, wanted].exp().detach().numpy(), maximize=True)
+        expected -= float(image[:, wanted].detach().numpy()[best].sum()) / len(rows)
+    assert federated == pytest.approx(expected, rel=1e-4)
+
+
+def test_missing_images_stop_a_training_before_it_starts(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    (root / "train" / "000000000003.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 40 images .* data\.allow_missing=true trains without them"):
+        list(train(config(root, backbone="no such backbone"), tmp_path / "run"))
+    (line,) = train(config(root, data={"allow_missing": True}, optimizer={"epochs": 1}), tmp_path / "run")
+    assert line["skipped"] == 1

@@ -117,3 +117,11 @@ def test_every_setting_is_listed() -> None:
         keys
     )
     assert len(keys) == len(set(keys))
+
+
+def test_changes_are_what_departs_from_the_default() -> None:
+    config = config_from(
+        {"data": {"dataset": "coco", "split": "train2017"}, "head": {"queries": 4}, "loss": {"sup": 1}}
+    )
+    assert config.changes() == {"data": {"dataset": "coco", "split": "train2017"}, "head": {"queries": 4}}
+    assert config_from(config.changes()) == config

@@ -1,0 +1,71 @@
+"""What annotation files in COCO's family have in common: lists of images, categories and annotations in one JSON."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from for_model.data.dataset import ImageId, ImageRecord
+from for_model.errors import DataError
+
+
+class FormatError(Exception):
+    """Where a file departs from its format; the reader adds which file it is."""
+
+
+def read_lists(path: Path, format_name: str, layout: str) -> dict[str, Any]:
+    """The content of an annotation file, its lists `images`, `annotations` and `categories` checked to be there.
+
+    format_name: whose format it should be, and layout: where the files should lie, for the errors.
+    Raises DataError when the file is missing, damaged or of another format.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{path} doesn't exist: expected {layout}") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read ({error.strerror}): check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged, it is not valid JSON ({error}): fetch it again") from error
+    for key in ("images", "annotations", "categories"):
+        found = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+            raise DataError(f"{path} is not in {format_name} format: it has no list {key!r}; fetch it again")
+    return content
+
+
+def image_records(found: Iterable[tuple[Any, Any]]) -> tuple[ImageRecord, ...]:
+    """Pairs of id and path as a file gives them -> records in ascending order of id. Raises FormatError."""
+    records: dict[ImageId, ImageRecord] = {}
+    for image_id, path in found:
+        if not isinstance(image_id, int | str) or isinstance(image_id, bool):
+            raise FormatError(f"image id {image_id!r} is neither an integer nor a string")
+        if image_id in records:
+            raise FormatError(f"image id {image_id!r} occurs twice")
+        if not isinstance(path, str) or not is_safe(path):
+            raise FormatError(f"image {image_id!r} has file_name {path!r}, not a path within the image folder")
+        records[image_id] = ImageRecord(image_id, path)
+    if not records:
+        raise FormatError("it lists no images")
+    if len({type(key) for key in records}) > 1:
+        raise FormatError("image ids mix integers and strings")
+    return tuple(records[key] for key in sorted(records))
+
+
+def is_safe(path: str) -> bool:
+    """Whether a file name from an annotation file stays within its folder and can be written into JSON again."""
+    parts = PurePosixPath(path)
+    is_text = all(not "\ud800" <= char <= "\udfff" for char in path)
+    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in path and is_text
+
+
+def check_annotations(annotations: list[dict[str, Any]], images: set[ImageId], categories: Iterable[Any]) -> None:
+    """Raise FormatError for an annotation without an id, or of an image or category that isn't listed."""
+    known = {"image_id": images, "category_id": set(categories)}
+    for annotation in annotations:
+        for key, listed in known.items():
+            value = annotation.get(key)
+            if not isinstance(value, int | str) or value not in listed:
+                raise FormatError(f"annotation {annotation.get('id')!r} has {key} {value!r}, which isn't listed")
+        if "id" not in annotation:
+            raise FormatError("an annotation has no id")
