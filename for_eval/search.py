@@ -1,7 +1,9 @@
 """Free text in, ranked images out: an index together with the method that encodes its queries."""
 
+import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from for_eval.index import Hit, SearchIndex, open_index
+from for_model.backbone import ImageTextBackbone
 from for_model.data.dataset import ImageRecord
-from for_model.errors import StoreError, WeightsError
+from for_model.errors import StoreError, UsageError, WeightsError
+from for_model.files import sha256_file
 from for_model.methods import Method
 
 
@@ -76,15 +80,29 @@ class Searcher:
         end = time.perf_counter()
         return SearchResult(text, k, tuple(hits), (encoded - start) * 1e3, (end - encoded) * 1e3)
 
+    @property
+    def embeds_images(self) -> bool:
+        """Whether `method` makes embeddings like the index's; not so for a trained head whose file isn't at hand."""
+        own, made = self.method.info, self.index.info
+        return (own.method, own.settings, own.image_size) == (made.method, made.settings, made.image_size)
+
     def image_path(self, image: ImageRecord) -> Path:
         """The absolute path of an image; whether a file is there is not looked at.
 
-        Raises StoreError for a path that leads out of the image root: an index may come from somewhere else.
+        Raises StoreError for a path or a link that leads out of the image root: an index may come from somewhere else.
         """
         path = Path(os.path.normpath(self.image_root / image.path))
-        if not path.is_relative_to(self.image_root):
+        if not path.is_relative_to(self.image_root) or not _stays_inside(path, self.image_root):
             raise StoreError(f"image {image.id!r} of {self.index.path} has a path outside {self.image_root}: {path}")
         return path
+
+
+def _stays_inside(path: Path, root: Path) -> bool:
+    """Whether `path`, its links followed, still lies under `root`."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL character
+        return False
 
 
 def load_searcher(
@@ -95,25 +113,49 @@ def load_searcher(
     image_root: Path | None = None,
     method: Method | None = None,
 ) -> Searcher:
-    """Open an index and rebuild the method that made it, to encode its queries.
+    """Open an index and rebuild the method that made it, to encode its queries; see `searcher_of`.
+
+    Raises StoreError when the index is missing or damaged, and as `searcher_of` does.
+    """
+    return searcher_of(open_index(index_path), device, weights=weights, image_root=image_root, method=method)
+
+
+def searcher_of(
+    index: SearchIndex,
+    device: str | None = None,
+    *,
+    weights: str | None = None,
+    image_root: Path | None = None,
+    method: Method | None = None,
+    heads: Sequence[Path] = (),
+    loaded: ImageTextBackbone | None = None,
+) -> Searcher:
+    """The searcher of an open index, its method rebuilt.
 
     device: None for CUDA where there is one, else the CPU.
     weights: the weights' file, for an index made from one (it records the file's name only); None for what it records.
     image_root: where the images lie now; None for where they lay when they were embedded.
     method: a method that is built already, instead of building one.
-    Raises StoreError when the index is missing or damaged, or the method isn't of its text space, and WeightsError
-    when its weights can't be had.
+    heads: files of trained heads, one of which may be the index's; the one that comes with FOR is known without.
+    loaded: the index's backbone, if it is in memory already.
+    Raises StoreError when the method isn't of the index's text space, WeightsError when weights or a head can't be had.
     """
-    index = open_index(index_path)
     if method is None:
-        method = _rebuild(index, weights, device)
+        method = _rebuild(index, weights, device, heads, loaded)
     index.check_method(method.info)
     root = Path(index.image_root) if image_root is None else image_root
     return Searcher(index, method, Path(os.path.normpath(root.expanduser().absolute())))
 
 
-def _rebuild(index: SearchIndex, weights: str | None, device: str | None) -> Method:
-    """The index's method, or, if its head was trained, one with the same text encoder: queries need no more."""
+def _rebuild(
+    index: SearchIndex,
+    weights: str | None,
+    device: str | None,
+    heads: Sequence[Path],
+    loaded: ImageTextBackbone | None,
+) -> Method:
+    """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
+    no more."""
     from for_model.clip_method import METHODS, build_method
 
     info = index.info
@@ -121,12 +163,13 @@ def _rebuild(index: SearchIndex, weights: str | None, device: str | None) -> Met
     recorded = None if info.weights == info.backbone.lower() else info.weights
     try:
         return build_method(
-            info.method if info.method in METHODS else "clip",
+            info.method if info.method in METHODS else str(_head_of(index, heads) or "clip"),
             info.backbone,
             weights or recorded,
             image_size=info.image_size,
             clusters=info.settings.get("clusters"),
             device=device,
+            loaded=loaded,
         )
     except WeightsError as error:
         if weights is not None:
@@ -135,6 +178,17 @@ def _rebuild(index: SearchIndex, weights: str | None, device: str | None) -> Met
             f"{index.path} was made with the weights {info.weights!r}, which can't be loaded ({error}); "
             "if they are a file, give its path"
         ) from error
+
+
+def _head_of(index: SearchIndex, heads: Sequence[Path]) -> Path | None:
+    """The file among `heads`, and the one that comes with FOR, that made the index; None when none did."""
+    from for_model.clip_method import packaged_head
+
+    files = list(heads)
+    with contextlib.suppress(UsageError):  # most backbones come without
+        files.append(packaged_head(index.info.backbone))
+    wanted = index.info.settings.get("head_sha256")
+    return next((file for file in files if sha256_file(file) == wanted), None)
 
 
 def format_hits_text(result: SearchResult) -> str:

@@ -146,6 +146,7 @@ def build_method(
     clusters: int | None = None,
     device: str | torch.device | None = None,
     cluster_engine: ClusterEngine = "batched",
+    loaded: ImageTextBackbone | None = None,
 ) -> ClipMethod:
     """Load a backbone and put a head on it.
 
@@ -155,6 +156,7 @@ def build_method(
         and its defaults.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
+    loaded: take this backbone, which is what the arguments would load, so that several methods share it in memory.
     Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
     can't be had or belong to another backbone.
     """
@@ -166,16 +168,21 @@ def build_method(
     target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
     if name not in METHODS:
         path = packaged_head(backbone or DEFAULT_BACKBONE) if name == "for" else Path(name).expanduser()
-        return _trained_method(path, backbone, weights, image_size, target)
+        return _trained_method(path, backbone, weights, image_size, target, loaded)
     count = clusters if count is None else count
     if name == "cluster-clip":
         ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
-    loaded = load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
+    loaded = loaded or load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
     return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))
 
 
 def _trained_method(
-    path: Path, backbone: str | None, weights: str | None, image_size: int | None, device: str | torch.device
+    path: Path,
+    backbone: str | None,
+    weights: str | None,
+    image_size: int | None,
+    device: str | torch.device,
+    loaded: ImageTextBackbone | None,
 ) -> ClipMethod:
     file = read_head_file(path)
     name, recorded = file.backbone["name"], file.backbone["weights"]
@@ -183,6 +190,8 @@ def _trained_method(
         raise UsageError(
             f"{path} was trained on {name}, not on {backbone}: leave --backbone out, or train another head"
         )
+    if loaded is not None:
+        return ClipMethod(loaded, open_head(file, loaded))
     default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
     try:
         loaded = load_any_backbone(name, weights or default, image_size or file.backbone["image_size"], device)

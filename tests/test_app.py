@@ -20,6 +20,9 @@ from PIL import Image
 from tiny_index import make_searcher
 
 import app as page_module
+from for_app import search_tab
+from for_app.page import build_app
+from for_eval.library import Library
 from for_eval.search import Searcher
 from for_model.photo_lite import missing_packages
 
@@ -52,7 +55,9 @@ def free_port() -> int:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("app")
     searcher = make_searcher(folder)
-    app = page_module.build_app(searcher)
+    library = Library()
+    library.add_opened(searcher)
+    app = build_app(library)
     yield Served(page_module.serve(app, port=free_port()), searcher, folder)
     app.close()
     del app
@@ -99,6 +104,10 @@ def run_app(*arguments: str) -> "subprocess.CompletedProcess[str]":
         (["--image-root", "/nowhere"], "/nowhere is not a folder"),
         (["--image-root", "."], "give that with --index"),
         (["--weights", "/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["--auth", "nobody"], "expected USER:PASSWORD"),
+        (["--auth", ":secret"], "expected USER:PASSWORD"),
+        (["--head", "/nowhere.safetensors"], "give that with --index"),
+        (["--index", "/nowhere", "--head", "/nowhere.safetensors"], "no head file /nowhere.safetensors"),
     ],
 )
 def test_bad_arguments_end_with_one_line(arguments: list[str], said: str) -> None:
@@ -169,21 +178,21 @@ def test_the_page_shows_what_the_address_asks_for(served: Served, browser: Page)
 @pytest.mark.browser
 def test_a_visitor_types_and_clicks(served: Served, browser: Page) -> None:
     browser.open(served.url)
-    first = page_module.EXAMPLES["miniscenes"][0]
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query=first))  # the page is never empty
+    first = search_tab.EXAMPLES["miniscenes"][0]
+    browser.wait(LOADED.format(k=search_tab.DEFAULT_K, query=first))  # the page is never empty
     browser.value('document.querySelector("#query textarea, #query input").focus()')
     browser.type("a <b>dog</b>", enter=True)
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="a <b>dog</b>"))  # shown as text, not as HTML
+    browser.wait(LOADED.format(k=search_tab.DEFAULT_K, query="a <b>dog</b>"))  # shown as text, not as HTML
     browser.wait('new URL(location).searchParams.get("q") == "a <b>dog</b>"')
     browser.click("#chips button", "pizza")
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="pizza"))
+    browser.wait(LOADED.format(k=search_tab.DEFAULT_K, query="pizza"))
     browser.wait('new URL(location).searchParams.get("q") == "pizza"')
 
 
 @pytest.mark.browser
 def test_fits_a_phone(served: Served, browser: Page) -> None:
     browser.open(f"{served.url}?q=guitar", width=390, height=800, dark=True)
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="guitar"))
+    browser.wait(LOADED.format(k=search_tab.DEFAULT_K, query="guitar"))
     assert browser.value("document.documentElement.scrollWidth <= 390")
     wide = browser.value('Math.max(...[...document.querySelectorAll("#gallery img")].map(i => i.clientWidth))')
     assert 120 <= wide <= 195  # two columns

@@ -114,7 +114,7 @@ class TestRebuiltMethod:
     def test_is_what_the_index_names(self, index_path: Path, built: list[dict[str, object]]) -> None:
         assert len(load_searcher(index_path, device="cpu").search("row 3").hits) == 10
         arguments = {"method": "cluster-clip", "backbone": "RN-mini", "weights": None, "image_size": 160}
-        assert built == [{**arguments, "clusters": 3, "device": "cpu"}]
+        assert built == [{**arguments, "clusters": 3, "device": "cpu", "loaded": None}]
 
     @pytest.mark.parametrize(
         ("recorded", "given", "expected"),

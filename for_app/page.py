@@ -1,0 +1,36 @@
+"""The page: a header, the choice of an index, and a tab for each thing that can be done with it."""
+
+import gradio as gr
+
+from for_app.guard import page_event
+from for_app.search_tab import search_tab
+from for_eval.library import Library
+
+
+def build_app(library: Library) -> gr.Blocks:
+    """The page over the indexes of a library. The query in its address, `/?q=umbrella&k=24`, is shown when it opens."""
+    with gr.Blocks(title="FOR: find objects in images", analytics_enabled=False, delete_cache=(3600, 86400)) as app:
+        with gr.Row(elem_id="top"):
+            gr.HTML(
+                "<h1>FOR</h1><p>Finds the images that contain an object, named in your own words.</p>",
+                elem_id="head",
+            )
+            current = gr.Dropdown(
+                list(library.names),
+                value=library.default,
+                label="Index",
+                scale=0,
+                min_width=300,
+                elem_id="index",
+            )
+        with gr.Tabs(elem_id="tabs"), gr.Tab("Search", id="search"):
+            search_tab(library, current, app)
+        app.load(
+            page_event(library, lambda: gr.Dropdown(choices=list(library.names))),
+            None,
+            current,
+            api_visibility="private",
+            show_progress="hidden",
+        )
+        app.queue(default_concurrency_limit=8)
+    return app
