@@ -67,6 +67,15 @@ class ClipMethod:
             )
         return self.head(X, self.backbone.pool).float().cpu()
 
+    @torch.no_grad()
+    def explain_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings, and where each comes from: the cells' shares in it, see `heads.Head.evidence`.
+
+        pixels: [B, 3, H, W] as `preprocess` gives -> [B, N, Co] as `encode_images` and [B, N, K], float32, on the CPU.
+        """
+        X = self.backbone.features(pixels)
+        return self.encode_features(X), self.head.evidence(X, self.backbone.pool).float().cpu()
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts, as they stand -> [Q, Co] float32 on the CPU, unit-norm."""
         return self.backbone.encode_texts(texts).cpu()
