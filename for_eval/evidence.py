@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from for_eval.search import Searcher
+from for_eval.search import HEAD_MISSING, Searcher
 from for_model.clip_method import ClipMethod
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
@@ -86,10 +86,7 @@ def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.flo
 def explaining_method(searcher: Searcher) -> ClipMethod:
     """The searcher's method, if it can tell where its embeddings come from; see `find_evidence` for what is raised."""
     if not searcher.embeds_images:
-        raise WeightsError(
-            "the trained head of this index isn't at hand, which it takes to look at images: "
-            "start the app with --head and the path of its head.safetensors"
-        )
+        raise WeightsError(HEAD_MISSING)
     if not isinstance(searcher.method, ClipMethod):
         raise UsageError(f"{searcher.method.info.method} can't tell where its embeddings come from")
     return searcher.method

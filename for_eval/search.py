@@ -1,4 +1,7 @@
-"""Free text in, ranked images out: an index together with the method that encodes its queries."""
+"""Free text or an image in, ranked images out: an index together with the method that encodes its queries.
+
+Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width.
+"""
 
 import contextlib
 import os
@@ -9,13 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from for_eval.index import Hit, SearchIndex, open_index
+from for_eval.metrics import top_k
+from for_eval.rank import score_images
 from for_model.backbone import ImageTextBackbone
-from for_model.data.dataset import ImageRecord
+from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.files import sha256_file
 from for_model.methods import Method
+
+HEAD_MISSING = (
+    "the trained head of this index isn't at hand, which it takes to look at images: "
+    "start the app with --head and the path of its head.safetensors"
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,19 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class Query:
+    """What is searched for, encoded for one index's joint space.
+
+    label: the text, or words for an image.  embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image
+    for an image.  encode_ms: how long that took.
+    """
+
+    label: str
+    embeddings: NDArray[np.float32]
+    encode_ms: float
+
+
+@dataclass(frozen=True)
 class Searcher:
     """An index and its method. Searching changes neither, so several threads may share one."""
 
@@ -71,14 +96,59 @@ class Searcher:
 
         Raises UsageError for an empty text or k < 1.
         """
+        return self.find(self.text_query(text), k)
+
+    def text_query(self, text: str) -> Query:
+        """Encode a free text; see `text.embed_queries`. Raises UsageError for an empty one."""
         from for_model.text import embed_queries
 
         start = time.perf_counter()
-        queries = embed_queries(self.method, [text]).numpy(force=True).astype(np.float32)  # [1, Co]
-        encoded = time.perf_counter()
-        hits = self.index.search(queries, k)[0]
-        end = time.perf_counter()
-        return SearchResult(text, k, tuple(hits), (encoded - start) * 1e3, (end - encoded) * 1e3)
+        embeddings = embed_queries(self.method, [text]).numpy(force=True).astype(np.float32)  # [1, Co]
+        return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
+
+    def image_query(self, image: Image.Image, label: str = "your image") -> Query:
+        """Encode an image into the embeddings that it would have in the index.
+
+        Raises WeightsError when the index's trained head isn't at hand.
+        """
+        if not self.embeds_images:
+            raise WeightsError(HEAD_MISSING)
+        start = time.perf_counter()
+        embeddings = self.method.encode_images(self.method.preprocess(image)[None])[0]  # [N, Co]
+        return Query(label, embeddings.numpy(force=True).astype(np.float32), (time.perf_counter() - start) * 1e3)
+
+    def like_query(self, image_id: ImageId, embedding: int | None = None) -> Query:
+        """Search with an image of the index: all of it, or what one of its embeddings stands for.
+
+        embedding: in 0..N-1; None for all. Raises UsageError for an id or embedding that the index doesn't have.
+        """
+        embeddings = self.index.embeddings(image_id)
+        if embedding is None:
+            return Query(f"like image {image_id}", embeddings, 0.0)
+        if not 0 <= embedding < len(embeddings):
+            raise UsageError(f"embedding {embedding} of image {image_id!r}: expected 0 to {len(embeddings) - 1}")
+        return Query(f"like part {embedding} of image {image_id}", embeddings[embedding : embedding + 1], 0.0)
+
+    def find(self, query: Query, k: int = 10) -> SearchResult:
+        """The k images that match a query best (all of them when there are fewer), with the time it took.
+
+        An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
+        text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
+        the best pair. Equal scores in order of image id. Raises UsageError for k < 1.
+        """
+        start = time.perf_counter()
+        one = len(query.embeddings) == 1
+        hits = self.index.search(query.embeddings, k)[0] if one else self._find_all(query, k)
+        return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
+
+    def _find_all(self, query: Query, k: int) -> list[Hit]:
+        scores = score_images(self.index, query.embeddings).mean(axis=0)  # [M]
+        hits = []
+        for column in top_k(scores[None], k)[0].tolist():
+            image = self.index.images[column]
+            best = (self.index.embeddings(image.id) @ query.embeddings.T).max(axis=1)  # [N]
+            hits.append(Hit(image, float(scores[column]), int(best.argmax())))
+        return hits
 
     @property
     def embeds_images(self) -> bool:
