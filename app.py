@@ -17,6 +17,7 @@ Several indexes can be given, and are compared where they are of the same images
 """
 
 import argparse
+import ipaddress
 import socket
 import sys
 from collections.abc import Sequence
@@ -84,6 +85,14 @@ def _check_address(host: str, port: int) -> None:
         raise UsageError(
             f"can't serve on {host} port {port} ({error.strerror or error}): choose another with --port or --host"
         ) from error
+
+
+def _is_private(host: str) -> bool:
+    """Whether a server there can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return False
 
 
 def _check_auth(auth: str | None) -> tuple[str, str] | None:
@@ -155,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="make a public link through gradio's servers: whoever has it can search and see your images",
     )
+    parser.add_argument(
+        "--allow-build",
+        action="store_true",
+        help="let whoever sees the page index any folder of this machine; without it only you can, on 127.0.0.1",
+    )
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask every visitor for these")
     return parser
 
@@ -176,7 +190,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
     from for_app.page import build_app
 
-    app = build_app(library)
+    app = build_app(library, arguments.allow_build or (_is_private(arguments.host) and not arguments.share))
     url = serve(app, arguments.host, arguments.port, arguments.share, auth)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
     app.block_thread()

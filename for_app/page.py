@@ -2,13 +2,19 @@
 
 import gradio as gr
 
+from for_app.compare_tab import compare_tab
+from for_app.endpoints import add_endpoints
 from for_app.guard import page_event
+from for_app.index_tab import index_tab
 from for_app.search_tab import search_tab
 from for_eval.library import Library
 
 
-def build_app(library: Library) -> gr.Blocks:
-    """The page over the indexes of a library. The query in its address, `/?q=umbrella&k=24`, is shown when it opens."""
+def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
+    """The page over the indexes of a library. The query in its address, `/?q=umbrella&k=24`, is shown when it opens.
+
+    allow_build: let visitors index folders of the machine that serves the page, whichever they name.
+    """
     with gr.Blocks(title="FOR: find objects in images", analytics_enabled=False, delete_cache=(3600, 86400)) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(
@@ -23,8 +29,13 @@ def build_app(library: Library) -> gr.Blocks:
                 min_width=300,
                 elem_id="index",
             )
-        with gr.Tabs(elem_id="tabs"), gr.Tab("Search", id="search"):
-            search_tab(library, current, app)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Search", id="search"):
+                search_tab(library, current, app)
+            with gr.Tab("Compare", id="compare"):
+                compare_tab(library, current)
+            with gr.Tab("Index", id="index"):
+                index_tab(library, current, app, allow_build)
         app.load(
             page_event(library, lambda: gr.Dropdown(choices=list(library.names))),
             None,
@@ -32,5 +43,6 @@ def build_app(library: Library) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
+        add_endpoints(library)
         app.queue(default_concurrency_limit=8)
     return app

@@ -121,6 +121,7 @@ class Library:
         """Add an index that is open already, and return its name."""
         name = self.add(searcher.index.path)
         self._entry(name).searcher = searcher
+        self._keep_backbone(searcher)
         return name
 
     def searcher(self, name: str) -> Searcher:
@@ -152,6 +153,12 @@ class Library:
         dataset = _labelled(searcher)  # may take seconds, so others aren't kept waiting
         with self._lock:
             return self._labels.setdefault(name, dataset)
+
+    def backbone(self, name: str) -> ImageTextBackbone | None:
+        """A backbone of that name which an open index uses; None when there is none."""
+        with self._lock:
+            built_in = [self._built_in_backbone] if self._built_in_backbone is not None else []
+            return next((each for each in (*built_in, *self._backbones.values()) if each.name == name), None)
 
     def private_paths(self) -> list[str]:
         """Paths of this machine that messages may hold and visitors need not see, the longest first."""

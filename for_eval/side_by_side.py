@@ -78,7 +78,7 @@ def _to_json(answer: MethodAnswer) -> dict[str, Any]:
 def compare(searchers: Mapping[str, Searcher], text: str, k: int, dataset: Dataset | None = None) -> Comparison:
     """Ask several methods for the k images that match a text best.
 
-    searchers: by the names of their indexes, at least one, all of the same images.  dataset: their labels, if there are any.
+    searchers: by the names of their indexes, at least one, all of the same images.  dataset: their labels, if any.
     A search goes as deep as AP@50 needs where there are labels for it, and its time is that of the deep one.
     Raises UsageError for an empty text or k < 1.
     """
@@ -96,15 +96,15 @@ def named_category(text: str, dataset: Dataset | None) -> str | None:
     return next((known for known in names if name and known.casefold() == name), None)
 
 
-def _presence(dataset: Dataset | None, category: str | None) -> dict[ImageId, bool | None] | None:
-    """Image id -> whether a category is in it, None where that isn't known; None altogether where there is no category.
+def _presence(dataset: Dataset | None, category: str | None) -> dict[ImageId, bool] | None:
+    """Image id -> whether a category is in it; None where there is no category.
 
     Images that aren't listed are those that a federated dataset doesn't know about.
     """
     if dataset is None or category is None:
         return None
     number = next(i for i, known in enumerate(dataset.categories) if known.name == category)
-    present: dict[ImageId, bool | None] = {}
+    present: dict[ImageId, bool] = {}
     for image in dataset.images:
         if number in dataset.labels.get(image.id, ()):
             present[image.id] = True
@@ -113,9 +113,7 @@ def _presence(dataset: Dataset | None, category: str | None) -> dict[ImageId, bo
     return present
 
 
-def _answer(
-    name: str, searcher: Searcher, text: str, k: int, presence: Mapping[ImageId, bool | None] | None
-) -> MethodAnswer:
+def _answer(name: str, searcher: Searcher, text: str, k: int, presence: Mapping[ImageId, bool] | None) -> MethodAnswer:
     result = searcher.search(text, k if presence is None else max(k, AP_DEPTH))
     relevant, average_precision = None, None
     if presence is not None:
@@ -130,7 +128,7 @@ def _answer(
     return MethodAnswer(name, info.method, info.n_embeddings, shown, relevant, average_precision)
 
 
-def _n_relevant(searcher: Searcher, presence: Mapping[ImageId, bool | None]) -> int:
+def _n_relevant(searcher: Searcher, presence: Mapping[ImageId, bool]) -> int:
     """P: the images of an index that the category is in."""
     return sum(presence.get(image.id) is True for image in searcher.index.images)
 
