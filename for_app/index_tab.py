@@ -38,7 +38,10 @@ def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_buil
 
 def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     builder = Builder(library)
-    gr.HTML("<h3>Index a folder</h3><p>Everybody can search on meanwhile. What is stopped goes on where it was.</p>")
+    gr.HTML(
+        "<h3>Index a folder</h3><p>Everybody can search on meanwhile. What is stopped goes on where it was.</p>",
+        elem_classes="hint",
+    )
     with gr.Row():
         folder = gr.Textbox(label="Folder of images, on the machine that serves this page", scale=3, elem_id="folder")
         method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", min_width=140, elem_id="build-method")

@@ -31,9 +31,9 @@ def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
             )
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Search", id="search"):
-                search_tab(library, current, app)
-            with gr.Tab("Compare", id="compare"):
-                compare_tab(library, current)
+                query = search_tab(library, current, app)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare_tab(library, current, tab, query)
             with gr.Tab("Index", id="index"):
                 index_tab(library, current, app, allow_build)
         app.load(

@@ -64,8 +64,11 @@ class _Parts:
     found: gr.State
 
 
-def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
-    """Build the tab. current: holds the name of the index to search.  app: the page, for what happens when it opens."""
+def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> gr.Textbox:
+    """Build the tab. Returns where its query stands.
+
+    current: holds the name of the index to search.  app: the page, for what happens when it opens.
+    """
     gr.HTML(
         "<p>Name a thing, or drop an image. Open a result to see which part of it matched.</p>", elem_classes="hint"
     )
@@ -75,9 +78,7 @@ def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
         k = gr.Slider(MIN_K, MAX_K, DEFAULT_K, step=1, label="Images", scale=0, min_width=260, elem_id="k")
     with gr.Row(elem_classes="line"):
         histogram = gr.HTML(elem_id="histogram")
-        cutoff = gr.Slider(
-            0, 1, 0, step=0.005, label="Leave out scores below", scale=0, min_width=260, elem_id="cutoff"
-        )
+        cutoff = gr.Slider(0, 1, 0, step=0.005, label="Lowest score", scale=0, min_width=260, elem_id="cutoff")
     with gr.Column(visible=False, elem_id="evidence") as panel:
         words = gr.HTML(elem_id="words")
         with gr.Row():
@@ -101,6 +102,7 @@ def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     )
     shown = (status, k, histogram, cutoff, panel, image, heat, words, like_image, like_part, close, gallery)
     _connect(app, library, current, _Parts(query, button, chips, upload, *shown, gr.State(None)))
+    return query
 
 
 def _asking(library: Library) -> tuple[gr.Textbox, gr.Button, gr.Dataset, gr.Image]:
