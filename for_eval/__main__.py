@@ -84,8 +84,9 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cluster_engine=arguments.cluster_engine,
         )
-        results.append(run_method(dataset, method, str(method.backbone.device), arguments.stores))
-        write_result(arguments.out, results[-1])
+        result, rankings = run_method(dataset, method, str(method.backbone.device), arguments.stores)
+        write_result(arguments.out, result, rankings)
+        results.append(result)
     write_tables(arguments.out)
     print(summary(results))
 

@@ -19,14 +19,16 @@ from typing import Any
 
 import numpy as np
 
+from for_eval.bootstrap import bootstrap_interval
 from for_eval.embed import EmbedReport, embed
-from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
+from for_eval.metrics import RetrievalScores, recall_at_k, retrieval_scores
 from for_eval.rank import score_matrix
+from for_eval.rankings import Rankings, rankings_of, write_rankings
 from for_eval.store import Store, open_store
 from for_model.clip_method import TRAINED
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, sha256_json, write_bytes, write_json
+from for_model.files import cache_dir, sha256_file, sha256_json, write_bytes, write_json
 from for_model.methods import Method
 from for_model.text import cached_category_embeddings, prompts_of
 
@@ -83,6 +85,22 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A store's scores.
+
+    scores: {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
+        "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of
+        the group is present. The interval is the 95% bootstrap over images, centred (`bootstrap.Interval.shifted`).
+    per_category: {"name", "group", "n_relevant", "ap"} of every scored category; ap is None where P = 0.
+    rankings: what the scores were made from.
+    """
+
+    scores: dict[str, Any]
+    per_category: list[dict[str, Any]]
+    rankings: Rankings
+
+
 def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
     """Where the leaderboard keeps the store of a dataset and a method, so that a later run finds it again."""
     identity = [method.info.to_json(), str(dataset.image_root), [image.id for image in dataset.images]]
@@ -90,14 +108,8 @@ def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> 
     return (stores or cache_dir() / "stores") / name
 
 
-def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[str, Any]:
-    """Score a store against its dataset's labels.
-
-    Returns {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
-    "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of the
-    group is present. The interval is the 95% bootstrap over images, centred (`metrics.Interval.shifted`).
-    Raises DataError for a dataset without labels.
-    """
+def evaluate(dataset: Dataset, store: Store, method: Method) -> Evaluation:
+    """Score a store against its dataset's labels. Raises DataError for a dataset without labels."""
     scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
     if not scored or not dataset.labels:
         raise DataError(f"{dataset.name} {dataset.split} has no labelled categories to score: use a labelled dataset")
@@ -123,7 +135,27 @@ def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[str, Any]:
             "precision": mean.precision,
             **{f"recall@{k}": _mean(values[mask]) for k, values in recalls.items()},
         }
-    return table
+    rankings = rankings_of(
+        scores,
+        relevance,
+        dataset=dataset.name,
+        split=dataset.split,
+        protocol="all",
+        k=K,
+        categories=[dataset.categories[i].name for i in scored],
+        groups=[dataset.categories[i].group for i in scored],
+        image_ids=store.ids,
+    )
+    return Evaluation(table, _per_category(rankings, retrieval), rankings)
+
+
+def _per_category(rankings: Rankings, retrieval: RetrievalScores) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "group": group, "n_relevant": int(n_relevant), "ap": None if np.isnan(ap) else float(ap)}
+        for name, group, n_relevant, ap in zip(
+            rankings.categories, rankings.groups, retrieval.n_relevant, retrieval.ap, strict=True
+        )
+    ]
 
 
 def _mean(values: Any) -> float | None:
@@ -131,17 +163,21 @@ def _mean(values: Any) -> float | None:
     return float(present.mean()) if len(present) else None
 
 
-def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> dict[str, Any]:
-    """Embed (or go on, or find it done), score, and return the result as JSON values."""
+def run_method(
+    dataset: Dataset, method: Method, device: str, stores: Path | None = None
+) -> tuple[dict[str, Any], Rankings]:
+    """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings."""
     report = embed(dataset, method, store_path(dataset, method, stores))
     store = open_store(report.store)
-    return {
+    evaluation = evaluate(dataset, store, method)
+    result = {
         "format": FORMAT,
         "dataset": dataset.name,
         "split": dataset.split,
-        "protocol": "all",
+        "protocol": evaluation.rankings.protocol,
         "method": method.info.to_json(),
-        "scores": evaluate(dataset, store, method),
+        "scores": evaluation.scores,
+        "per_category": evaluation.per_category,
         "bytes_per_image": 2 * method.info.n_embeddings * method.info.dim,
         **_counts(report, store),
         "device": device,
@@ -151,6 +187,7 @@ def run_method(dataset: Dataset, method: Method, device: str, stores: Path | Non
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
+    return result, evaluation.rankings
 
 
 def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
@@ -183,15 +220,17 @@ def _slug(*parts: str) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
 
 
-def write_result(out: Path, result: dict[str, Any]) -> Path:
-    """Write a row's result under `out/results`; a later result of the same row takes its place."""
+def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
+    """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
     method = result["method"]
     head = f"{method['method']}-{method['n_embeddings']}"
     if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
         head += f"-{method['settings']['head_sha256'][:8]}"
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     path = out / "results" / f"{_slug(result['dataset'], result['split'], weights, head)}.json"
-    write_json(path, result)
+    sidecar = path.with_suffix(".npz")
+    write_rankings(sidecar, rankings)
+    write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
     return path
 
 

@@ -190,7 +190,8 @@ def measure(row: Row, seed: int, device: str | None = None) -> dict[str, Any]:
     earlier = read_result(path)
     if earlier is not None and earlier["method"] == json.loads(json.dumps(method.info.to_json())):
         return earlier
-    result = {**run_method(dataset, method, str(method.backbone.device)), "seed": seed, "training": training}
+    measured, _ = run_method(dataset, method, str(method.backbone.device))
+    result = {**measured, "seed": seed, "training": training}
     write_json(path, result)
     return result
 

@@ -1,6 +1,7 @@
 """The harness end to end, as commands: a dataset on disk -> stores -> JSON results -> CSV, and search over an index."""
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from for_eval.__main__ import main
-from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_result, write_tables
-from for_eval.metrics import retrieval_scores
+from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_tables
+from for_eval.metrics import average_precision_at_k, retrieval_scores
 from for_eval.rank import score_matrix
+from for_eval.rankings import read_rankings
 from for_eval.store import open_store
 from for_model.clip_method import build_method
 from for_model.data.coco import load_coco
@@ -76,6 +78,25 @@ def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
     assert low < high
 
 
+def test_a_result_says_each_categorys_score_and_has_its_rankings_beside_it(board: Path, scenes: Path) -> None:
+    path = next((board / "results").glob("*_clip-1.json"))
+    result = json.loads(path.read_text())
+    for group in ("base", "novel"):
+        ap = [c["ap"] for c in result["per_category"] if c["group"] == group and c["ap"] is not None]
+        assert result["scores"][group]["map"] == pytest.approx(np.mean(ap))
+    assert all((c["ap"] is None) == (c["n_relevant"] == 0) for c in result["per_category"])
+    sidecar = path.with_suffix(".npz")
+    assert result["rankings"] == {"file": sidecar.name, "sha256": hashlib.sha256(sidecar.read_bytes()).hexdigest()}
+    rankings = read_rankings(sidecar)
+    assert rankings.image_ids == tuple(i for i in range(1, 41) if i != 3)
+    assert [int(n) for n in rankings.relevant.sum(axis=1)] == [c["n_relevant"] for c in result["per_category"]]
+    hits = np.take_along_axis(rankings.relevant, rankings.order[:, :K], axis=1)
+    ap = average_precision_at_k(hits, rankings.relevant.sum(axis=1), K)
+    assert list(np.where(np.isnan(ap), -1, ap)) == pytest.approx(
+        [-1 if c["ap"] is None else c["ap"] for c in result["per_category"]]
+    )
+
+
 def test_tables_come_from_the_results_alone_to_the_byte(board: Path, tmp_path: Path) -> None:
     shutil.copytree(board / "results", tmp_path / "results")
     assert main(["table", "--out", str(tmp_path)]) == 0
@@ -96,7 +117,8 @@ def test_what_was_not_measured_is_empty(board: Path, tmp_path: Path) -> None:
     assert row["novel mAP@50"] == row["images a second"] == ""
     assert row["base mAP@50"] != ""
     assert "None" not in summary([result])
-    write_result(tmp_path, result)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.json").write_text(json.dumps(result))
     assert write_tables(tmp_path) == [tmp_path / "coco.csv"]
 
 

@@ -71,7 +71,7 @@ def test_rows_are_trained_scored_and_averaged(small: Path) -> None:
     method = build_method("clip", image_size=None)
     store = next((small.parent / "cache" / "stores").glob("*_clip_*"))
     own = evaluate(load_coco(small.parent / "scenes", "val"), open_store(store), method)
-    assert float(clip["novel mAP@50"]) == pytest.approx(100 * own["novel"]["map"], abs=0.006)
+    assert float(clip["novel mAP@50"]) == pytest.approx(100 * own.scores["novel"]["map"], abs=0.006)
 
 
 def test_what_is_done_is_not_done_again(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
