@@ -110,8 +110,13 @@ def _table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard import write_tables
     from for_eval.tables import write_table_csvs
 
-    for path in [*write_tables(arguments.out), *write_table_csvs(arguments.out)]:
-        print(path)
+    paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
+    if arguments.with_paper:
+        from for_eval.paper import read_paper, with_paper
+
+        print(with_paper(paths, read_paper()))
+    else:
+        print(*paths, sep="\n")
 
 
 def _method_options(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +213,7 @@ def _parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", help="make every CSV again from the JSON results alone")
     table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    table.add_argument("--with-paper", action="store_true", help="print every table with the paper's rows below ours")
     table.set_defaults(run=_table)
     return parser
 
