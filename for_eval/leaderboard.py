@@ -236,16 +236,18 @@ def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """All results under `out/results`, in the order of the tables. Raises DataError for a damaged file."""
-    results = []
-    for path in sorted((out / "results").glob("*.json")):
-        try:
-            result = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
-        if not isinstance(result, dict) or result.get("format") != FORMAT:
-            raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
-        results.append(result)
-    return sorted(results, key=_order)
+    return sorted((read_result(path) for path in sorted((out / "results").glob("*.json"))), key=_order)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result. Raises DataError when it can't be read or is of another format."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+    return result
 
 
 def _order(result: dict[str, Any]) -> tuple[Any, ...]:
