@@ -86,9 +86,9 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cluster_engine=arguments.cluster_engine,
         )
-        results += run_method(dataset, method, str(method.backbone.device), arguments.stores)
-        for result in results:
-            write_result(arguments.out, result)
+        for result, rankings in run_method(dataset, method, str(method.backbone.device), arguments.stores):
+            write_result(arguments.out, result, rankings)
+            results.append(result)
     write_tables(arguments.out)
     print(summary(results))
 
@@ -112,8 +112,13 @@ def _table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard import write_tables
     from for_eval.tables import write_table_csvs
 
-    for path in [*write_tables(arguments.out), *write_table_csvs(arguments.out)]:
-        print(path)
+    paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
+    if arguments.with_paper:
+        from for_eval.paper import read_paper, with_paper
+
+        print(with_paper(paths, read_paper()))
+    else:
+        print(*paths, sep="\n")
 
 
 def _method_options(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +220,7 @@ def _parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", help="make every CSV again from the JSON results alone")
     table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    table.add_argument("--with-paper", action="store_true", help="print every table with the paper's rows below ours")
     table.set_defaults(run=_table)
     return parser
 

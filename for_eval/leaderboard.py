@@ -10,7 +10,7 @@ import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from for_eval.bootstrap import bootstrap_interval
 from for_eval.embed import EmbedReport, embed
-from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
+from for_eval.metrics import BoolArray, RetrievalScores, Scores, recall_at_k, retrieval_scores
 from for_eval.rank import score_matrix
+from for_eval.rankings import Rankings, rankings_of, write_rankings
 from for_eval.store import Store, open_store
 from for_model.clip_method import TRAINED
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, sha256_json, write_bytes, write_json
+from for_model.files import cache_dir, sha256_file, sha256_json, write_bytes, write_json
 from for_model.methods import Method
 from for_model.text import cached_category_embeddings, prompts_of
 
@@ -87,6 +88,22 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A store's scores.
+
+    scores: {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
+        "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of
+        the group is present. The interval is the 95% bootstrap over images, centred (`bootstrap.Interval.shifted`).
+    per_category: {"name", "group", "n_relevant", "ap"} of every scored category; ap is None where P = 0.
+    rankings: what the scores were made from.
+    """
+
+    scores: dict[str, Any]
+    per_category: list[dict[str, Any]]
+    rankings: Rankings
+
+
 def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
     """Where the leaderboard keeps the store of a dataset and a method, so that a later run finds it again."""
     identity = [method.info.to_json(), str(dataset.image_root), [image.id for image in dataset.images]]
@@ -94,35 +111,44 @@ def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> 
     return (stores or cache_dir() / "stores") / name
 
 
-def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[Protocol, dict[str, Any]]:
-    """Score a store against its dataset's labels, in each of the dataset's protocols.
+def evaluate(dataset: Dataset, store: Store, method: Method) -> list[Evaluation]:
+    """Score a store against its dataset's labels, in each of the dataset's protocols, `all` first.
 
-    Returns protocol -> {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
-    "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of the
-    group is present. The interval is the 95% bootstrap over images, centred (`metrics.Interval.shifted`).
     Raises DataError for a dataset without labels.
     """
     scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
     if not scored or not dataset.labels:
         raise DataError(f"{dataset.name} {dataset.split} has no labelled categories to score: use a labelled dataset")
-    texts = cached_category_embeddings(method, [dataset.categories[i].name for i in scored])
-    scores = score_matrix(store, texts)
+    categories = [dataset.categories[i] for i in scored]
+    scores = score_matrix(store, cached_category_embeddings(method, [category.name for category in categories]))
     relevance = dataset.relevance(store.ids)[scored]
     known = dataset.known(store.ids)
-    groups = np.array([dataset.categories[i].group for i in scored])
-    masks = {group: np.ones(len(scored), bool) if group == "all" else groups == group for group in GROUPS}
-    tables: dict[Protocol, dict[str, Any]] = {"all": _score_table(scores, relevance, masks)}
+    protocols: dict[Protocol, BoolArray | None] = {"all": None}
     if known is not None:
-        tables["federated"] = _score_table(scores, relevance, masks, known[scored])
-    return tables
+        protocols["federated"] = known[scored]
+    return [
+        _evaluation(
+            scores,
+            rankings_of(
+                scores,
+                relevance,
+                of_which_known,
+                dataset=dataset.name,
+                split=dataset.split,
+                protocol=protocol,
+                k=K,
+                categories=[category.name for category in categories],
+                groups=[category.group for category in categories],
+                image_ids=store.ids,
+            ),
+        )
+        for protocol, of_which_known in protocols.items()
+    ]
 
 
-def _score_table(
-    scores: NDArray[np.float32],
-    relevance: NDArray[np.bool_],
-    masks: Mapping[str, NDArray[np.bool_]],
-    known: NDArray[np.bool_] | None = None,
-) -> dict[str, Any]:
+def _evaluation(scores: Scores, rankings: Rankings) -> Evaluation:
+    relevance, known, groups = rankings.relevance, rankings.known, np.array(rankings.groups)
+    masks = {group: np.ones(len(groups), bool) if group == "all" else groups == group for group in GROUPS}
     retrieval = retrieval_scores(scores, relevance, K, known)
     recalls = recall_at_k(scores, relevance, RECALL_KS, known)
     intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED, known=known)
@@ -140,7 +166,16 @@ def _score_table(
             "precision": mean.precision,
             **{f"recall@{k}": _mean(values[mask]) for k, values in recalls.items()},
         }
-    return table
+    return Evaluation(table, _per_category(rankings, retrieval), rankings)
+
+
+def _per_category(rankings: Rankings, retrieval: RetrievalScores) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "group": group, "n_relevant": int(n_relevant), "ap": None if np.isnan(ap) else float(ap)}
+        for name, group, n_relevant, ap in zip(
+            rankings.categories, rankings.groups, retrieval.n_relevant, retrieval.ap, strict=True
+        )
+    ]
 
 
 def _mean(values: Any) -> float | None:
@@ -148,8 +183,11 @@ def _mean(values: Any) -> float | None:
     return float(present.mean()) if len(present) else None
 
 
-def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> list[dict[str, Any]]:
-    """Embed (or go on, or find it done), score, and return the results as JSON values, one a protocol."""
+def run_method(
+    dataset: Dataset, method: Method, device: str, stores: Path | None = None
+) -> list[tuple[dict[str, Any], Rankings]]:
+    """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings, one a
+    protocol."""
     report = embed(dataset, method, store_path(dataset, method, stores))
     store = open_store(report.store)
     common = {
@@ -166,10 +204,11 @@ def run_method(dataset: Dataset, method: Method, device: str, stores: Path | Non
         "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
-    return [
-        {**common, "protocol": protocol, "scores": table}
-        for protocol, table in evaluate(dataset, store, method).items()
-    ]
+    results = []
+    for each in evaluate(dataset, store, method):
+        scores = {"protocol": each.rankings.protocol, "scores": each.scores, "per_category": each.per_category}
+        results.append(({**common, **scores}, each.rankings))
+    return results
 
 
 def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
@@ -202,8 +241,8 @@ def _slug(*parts: str) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
 
 
-def write_result(out: Path, result: dict[str, Any]) -> Path:
-    """Write a row's result under `out/results`; a later result of the same row takes its place."""
+def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
+    """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
     method = result["method"]
     head = f"{method['method']}-{method['n_embeddings']}"
     if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
@@ -211,22 +250,26 @@ def write_result(out: Path, result: dict[str, Any]) -> Path:
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     protocol = [] if result["protocol"] == "all" else [result["protocol"]]
     path = out / "results" / f"{_slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
-    write_json(path, result)
+    sidecar = path.with_suffix(".npz")
+    write_rankings(sidecar, rankings)
+    write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
     return path
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """All results under `out/results`, in the order of the tables. Raises DataError for a damaged file."""
-    results = []
-    for path in sorted((out / "results").glob("*.json")):
-        try:
-            result = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
-        if not isinstance(result, dict) or result.get("format") != FORMAT:
-            raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
-        results.append(result)
-    return sorted(results, key=_order)
+    return sorted((read_result(path) for path in sorted((out / "results").glob("*.json"))), key=_order)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result. Raises DataError when it can't be read or is of another format."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+    return result
 
 
 def _order(result: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,0 +1,104 @@
+"""The paper's own numbers, below ours: never mixed, averaged or sorted into each other.
+
+`leaderboards/paper.csv` is copied from the paper's tables, one row a row of theirs, in their order; what a table
+doesn't say is empty. None of it was measured by us.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from for_eval.leaderboard import GROUPS
+from for_eval.tables import DATASET, TABLES
+from for_model.errors import DataError
+
+PAPER = Path(__file__).parents[1] / "leaderboards" / "paper.csv"
+OURS = "ours"
+_TABLES = {
+    "main": (1, 2),
+    "vocabulary": (3,),
+    "freezing": (4,),
+    "labelled": (5,),
+    "queries": (6,),
+    "layers": (7,),
+}
+_WHOLE = (1, 2, 9)  # the tables whose rows are methods, not settings of one
+_DATASETS = {"coco": "COCO", "lvis": "LVIS", "nuimages": "nuImages", DATASET: "COCO"}
+_COLUMNS = ("protocol", "backbone", "method", "embeddings an image", "losses")
+_LOSSES = {("yes", "no"): "labels", ("no", "yes"): "pseudo-labels", ("yes", "yes"): "both"}
+
+Cells = dict[str, str]
+
+
+def read_paper(path: Path = PAPER) -> list[Cells]:
+    """The rows of paper.csv. Raises DataError when the file is missing or has no `source` column."""
+    rows = _read_csv(path)
+    if not rows or not all((row.get("source") or "").startswith("paper Table ") for row in rows):
+        raise DataError(f"{path}: expected a column 'source' that says 'paper Table N': check the file out again")
+    return rows
+
+
+def _read_csv(path: Path) -> list[Cells]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path} can't be read ({error}): expected a table as CSV") from error
+
+
+def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
+    """Generated tables as Markdown, each with the paper's matching rows below ours.
+
+    tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.  paper: as `read_paper` gives.
+    A dataset's table is matched by Tables 1, 2 and 9; one of the ablations on MiniScenes by the table that it repeats,
+    on COCO. The column `source` says whose row it is.
+    """
+    return "\n\n".join(_section(path, paper) for path in tables)
+
+
+def _section(path: Path, paper: Sequence[Cells]) -> str:
+    ours = _read_csv(path)
+    ablation = path.stem.removeprefix(f"{DATASET}-")
+    if ablation in TABLES:
+        dataset, columns, numbers = DATASET, TABLES[ablation].columns, _TABLES[ablation]
+    else:
+        dataset, columns, numbers = path.stem, _COLUMNS, _WHOLE
+    theirs = _DATASETS.get(dataset, "")
+    lines = [f"{path.name}, mAP@50 in percent", "", _line(["source", "dataset", *columns, *GROUPS])]
+    lines.append("|---" * (2 + len(columns) + len(GROUPS)) + "|")
+    lines += [
+        _line([OURS, dataset, *(row.get(c, "") for c in columns), *(_ours(row, g) for g in GROUPS)]) for row in ours
+    ]
+    lines += [
+        _line([row["source"], theirs, *(_theirs(row, c) for c in columns), *(row[f"{theirs} {g}"] for g in GROUPS)])
+        for row in _matching(paper, numbers, theirs)
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _ours(row: Cells, group: str) -> str:
+    score, std = row[f"{group} mAP@50"], row.get(f"{group} std")
+    return f"{score} ± {std}" if std else score
+
+
+def _theirs(row: Cells, column: str) -> str:
+    if column == "losses":
+        return _LOSSES.get((row["labels"], row["pseudo-labels"]), "")
+    if column == "queries":
+        return row["embeddings an image"]
+    return row.get(column, "")
+
+
+def _matching(paper: Sequence[Cells], numbers: Sequence[int], dataset: str) -> list[Cells]:
+    """The rows of some of the paper's tables that score a dataset; what an earlier table says isn't repeated."""
+    found: dict[tuple[str, ...], Cells] = {}
+    for number in numbers:
+        for place, row in enumerate(paper):
+            if row["source"] == f"paper Table {number}" and row.get(f"{dataset} base"):
+                same = tuple(row[c] for c in ("method", "backbone", "embeddings an image", f"{dataset} base"))
+                found.setdefault(same if len(numbers) > 1 else (str(place),), row)
+    return list(found.values())
