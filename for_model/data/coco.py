@@ -7,11 +7,12 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, get_args
 
 from for_model.data.dataset import Category, Dataset, Group, ImageId, ImageRecord
 from for_model.errors import DataError
+from for_model.files import is_safe_path
 
 # The open-vocabulary split of COCO's 80 categories; the 15 others are in neither list.
 COCO_OVD_BASE = (
@@ -84,7 +85,7 @@ def _images(items: list[dict[str, Any]]) -> tuple[ImageRecord, ...]:
             raise _FormatError(f"image id {image_id!r} is neither an integer nor a string")
         if image_id in records:
             raise _FormatError(f"image id {image_id!r} occurs twice")
-        if not isinstance(path, str) or not _is_safe(path):
+        if not isinstance(path, str) or not is_safe_path(path):
             raise _FormatError(f"image {image_id!r} has file_name {path!r}, not a path within the image folder")
         records[image_id] = ImageRecord(image_id, path)
     if not records:
@@ -92,13 +93,6 @@ def _images(items: list[dict[str, Any]]) -> tuple[ImageRecord, ...]:
     if len({type(key) for key in records}) > 1:
         raise _FormatError("image ids mix integers and strings")
     return tuple(records[key] for key in sorted(records))
-
-
-def _is_safe(path: str) -> bool:
-    """Whether a file name from the JSON stays within the image folder and can be written into JSON again."""
-    parts = PurePosixPath(path)
-    is_text = all(not "\ud800" <= char <= "\udfff" for char in path)
-    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in path and is_text
 
 
 def _categories(items: list[dict[str, Any]]) -> dict[int, Category]:

@@ -162,8 +162,8 @@ def test_registry_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_registry_explains_wrong_use(tmp_path: Path) -> None:
-    assert DATASET_NAMES == ("coco", "folder", "miniscenes")
-    with pytest.raises(UsageError, match=r"unknown dataset 'cocoa': choose one of coco, folder, miniscenes"):
+    assert DATASET_NAMES == ("coco", "folder", "miniscenes", "nuimages")
+    with pytest.raises(UsageError, match=r"unknown dataset 'cocoa': choose one of coco, folder, miniscenes, nuimages"):
         load_dataset("cocoa", tmp_path)
     for name in ("coco", "folder"):
         with pytest.raises(UsageError, match=f"dataset '{name}' needs a folder: give it with --root"):
