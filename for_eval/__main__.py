@@ -5,6 +5,7 @@ Every command teaches itself with --help. Bad arguments and missing data end wit
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,10 +122,23 @@ def _table(arguments: argparse.Namespace) -> None:
         print(*paths, sep="\n")
 
 
+def _classes(arguments: argparse.Namespace) -> None:
+    from for_model.data.classes import CLASSES_FILE, write_classes
+    from for_model.data.nuimages import read_split
+
+    out = arguments.out or arguments.root.expanduser() / CLASSES_FILE
+    settings = {"--root": arguments.root, "--split": arguments.split, "--novel-below": arguments.novel_below}
+    words = [str(word) for pair in {**settings, "--out": out}.items() for word in pair]
+    command = shlex.join(["python", "-m", "for_eval", "classes", *words])
+    dataset = read_split(arguments.root, arguments.split)
+    groups = list(write_classes(out, dataset, command, arguments.novel_below).values())
+    print(f"{out}: " + ", ".join(f"{groups.count(group)} {group}" for group in ("base", "novel", "other")))
+
+
 def _method_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose data and model, the same for every command that embeds."""
     parser.add_argument(
-        "--dataset", required=True, help="coco, lvis, folder, or miniscenes (built in, needs no --root)"
+        "--dataset", required=True, help="coco, lvis, nuimages, folder, or miniscenes (built in, needs no --root)"
     )
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
@@ -217,6 +231,22 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     tables.add_argument("--accept", action="store_true", help="new results replace committed ones that differ")
     tables.set_defaults(run=_tables)
+
+    classes = commands.add_parser(
+        "classes",
+        help="which of nuImages's categories are base and which novel",
+        description="Count in how many images each of nuImages's categories is, and write that and its group, base or "
+        "novel, to a TOML file, which its reader takes the groups from. Edit the file to choose them yourself.",
+        epilog="example: python -m for_eval classes --root ~/nuimages",
+    )
+    classes.add_argument("--dataset", choices=("nuimages",), default="nuimages", help="nuimages, the default")
+    classes.add_argument("--root", type=Path, required=True, help="the dataset's folder")
+    classes.add_argument("--split", default="train", help="whose images are counted (default: train)")
+    classes.add_argument(
+        "--novel-below", type=float, default=0.05, metavar="SHARE", help="of the images (default 0.05, the paper's)"
+    )
+    classes.add_argument("--out", type=Path, metavar="FILE", help="default: ROOT/classes.toml, where it is looked for")
+    classes.set_defaults(run=_classes)
 
     table = commands.add_parser("table", help="make every CSV again from the JSON results alone")
     table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")

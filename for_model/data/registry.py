@@ -8,6 +8,7 @@ from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset
 from for_model.data.folder import load_folder
 from for_model.data.lvis import load_lvis
+from for_model.data.nuimages import load_nuimages
 from for_model.errors import UsageError
 
 
@@ -41,6 +42,7 @@ _DATASETS = {
         default_split="val",
         default_root=_miniscenes_root,
     ),
+    "nuimages": _Entry(load_nuimages, default_split="val"),
 }
 
 DATASET_NAMES = tuple(_DATASETS)
