@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from for_model.cli import run_command
-from for_model.errors import ForError, UsageError
+from for_model.errors import DataError, ForError, UsageError
 
 _EPILOG = """the way from a folder of photos to a search:
   python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
@@ -95,14 +95,34 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
 
 
 def _tables(arguments: argparse.Namespace) -> None:
-    from for_eval.tables import parse_tables, run_tables
+    from for_eval.suites import SUITES
+    from for_eval.tables import find_data, parse_tables, run_tables
 
+    chosen = [name.strip() for name in arguments.dataset.split(",") if name.strip()]
+    for name in chosen:
+        if name not in SUITES:
+            raise UsageError(f"no tables are made of {name!r}; expected some of {', '.join(SUITES)}")
+    suites = [SUITES[name] for name in chosen or SUITES]
+    names = parse_tables(suites, arguments.only)
     failed = 0
-    for verdict in run_tables(
-        parse_tables(arguments.only), arguments.out, arguments.seeds, arguments.device, arguments.accept
-    ):
-        print(f"{verdict.table:<10} seed {verdict.seed}  {verdict.line}", flush=True)
-        failed += verdict.ok is False
+    for suite in suites:
+        if not chosen:  # all that there is data of
+            try:
+                find_data(suite, arguments.data)
+            except DataError as error:
+                print(f"{suite.dataset:<10} left out: {error}", flush=True)
+                continue
+        for verdict in run_tables(
+            suite,
+            names,
+            arguments.out,
+            data=arguments.data,
+            seeds=arguments.seeds,
+            device=arguments.device,
+            accept=arguments.accept,
+        ):
+            print(f"{verdict.dataset:<10} {verdict.table:<10} seed {verdict.seed}  {verdict.line}", flush=True)
+            failed += verdict.ok is False
     if failed and not arguments.accept:
         raise ForError(
             f"{failed} rows differ from the committed ones by more than the tolerance; --accept lets the new ones stay"
@@ -218,15 +238,23 @@ def _parser() -> argparse.ArgumentParser:
 
     tables = commands.add_parser(
         "tables",
-        help="train and score the paper's tables on the built-in scenes",
-        description="Make the rows of the paper's tables on MiniScenes, each trained, scored and compared with the "
-        "committed result (OK or FAIL). Stopped at any moment and started again, it goes on.",
-        epilog="example: python -m for_eval tables --only main --seeds 1",
+        help="train and score the paper's tables",
+        description="Make the rows of the paper's tables on every dataset that is there (the built-in scenes always "
+        "are), each trained, scored and compared with the committed result (OK or FAIL). Datasets without data are "
+        "left out, which a line says. Stopped at any moment and started again, it goes on.",
+        epilog="examples: python -m for_eval tables --dataset miniscenes --only main --seeds 1; "
+        "python -m for_eval tables --data ~/datasets",
+    )
+    tables.add_argument(
+        "--dataset", default="", metavar="NAMES", help="some of miniscenes,coco,lvis,nuimages (default: those there)"
+    )
+    tables.add_argument(
+        "--data", type=Path, metavar="DIR", help="the folder of the datasets: DIR/coco, DIR/lvis, DIR/nuimages"
     )
     tables.add_argument(
         "--only", default="", metavar="NAMES", help="some of main,vocabulary,freezing,labelled,queries,layers"
     )
-    tables.add_argument("--seeds", type=int, help="trainings a row (default: 3 for main, 1 for the others)")
+    tables.add_argument("--seeds", type=int, help="trainings a row (default: the table's own)")
     tables.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     tables.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     tables.add_argument("--accept", action="store_true", help="new results replace committed ones that differ")

@@ -9,21 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from for_eval.leaderboard import GROUPS
-from for_eval.tables import DATASET, TABLES
+from for_eval.suites import SUITES
 from for_model.errors import DataError
 
 PAPER = Path(__file__).parents[1] / "leaderboards" / "paper.csv"
 OURS = "ours"
-_TABLES = {
-    "main": (1, 2),
-    "vocabulary": (3,),
-    "freezing": (4,),
-    "labelled": (5,),
-    "queries": (6,),
-    "layers": (7,),
-}
 _WHOLE = (1, 2, 9)  # the tables whose rows are methods, not settings of one
-_DATASETS = {"coco": "COCO", "lvis": "LVIS", "nuimages": "nuImages", DATASET: "COCO"}
+_DATASETS = {"coco": "COCO", "lvis": "LVIS", "nuimages": "nuImages", "miniscenes": "COCO"}
 _COLUMNS = ("protocol", "backbone", "method", "embeddings an image", "losses")
 _LOSSES = {("yes", "no"): "labels", ("no", "yes"): "pseudo-labels", ("yes", "yes"): "both"}
 
@@ -50,17 +42,20 @@ def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
     """Generated tables as Markdown, each with the paper's matching rows below ours.
 
     tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.  paper: as `read_paper` gives.
-    A dataset's table is matched by Tables 1, 2 and 9; one of the ablations on MiniScenes by the table that it repeats,
-    on COCO. The column `source` says whose row it is.
+    A dataset's table is matched by Tables 1, 2 and 9, one of a suite by those that it repeats; MiniScenes stands beside
+    COCO. The column `source` says whose row it is.
     """
     return "\n\n".join(_section(path, paper) for path in tables)
 
 
 def _section(path: Path, paper: Sequence[Cells]) -> str:
     ours = _read_csv(path)
-    ablation = path.stem.removeprefix(f"{DATASET}-")
-    if ablation in TABLES:
-        dataset, columns, numbers = DATASET, TABLES[ablation].columns, _TABLES[ablation]
+    dataset, _, name = path.stem.partition("-")
+    if dataset in SUITES and name in SUITES[dataset].tables:
+        table = SUITES[dataset].tables[name]
+        columns, numbers = table.columns, table.paper
+        if "protocol" in ours[0]:
+            columns += ("protocol",)
     else:
         dataset, columns, numbers = path.stem, _COLUMNS, _WHOLE
     theirs = _DATASETS.get(dataset, "")
