@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from for_eval.dataset_sources import PARTS, Part, Source, Split
 from for_eval.fetch import archives_for, count_images
+from for_model.data.instances import read_lists
 from for_model.data.nuimages import SURFACES
 from for_model.errors import DataError
 
@@ -79,7 +80,7 @@ def _verdict(name: str, counts: Sequence[tuple[str, int, int | None]]) -> Verdic
 
 
 def _coco(root: Path, split: str) -> _Found:
-    content = _lists(root / "annotations" / f"instances_{split}.json")
+    content = read_lists(root / "annotations" / f"instances_{split}.json", "COCO's", "COCO's layout")
     paths = [f"{split}/{image.get('file_name')}" for image in content["images"]]
     return _Found(len(content["annotations"]), len(content["categories"]), paths)
 
@@ -87,7 +88,7 @@ def _coco(root: Path, split: str) -> _Found:
 def _lvis(root: Path, split: str) -> _Found:
     name = f"lvis_v1_{split}.json"
     path = root / "annotations" / name
-    content = _lists(path if path.exists() else root / name)
+    content = read_lists(path if path.exists() else root / name, "LVIS's", "it there, or in annotations")
     paths = ["/".join(str(image.get("coco_url")).split("/")[-2:]) for image in content["images"]]  # train2017/1.jpg
     return _Found(len(content["annotations"]), len(content["categories"]), paths)
 
@@ -120,12 +121,3 @@ def _records(path: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
         raise DataError(f"{path} is damaged, it is not a list of records: fetch it again")
     return records
-
-
-def _lists(path: Path) -> dict[str, list[dict[str, Any]]]:
-    content = _json(path)
-    for key in ("images", "annotations", "categories"):
-        rows = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise DataError(f"{path} is damaged, it has no list {key!r}: delete it and fetch it again")
-    return content
