@@ -56,17 +56,17 @@ def check(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Par
 def _check_split(source: Source, root: Path, split: Split, with_files: bool) -> Verdict:
     try:
         found = _READERS[source.layout](root, split.name)
-    except DataError as error:
+        counts: list[tuple[str, int, int | None]] = [
+            ("images", len(found.paths), split.images),
+            ("annotations", found.annotations, split.annotations),
+            ("categories", found.categories, source.categories),
+        ]
+        if with_files:
+            bar = tqdm(found.paths, desc=f"files of {split.name}", unit="image", disable=None)
+            on_disk = sum((root / path).is_file() for path in bar)
+            counts.append(("images on disk", on_disk, split.images))
+    except (DataError, OSError) as error:
         return Verdict(f"{split.name:<10} FAIL  {error}", ok=False)
-    counts = [
-        ("images", len(found.paths), split.images),
-        ("annotations", found.annotations, split.annotations),
-        ("categories", found.categories, source.categories),
-    ]
-    if with_files:
-        bar = tqdm(found.paths, desc=f"files of {split.name}", unit="image", disable=None)
-        on_disk = sum((root / path).is_file() for path in bar)
-        counts.append(("images on disk", on_disk, split.images))
     return _verdict(split.name, counts)
 
 
@@ -97,27 +97,23 @@ def _nuimages(root: Path, split: str) -> _Found:
     folder = root / f"v1.0-{split}"
     if missing := [name for name in _NUIMAGES_TABLES if not (folder / f"{name}.json").is_file()]:
         raise DataError(f"{folder} lacks {', '.join(missing)} of its tables: unpack the metadata archive")
-    names = {row.get("name") for row in _records(folder / "category.json")}
-    keys = {row.get("key_camera_token") for row in _records(folder / "sample.json")}
+    names = {str(row.get("name")) for row in _records(folder / "category.json")}
+    keys = {str(row.get("key_camera_token")) for row in _records(folder / "sample.json")}
     rows = _records(folder / "sample_data.json")
-    paths = [str(row.get("filename")) for row in rows if row.get("token") in keys]
+    paths = [str(row.get("filename")) for row in rows if str(row.get("token")) in keys]
     return _Found(len(_records(folder / "object_ann.json")), len(names - set(SURFACES)), paths)
 
 
 _READERS: dict[str, Callable[[Path, str], _Found]] = {"coco": _coco, "lvis": _lvis, "nuimages": _nuimages}
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{path} doesn't exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} can't be read ({error}): delete it and fetch it again") from error
-
-
 def _records(path: Path) -> list[dict[str, Any]]:
-    records = _json(path)
+    try:
+        records = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is damaged, it is not valid JSON ({error}): unpack the metadata archive again"
+        ) from error
     if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
-        raise DataError(f"{path} is damaged, it is not a list of records: fetch it again")
+        raise DataError(f"{path} is damaged, it is not a list of records: unpack the metadata archive again")
     return records

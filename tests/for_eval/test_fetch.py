@@ -442,6 +442,8 @@ def test_nuimages_is_explained_and_checked(tmp_path: Path, capsys: pytest.Captur
     next((tmp_path / "samples" / "CAM_FRONT").iterdir()).unlink()
     assert [v.ok for v in check(source, tmp_path, ("mini",))] == [False]
     assert [v.ok for v in check(source, tmp_path, ("mini",), ("annotations",))] == [True]
+    (tmp_path / "v1.0-mini" / "sample.json").write_text("{}")
+    assert "sample.json is damaged, it is not a list of records" in next(iter(check(source, tmp_path, ("mini",)))).line
     (tmp_path / "v1.0-mini" / "ego_pose.json").unlink()
     assert "lacks ego_pose of its tables" in next(iter(check(source, tmp_path, ("mini",)))).line
     assert main(["fetch", "nuimages", "--root", str(tmp_path), "--check", "--splits", "mini"]) == 2
