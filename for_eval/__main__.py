@@ -155,6 +155,29 @@ def _classes(arguments: argparse.Namespace) -> None:
     print(f"{out}: " + ", ".join(f"{groups.count(group)} {group}" for group in ("base", "novel", "other")))
 
 
+def _fetch(arguments: argparse.Namespace) -> None:
+    from for_eval.dataset_check import check
+    from for_eval.dataset_sources import PARTS, SOURCES
+    from for_eval.fetch import choose_splits, describe, fetch
+
+    source = SOURCES.get(arguments.name)
+    if source is None:
+        raise UsageError(f"unknown dataset {arguments.name!r}: choose one of {', '.join(SOURCES)}")
+    root, splits = arguments.root.expanduser(), choose_splits(source, arguments.splits)
+    parts = (arguments.only,) if arguments.only else PARTS
+    if not arguments.check:
+        print("\n".join(describe(source, root, splits, parts)), flush=True)
+        if arguments.dry_run:
+            return
+        fetch(source, root, splits, parts, arguments.keep)
+    failed = 0
+    for verdict in check(source, root, splits, parts):
+        print(verdict.line, flush=True)
+        failed += not verdict.ok
+    if failed:
+        raise DataError(f"{source.title} in {root} is not as published, see the lines with FAIL: {failed}")
+
+
 def _method_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose data and model, the same for every command that embeds."""
     parser.add_argument(
@@ -174,6 +197,23 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
         default="batched",
         help="K-means of cluster-clip: all images of a batch at once, or image by image on the CPU as published",
     )
+
+
+def _fetch_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Say where a dataset is published and under which licence, download and unpack what isn't there yet, and "
+        "compare it with the published counts. Stopped at any moment and started again, it goes on. nuImages needs an "
+        "account: for it the command says what to download where, and checks it."
+    )
+    parser.epilog = "example: python -m for_eval fetch coco --root ~/coco --splits val"
+    parser.add_argument("name", help="coco (2017), coco2014, lvis or nuimages")
+    parser.add_argument("--root", type=Path, required=True, help="the dataset's folder, made if need be")
+    parser.add_argument("--splits", default="", metavar="NAMES", help="with commas, such as val (default: train,val)")
+    parser.add_argument("--only", choices=("annotations", "images"), help="default: both")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be downloaded")
+    parser.add_argument("--check", action="store_true", help="download nothing, only check what is there")
+    parser.add_argument("--keep", action="store_true", help="leave the archives in ROOT/downloads")
+    parser.set_defaults(run=_fetch)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -259,6 +299,8 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     tables.add_argument("--accept", action="store_true", help="new results replace committed ones that differ")
     tables.set_defaults(run=_tables)
+
+    _fetch_options(commands.add_parser("fetch", help="download COCO or LVIS, or check a dataset that you have"))
 
     classes = commands.add_parser(
         "classes",

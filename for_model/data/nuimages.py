@@ -45,7 +45,7 @@ PROMPT_NAMES = {
     "vehicle.trailer": "trailer",
     "vehicle.truck": "truck",
 }
-_SURFACES = ("flat.driveable_surface", "vehicle.ego")  # of the surface annotations; no objects, and so no categories
+SURFACES = ("flat.driveable_surface", "vehicle.ego")  # of the surface annotations; no objects, and so no categories
 
 
 def load_nuimages(root: Path, split: str) -> Dataset:
@@ -141,7 +141,7 @@ def _text(row: dict[str, Any], key: str, table: str) -> str:
 def _categories(rows: list[dict[str, Any]]) -> tuple[tuple[Category, ...], dict[str, int | None]]:
     """The object classes in the order of nuImages's own names, and token -> position; None for a surface."""
     tokens = {_text(row, "token", "category"): _text(row, "name", "category") for row in rows}
-    objects = sorted(set(tokens.values()) - set(_SURFACES))
+    objects = sorted(set(tokens.values()) - set(SURFACES))
     names = [PROMPT_NAMES.get(name, name.rpartition(".")[2].replace("_", " ")) for name in objects]
     if not objects or len(set(names)) < len(objects):
         raise _FormatError("category", f"expected object classes with names that differ, got {', '.join(names)!r}")
