@@ -142,7 +142,9 @@ def test_their_rows_stand_below_ours_in_every_generated_table() -> None:
         assert all(source.startswith("paper Table ") for source in sources[n_ours:])
         assert {len(row) for row in rows} == {len(heading)}
         assert {row[1] for row in rows[n_ours:]} == {"COCO"}
-    assert {name.removeprefix("miniscenes-").removesuffix(".csv") for name in tables} >= set(SUITES["miniscenes"].tables)
+    assert {name.removeprefix("miniscenes-").removesuffix(".csv") for name in tables} >= set(
+        SUITES["miniscenes"].tables
+    )
     freezing = tables["miniscenes-freezing.csv"]
     assert freezing[0][:5] == ["source", "dataset", "frozen", "losses", "decoder layers"]
     assert ["paper Table 4", "COCO", "v, o", "labels", "0", "83.59", "17.91", ""] in freezing
