@@ -178,6 +178,23 @@ def _fetch(arguments: argparse.Namespace) -> None:
         raise DataError(f"{source.title} in {root} is not as published, see the lines with FAIL: {failed}")
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from for_eval.compare import compare, load_ranked
+    from for_eval.compare_report import figure_format, name_of, to_text, write_figure
+
+    if arguments.out is not None:
+        figure_format(arguments.out)
+    (result_a, a), (result_b, b) = load_ranked(arguments.a), load_ranked(arguments.b)
+    comparison = compare(a, b, arguments.resamples, arguments.seed, arguments.level)
+    names = name_of(result_a), name_of(result_b)
+    if arguments.out is not None:
+        write_figure(arguments.out, comparison, *names)
+    if arguments.json:
+        print(json.dumps({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1, ensure_ascii=False))
+    else:
+        print(to_text(comparison, *names))
+
+
 def _method_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose data and model, the same for every command that embeds."""
     parser.add_argument(
@@ -322,6 +339,24 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     table.add_argument("--with-paper", action="store_true", help="print every table with the paper's rows below ours")
     table.set_defaults(run=_table)
+
+    compare = commands.add_parser(
+        "compare",
+        help="whether one result is better than another, and where",
+        description="Compare two results of one dataset on the same resamples of its images, of its categories and of "
+        "both: the difference of mAP@50, its interval, and the categories that gain and lose most. A positive "
+        "difference is in favour of B.",
+        epilog="example: python -m for_eval compare leaderboards/results/..._clip-1.json "
+        "leaderboards/results/..._cluster-clip-8.json --out gain.png",
+    )
+    compare.add_argument("a", type=Path, metavar="A.json", help="a result that leaderboard wrote")
+    compare.add_argument("b", type=Path, metavar="B.json", help="another, of the same dataset, split and protocol")
+    compare.add_argument("--out", type=Path, metavar="FIGURE", help="draw a figure too: a .png, .svg or .pdf")
+    compare.add_argument("--json", action="store_true", help="print JSON, with every category, instead of tables")
+    compare.add_argument("--resamples", type=int, default=1000, help="default: 1000")
+    compare.add_argument("--seed", type=int, default=0, help="of the resamples (default 0)")
+    compare.add_argument("--level", type=float, default=0.95, help="coverage of the intervals (default 0.95)")
+    compare.set_defaults(run=_compare)
     return parser
 
 

@@ -38,18 +38,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """mAP@k of A and of B over a group's categories with P > 0, and B - A; spreads: by what was drawn again."""
+    """mAP@k of A and of B over a group's categories with P > 0, and B - A; spreads: by what was drawn again, None
+    where no resample held a relevant image."""
 
     n_categories: int
     a: float
     b: float
     difference: float
-    spreads: Mapping[Over, Spread]
+    spreads: Mapping[Over, Spread | None]
 
 
 @dataclass(frozen=True)
 class CategoryDifference:
-    """AP@k of A and of B for one category, B - A, and how it varies with other images."""
+    """AP@k of A and of B for one category, B - A, and how it varies with other images, as for a group."""
 
     name: str
     group: str
@@ -57,7 +58,7 @@ class CategoryDifference:
     a: float
     b: float
     difference: float
-    spread: Spread
+    spread: Spread | None
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def _no_deeper(rankings: Rankings) -> Callable[[int, int], NDArray[np.int32]]:
 
 def _group_spreads(
     own: FloatArray, differences: FloatArray, rng: np.random.Generator, level: float
-) -> dict[Over, Spread]:
+) -> dict[Over, Spread | None]:
     """own: [C] differences of a group's categories.  differences: [C, R] in resamples of the images."""
     n, n_resamples = differences.shape
     drawn = np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_resamples)]).T  # [C, R]
@@ -245,9 +246,11 @@ def _group_spreads(
     }
 
 
-def _spread(resampled: FloatArray, own: float, level: float) -> Spread:
-    """[R] differences, NaN where there is none -> how they lie around `own`."""
+def _spread(resampled: FloatArray, own: float, level: float) -> Spread | None:
+    """[R] differences, NaN where there is none -> how they lie around `own`; None when there is none at all."""
     existing = resampled[~np.isnan(resampled)]
+    if len(existing) == 0:
+        return None
     centred = existing - (existing.mean() - own)
     low, high = np.quantile(centred, [(1 - level) / 2, (1 + level) / 2])
     return Spread(float(low), float(high), float((centred > 0).mean()), len(existing))
