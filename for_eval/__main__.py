@@ -87,7 +87,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cluster_engine=arguments.cluster_engine,
         )
-        for result, rankings in run_method(dataset, method, str(method.backbone.device), arguments.stores):
+        for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
             write_result(arguments.out, result, rankings)
             results.append(result)
     write_tables(arguments.out)

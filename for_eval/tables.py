@@ -189,7 +189,7 @@ def measure(row: Row, seed: int, device: str | None = None) -> dict[str, Any]:
     earlier = read_result(path)
     if earlier is not None and earlier["method"] == json.loads(json.dumps(method.info.to_json())):
         return earlier
-    ((scored, _),) = run_method(dataset, method, str(method.backbone.device))
+    ((scored, _),) = run_method(dataset, method, str(method.device))
     result = {**scored, "seed": seed, "training": training}
     write_json(path, result)
     return result

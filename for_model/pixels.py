@@ -7,6 +7,13 @@ from torch import Tensor
 
 from for_model.errors import ImageError, UsageError
 
+Channels = tuple[float, float, float]  # one number for each of R, G and B
+
+# for images in 0..1: CLIP's, which most models after it have kept
+CLIP_MEAN: Channels = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD: Channels = (0.26862954, 0.26130258, 0.27577711)
+_GREY = (128, 128, 128)
+
 
 def check_image_size(asked: int | None, own: int, stride: int) -> int:
     """The pixels a side: those asked for, else the model's own. Raises UsageError when the stride doesn't divide it."""
@@ -36,11 +43,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError(f"the image can't be decoded ({error})") from error
 
 
+def pad_to_square(image: Image.Image) -> Image.Image:
+    """A decoded RGB image in the top left corner of a grey square. Raises ImageError when it can't be decoded."""
+    rgb = to_rgb(image)
+    square = Image.new("RGB", (max(rgb.size), max(rgb.size)), _GREY)
+    square.paste(rgb)
+    return square
+
+
 def squash(
     image: Image.Image,
     size: int,
-    mean: tuple[float, float, float],
-    std: tuple[float, float, float],
+    mean: Channels,
+    std: Channels,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Tensor:
     """An image -> [3, size, size] float32 on the CPU, normalised with the channels' mean and std.

@@ -89,6 +89,12 @@ class VitPool(nn.Module):
         return projected
 
 
+def fit_positions(visual: Any, grid: int) -> None:
+    """Interpolate the positional embedding of open_clip's `VisionTransformer` for `grid` cells a side, in place."""
+    positions = interpolate_positions(visual.positional_embedding.detach(), grid)  # [K + 1, Ce]
+    visual.positional_embedding = nn.Parameter(positions, requires_grad=False)
+
+
 class VitBackbone(OpenClipBackbone):
     """A frozen CLIP ViT with its text encoder, at one image size. Made by `load_vit`.
 
@@ -99,8 +105,7 @@ class VitBackbone(OpenClipBackbone):
         patch_size = int(checkpoint.config["vision_cfg"]["patch_size"])
         super().__init__(checkpoint, image_size, patch_size, device)
         visual, grid = self.model.visual, image_size // patch_size
-        positions = interpolate_positions(visual.positional_embedding.detach(), grid)  # [K + 1, Ce]
-        visual.positional_embedding = nn.Parameter(positions, requires_grad=False)  # so `model` is of that size as well
+        fit_positions(visual, grid)
         self.pool = VitPool(visual, grid)
         self.width = self.pool.width
         self.n_tokens = self.n_cells + 1
