@@ -4,6 +4,7 @@ No code of a repository is ever run, and weights are read from safetensors only.
 """
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import torch
 from for_model.checkpoints import download, random_state
 from for_model.errors import UsageError, WeightsError
 from for_model.weights_io import sha256_state
+
+log = logging.getLogger(__name__)
 
 INSTALL = "make install-encoders"
 _FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*.json", "vocab.txt"]
@@ -99,6 +102,7 @@ def load_hub_model(method: str, backbone: str | None, weights: str | None) -> Hu
         )
     import transformers
 
+    transformers.utils.logging.set_verbosity_error()  # its reports say in many lines what an error of ours says in one
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
     if weights == "random":
@@ -137,12 +141,17 @@ def _read_model(method: str, folder: Path) -> Any:
             use_safetensors=True,
             trust_remote_code=False,
             dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # refused below, as what is missing
             output_loading_info=True,
         )
-    if missing := sorted(notes["missing_keys"]):
+    unfit = sorted({*notes["missing_keys"], *(name for name, *_ in notes["mismatched_keys"])})
+    if unfit:
         raise WeightsError(
-            f"{folder} lacks {len(missing)} tensors of {method} ({', '.join(missing[:3])} ...): fetch it again"
+            f"{folder}: {len(unfit)} tensors of {method} are missing or of another shape ({', '.join(unfit[:3])}); "
+            "fetch or make it again"
         )
+    if unused := notes["unexpected_keys"]:
+        log.info("%s: %d tensors are of no use to %s", folder, len(unused), method)
     return model.eval()
 
 
