@@ -14,7 +14,7 @@ DATA ?=
 BIN = .venv/bin
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos run run-photos test bench leaderboards lock
+.PHONY: install install-photos install-encoders run run-photos test bench leaderboards lock
 
 install: .venv/installed
 
@@ -30,6 +30,12 @@ install-photos: .venv/photos
 
 .venv/photos: .venv/installed requirements-photos.txt
 	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -r requirements-photos.txt
+	touch $@
+
+install-encoders: .venv/encoders
+
+.venv/encoders: .venv/installed requirements-encoders.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-encoders.txt
 	touch $@
 
 run: install
@@ -55,3 +61,4 @@ leaderboards: install
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
 	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt

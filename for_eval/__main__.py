@@ -71,7 +71,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     if not methods:
-        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for or several with commas")
+        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for, coca or several with commas")
     for name in methods:
         parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
@@ -87,7 +87,7 @@ def _leaderboard(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             cluster_engine=arguments.cluster_engine,
         )
-        for result, rankings in run_method(dataset, method, str(method.backbone.device), arguments.stores):
+        for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
             write_result(arguments.out, result, rankings)
             results.append(result)
     write_tables(arguments.out)
@@ -203,10 +203,21 @@ def _method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
     parser.add_argument(
-        "--backbone", help="RN-mini (built in), photo-lite, RN50, ... (default: a head's own, else RN-mini)"
+        "--backbone",
+        help="RN-mini (built in), photo-lite, RN50, ViT-B-32, ...; of coca one of open_clip's CoCas, of owlvit, owlv2 "
+        "and blip2 a repository of the model hub (default: a head's or dual encoder's own, else RN-mini)",
     )
-    parser.add_argument("--weights", help="openai, random, another pretrained tag, or a file (default: the backbone's)")
-    parser.add_argument("--image-size", type=int, metavar="PX", help="pixels a side, a multiple of 32 (default: own)")
+    parser.add_argument(
+        "--weights",
+        help="openai, random, another pretrained tag, or a file; for owlvit, owlv2 and blip2 a folder (default: the "
+        "backbone's)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help="pixels a side, a multiple of 32, or a ViT's patch (default: own)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
         "--cluster-engine",
@@ -252,7 +263,8 @@ def _parser() -> argparse.ArgumentParser:
     embed.add_argument(
         "--method",
         default="cluster-clip",
-        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, or the path of a trained head.safetensors",
+        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, owlvit, owlv2, blip2, or the path of a "
+        "trained head.safetensors",
     )
     embed.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     embed.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
@@ -284,7 +296,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _method_options(leaderboard)
     leaderboard.add_argument(
-        "--methods", required=True, help="with commas: clip,dense-clip,cluster-clip:4,for,runs/mine/head.safetensors"
+        "--methods",
+        required=True,
+        help="with commas: clip,cluster-clip:4,for,coca,owlvit,owlv2,blip2,runs/mine/head.safetensors",
     )
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     leaderboard.add_argument(

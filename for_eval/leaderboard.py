@@ -201,7 +201,8 @@ def run_method(
         "seed": SEED,
         "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
         "commit": _commit(),
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in (*_PACKAGES, *getattr(method, "packages", ()))}
+        | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
     results = []

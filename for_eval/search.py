@@ -114,14 +114,14 @@ def load_searcher(
 
 def _rebuild(index: SearchIndex, weights: str | None, device: str | None) -> Method:
     """The index's method, or, if its head was trained, one with the same text encoder: queries need no more."""
-    from for_model.clip_method import METHODS, build_method
+    from for_model.clip_method import DUAL_ENCODERS, METHODS, build_method
 
     info = index.info
     # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
     recorded = None if info.weights == info.backbone.lower() else info.weights
     try:
         return build_method(
-            info.method if info.method in METHODS else "clip",
+            info.method if info.method in (*METHODS, *DUAL_ENCODERS) else "clip",
             info.backbone,
             weights or recorded,
             image_size=info.image_size,

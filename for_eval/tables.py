@@ -140,7 +140,7 @@ def measure(
     identity = json.loads(json.dumps(method.info.to_json()))
     if earlier is not None and all(result["method"] == identity for result in earlier.values()):
         return earlier
-    scored = run_method(dataset, method, str(method.backbone.device))
+    scored = run_method(dataset, method, str(method.device))
     results = {result["protocol"]: {**result, "seed": seed, "training": training} for result, _ in scored}
     _write_results(folder, suite, row, seed, results)
     return results
