@@ -323,7 +323,10 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", help="the folder of the datasets: DIR/coco, DIR/lvis, DIR/nuimages"
     )
     tables.add_argument(
-        "--only", default="", metavar="NAMES", help="some of main,vocabulary,freezing,labelled,queries,layers"
+        "--only",
+        default="",
+        metavar="NAMES",
+        help="some of main,vocabulary,freezing,labelled,queries,layers,baselines",
     )
     tables.add_argument("--seeds", type=int, help="trainings a row (default: the table's own)")
     tables.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")

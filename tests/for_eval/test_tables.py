@@ -11,13 +11,16 @@ import pytest
 from for_eval import tables
 from for_eval.__main__ import main
 from for_eval.leaderboard import evaluate
+from for_eval.paper import read_paper
 from for_eval.store import open_store
 from for_eval.suites import SUITES, Row, Suite, Table
 from for_eval.tables import Verdict, find_data, measure, parse_tables, run_tables, write_table_csvs
 from for_model.clip_method import build_method, parse_method
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes import write_scenes
+from for_model.dual_encoders import COCA
 from for_model.errors import DataError, UsageError
+from for_model.hub_models import PUBLISHED
 
 SMALL = {
     "main": Table(
@@ -178,7 +181,8 @@ def test_every_row_of_every_table_can_be_made(suite: Suite) -> None:
         keys = [suite.key(row, 0) for row in table.rows]
         assert len(keys) == len(set(keys))
     default = suite.key(Row(()), 0)
-    assert all(default in [suite.key(row, 0) for row in table.rows] for table in suite.tables.values())
+    trained = [table for name, table in suite.tables.items() if name != "baselines"]
+    assert all(default in [suite.key(row, 0) for row in table.rows] for table in trained)
     training = suite.training(Row(()), 0, Path("/data"))
     assert (training.data.dataset, training.data.root) == (suite.dataset, "/data")
 
@@ -194,6 +198,17 @@ def test_embeddings_an_image_are_those_of_the_backbone() -> None:
                 assert row.label[1] == row.method.partition(":")[2]
             elif row.label[0] == "FOR":
                 assert row.label[1] == str(suite.training(row, 0).head.queries)
+
+
+def test_baselines_are_published_models_with_as_many_embeddings_as_the_paper_says() -> None:
+    for row in SUITES["coco"].tables["baselines"].rows:
+        if row.method in PUBLISHED:
+            vision = PUBLISHED[row.method][str(row.backbone)]["vision_config"]
+            assert row.method == "blip2" or row.label[2] == str((vision["image_size"] // vision["patch_size"]) ** 2)
+        else:
+            assert row.backbone == COCA
+    told = {row["embeddings an image"] for row in read_paper() if row["method"].lower().startswith("owl")}
+    assert told == {row.label[2] for row in SUITES["coco"].tables["baselines"].rows if "OWL" in row.label[0]}
 
 
 def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pytest.CaptureFixture[str]) -> None:
