@@ -198,7 +198,9 @@ def _compare(arguments: argparse.Namespace) -> None:
 def _method_options(parser: argparse.ArgumentParser) -> None:
     """The options that choose data and model, the same for every command that embeds."""
     parser.add_argument(
-        "--dataset", required=True, help="coco, lvis, nuimages, folder, or miniscenes (built in, needs no --root)"
+        "--dataset",
+        required=True,
+        help="coco, coco2014, lvis, nuimages, folder, or miniscenes (built in, needs no --root)",
     )
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")

@@ -4,14 +4,12 @@ The JSON files under `results/` are the source of truth; every CSV is made from 
 decimals, so that the same results always give the same bytes. What wasn't measured is empty, never 0.
 """
 
-import csv
-import io
 import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -20,8 +18,10 @@ from typing import Any, Literal
 import numpy as np
 
 from for_eval.bootstrap import bootstrap_interval
+from for_eval.columns import COLUMNS, GROUPS, LABELS, MULTILABEL_COLUMNS, RECALL_KS, Column, cell, to_csv
 from for_eval.embed import EmbedReport, embed
 from for_eval.metrics import BoolArray, RetrievalScores, Scores, recall_at_k, retrieval_scores
+from for_eval.multilabel import zero_shot_scores
 from for_eval.rank import score_matrix
 from for_eval.rankings import Rankings, rankings_of, write_rankings
 from for_eval.store import Store, open_store
@@ -34,58 +34,13 @@ from for_model.text import cached_category_embeddings, prompts_of
 
 FORMAT = "for-result/1"
 K = 50  # images that mAP@50 looks at
-RECALL_KS = (1, 5, 10, 50)
 RESAMPLES = 1000
 SEED = 0
-GROUPS = ("base", "novel", "all")
+MULTILABEL = ("coco2014",)  # datasets whose labelling of images is scored too (the paper's Table 10)
 # `all` ranks every image for every category; `federated`, where a dataset (LVIS) says so, only the images of which it
 # is known whether they hold the category.
 Protocol = Literal["all", "federated"]
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table: its heading, where a result has it, and its decimals (None: as it is)."""
-
-    heading: str
-    keys: tuple[str, ...]
-    decimals: int | None = None
-    percent: bool = False
-
-
-def _score_columns() -> list[Column]:
-    columns = []
-    for group in GROUPS:
-        columns.append(Column(f"{group} mAP@50", ("scores", group, "map"), 2, True))
-        columns += [Column(f"{group} {end}", ("scores", group, f"map_{end}"), 2, True) for end in ("low", "high")]
-    for group in GROUPS:
-        for heading, key in (
-            ("mAP@50 over P", "map_over_p"),
-            ("mAP@50 over hits", "map_over_hits"),
-            ("precision@50", "precision"),
-            *((f"recall@{k}", f"recall@{k}") for k in RECALL_KS),
-        ):
-            columns.append(Column(f"{group} {heading}", ("scores", group, key), 2, True))
-    return columns
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("dataset", ("dataset",)),
-    Column("split", ("split",)),
-    Column("protocol", ("protocol",)),
-    Column("backbone", ("method", "backbone")),
-    Column("weights", ("method", "weights")),
-    Column("image size", ("method", "image_size")),
-    Column("method", ("method", "method")),
-    Column("embeddings an image", ("method", "n_embeddings")),
-    Column("bytes an image", ("bytes_per_image",)),
-    Column("images a second", ("images_per_second",), 1),
-    Column("device", ("device",)),
-    Column("images", ("n_images",)),
-    Column("skipped", ("n_skipped",)),
-    *_score_columns(),
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +52,13 @@ class Evaluation:
         the group is present. The interval is the 95% bootstrap over images, centred (`bootstrap.Interval.shifted`).
     per_category: {"name", "group", "n_relevant", "ap"} of every scored category; ap is None where P = 0.
     rankings: what the scores were made from.
+    multilabel: `gzsl` and `zsl` -> the fields of `multilabel.MultiLabelScores`; None for a dataset not in MULTILABEL.
     """
 
     scores: dict[str, Any]
     per_category: list[dict[str, Any]]
     rankings: Rankings
+    multilabel: dict[str, Any] | None
 
 
 def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
@@ -166,7 +123,11 @@ def _evaluation(scores: Scores, rankings: Rankings) -> Evaluation:
             "precision": mean.precision,
             **{f"recall@{k}": _mean(values[mask]) for k, values in recalls.items()},
         }
-    return Evaluation(table, _per_category(rankings, retrieval), rankings)
+    multilabel = None
+    if rankings.dataset in MULTILABEL:
+        labelling = zero_shot_scores(scores, relevance, masks["novel"], LABELS)
+        multilabel = {setting: asdict(found) for setting, found in labelling.items()}
+    return Evaluation(table, _per_category(rankings, retrieval), rankings, multilabel)
 
 
 def _per_category(rankings: Rankings, retrieval: RetrievalScores) -> list[dict[str, Any]]:
@@ -208,7 +169,8 @@ def run_method(
     results = []
     for each in evaluate(dataset, store, method):
         scores = {"protocol": each.rankings.protocol, "scores": each.scores, "per_category": each.per_category}
-        results.append(({**common, **scores}, each.rankings))
+        labelling = {} if each.multilabel is None else {"multilabel": each.multilabel}
+        results.append(({**common, **scores, **labelling}, each.rankings))
     return results
 
 
@@ -288,35 +250,22 @@ def _order(result: dict[str, Any]) -> tuple[Any, ...]:
     return (*names, rank, method["method"], method["n_embeddings"], method["settings"].get("head_sha256", ""))
 
 
-def _cell(result: dict[str, Any], column: Column) -> str:
-    value: Any = result
-    for key in column.keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is None:
-        return ""
-    if column.decimals is None:
-        return str(value)
-    return f"{value * (100 if column.percent else 1):.{column.decimals}f}"
-
-
-def to_csv(results: Iterable[dict[str, Any]]) -> str:
-    """Results as CSV, a line each, in the order given."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.heading for column in COLUMNS])
-    writer.writerows([_cell(result, column) for column in COLUMNS] for result in results)
-    return text.getvalue()
-
-
 def write_tables(out: Path) -> list[Path]:
-    """Write `out/DATASET.csv` for every dataset that has results. Raises UsageError when there are none."""
+    """Write `out/DATASET.csv` for every dataset that has results, and `out/DATASET-multilabel.csv` where it has those.
+
+    Raises UsageError when there are none.
+    """
     results = read_results(out)
     if not results:
         raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval leaderboard` first")
     paths = []
     for name in sorted({result["dataset"] for result in results}):
+        mine = [result for result in results if result["dataset"] == name]
         paths.append(out / f"{_slug(name)}.csv")
-        write_bytes(paths[-1], to_csv(r for r in results if r["dataset"] == name).encode())
+        write_bytes(paths[-1], to_csv(mine).encode())
+        if any("multilabel" in result for result in mine):
+            paths.append(out / f"{_slug(name)}-multilabel.csv")
+            write_bytes(paths[-1], to_csv(mine, MULTILABEL_COLUMNS).encode())
     return paths
 
 
@@ -334,14 +283,18 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         "skipped",
     ]
     columns = [next(c for c in COLUMNS if c.heading == heading) for heading in chosen]
-    lines = ["| " + " | ".join([*chosen, *(f"{group} mAP@50" for group in GROUPS)]) + " |"]
-    lines.append("|---" * (len(chosen) + len(GROUPS)) + "|")
+    labelling = [
+        c for c in MULTILABEL_COLUMNS if c.keys[-1] in ("f1", "map") and any("multilabel" in r for r in results)
+    ]
+    headings = [*chosen, *(f"{group} mAP@50" for group in GROUPS), *(column.heading for column in labelling)]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for result in results:
-        cells = [_cell(result, column) for column in columns]
+        cells = [cell(result, column) for column in columns]
         for group in GROUPS:
             point, low, high = (
-                _cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
+                cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
             )
             cells.append(f"{point} ({low} to {high})" if point else "")
+        cells += [cell(result, column) for column in labelling]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -15,7 +15,9 @@ from for_model.errors import DataError
 PAPER = Path(__file__).parents[1] / "leaderboards" / "paper.csv"
 OURS = "ours"
 _WHOLE = (1, 2, 9)  # the tables whose rows are methods, not settings of one
-_DATASETS = {"coco": "COCO", "lvis": "LVIS", "nuimages": "nuImages", "miniscenes": "COCO"}
+_DATASETS = {"coco": "COCO", "coco2014": "COCO 2014", "lvis": "LVIS", "nuimages": "nuImages", "miniscenes": "COCO"}
+_LABELLING = "-multilabel"  # what the names of the tables end in that Table 10 matches
+_LABELLING_SCORES = ("GZSL F1@3", "GZSL mAP", "ZSL F1@3", "ZSL mAP")
 _COLUMNS = ("protocol", "backbone", "method", "embeddings an image", "losses")
 _LOSSES = {("yes", "no"): "labels", ("no", "yes"): "pseudo-labels", ("yes", "yes"): "both"}
 
@@ -42,8 +44,8 @@ def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
     """Generated tables as Markdown, each with the paper's matching rows below ours.
 
     tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.  paper: as `read_paper` gives.
-    A dataset's table is matched by Tables 1, 2 and 9, one of a suite by those that it repeats; MiniScenes stands beside
-    COCO. The column `source` says whose row it is.
+    A dataset's table is matched by Tables 1, 2 and 9, that of labelling its images by Table 10, one of a suite by those
+    that it repeats; MiniScenes stands beside COCO. The column `source` says whose row it is.
     """
     return "\n\n".join(_section(path, paper) for path in tables)
 
@@ -51,23 +53,27 @@ def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
 def _section(path: Path, paper: Sequence[Cells]) -> str:
     ours = _read_csv(path)
     dataset, _, name = path.stem.partition("-")
+    columns: tuple[str, ...] = _COLUMNS
+    scores: tuple[str, ...] = GROUPS
+    numbers: tuple[int, ...] = _WHOLE
     if dataset in SUITES and name in SUITES[dataset].tables:
         table = SUITES[dataset].tables[name]
         columns, numbers = table.columns, table.paper
         if "protocol" in ours[0]:
             columns += ("protocol",)
+    elif path.stem.endswith(_LABELLING):
+        dataset, numbers, scores = path.stem.removesuffix(_LABELLING), (10,), _LABELLING_SCORES
     else:
-        dataset, columns, numbers = path.stem, _COLUMNS, _WHOLE
+        dataset = path.stem
     theirs = _DATASETS.get(dataset, "")
-    lines = [f"{path.name}, mAP@50 in percent", "", _line(["source", "dataset", *columns, *GROUPS])]
-    lines.append("|---" * (2 + len(columns) + len(GROUPS)) + "|")
-    lines += [
-        _line([OURS, dataset, *(row.get(c, "") for c in columns), *(_ours(row, g) for g in GROUPS)]) for row in ours
-    ]
-    lines += [
-        _line([row["source"], theirs, *(_theirs(row, c) for c in columns), *(row[f"{theirs} {g}"] for g in GROUPS)])
-        for row in _matching(paper, numbers, theirs)
-    ]
+    headings = ["source", "dataset", *columns, *scores]
+    lines = [f"{path.name}, {'mAP@50 ' if scores == GROUPS else ''}in percent", ""]
+    lines += [_line(headings), "|---" * len(headings) + "|"]
+    for row in ours:
+        lines.append(_line([OURS, dataset, *(row.get(c, "") for c in columns), *(_ours(row, s) for s in scores)]))
+    for row in _matching(paper, numbers, f"{theirs} {scores[0]}"):
+        cells = [row["source"], theirs, *(_theirs(row, c) for c in columns)]
+        lines.append(_line([*cells, *(row[f"{theirs} {score}"] for score in scores)]))
     return "\n".join(lines)
 
 
@@ -75,9 +81,11 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _ours(row: Cells, group: str) -> str:
-    score, std = row[f"{group} mAP@50"], row.get(f"{group} std")
-    return f"{score} ± {std}" if std else score
+def _ours(row: Cells, score: str) -> str:
+    if score not in GROUPS:
+        return row[score]
+    mean, std = row[f"{score} mAP@50"], row.get(f"{score} std")
+    return f"{mean} ± {std}" if std else mean
 
 
 def _theirs(row: Cells, column: str) -> str:
@@ -88,12 +96,12 @@ def _theirs(row: Cells, column: str) -> str:
     return row.get(column, "")
 
 
-def _matching(paper: Sequence[Cells], numbers: Sequence[int], dataset: str) -> list[Cells]:
-    """The rows of some of the paper's tables that score a dataset; what an earlier table says isn't repeated."""
+def _matching(paper: Sequence[Cells], numbers: Sequence[int], score: str) -> list[Cells]:
+    """The rows of some of the paper's tables that have a score; what an earlier table says isn't repeated."""
     found: dict[tuple[str, ...], Cells] = {}
     for number in numbers:
         for place, row in enumerate(paper):
-            if row["source"] == f"paper Table {number}" and row.get(f"{dataset} base"):
-                same = tuple(row[c] for c in ("method", "backbone", "embeddings an image", f"{dataset} base"))
+            if row["source"] == f"paper Table {number}" and row.get(score):
+                same = tuple(row[c] for c in ("method", "backbone", "embeddings an image", score))
                 found.setdefault(same if len(numbers) > 1 else (str(place),), row)
     return list(found.values())
