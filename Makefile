@@ -1,7 +1,8 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
-# make leaderboards  train and score every table on the built-in scenes; ARGS="--only main --seeds 1" for some
+# make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
+#               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
 # make lock     pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -9,10 +10,11 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 	&& echo $$p && break; done)
 REQUIREMENTS ?= requirements.txt
 ARGS ?=
+DATA ?=
 BIN = .venv/bin
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos run run-photos test bench leaderboards lock
+.PHONY: install install-photos install-encoders run run-photos test bench leaderboards lock
 
 install: .venv/installed
 
@@ -28,6 +30,12 @@ install-photos: .venv/photos
 
 .venv/photos: .venv/installed requirements-photos.txt
 	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps -r requirements-photos.txt
+	touch $@
+
+install-encoders: .venv/encoders
+
+.venv/encoders: .venv/installed requirements-encoders.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-encoders.txt
 	touch $@
 
 run: install
@@ -47,9 +55,10 @@ bench: install
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only --benchmark-columns=median,stddev,rounds $(ARGS)
 
 leaderboards: install
-	$(BIN)/python -m for_eval tables $(ARGS)
+	$(BIN)/python -m for_eval tables $(if $(DATA),--data "$(DATA)") $(ARGS)
 	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
 	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt

@@ -38,7 +38,7 @@ from for_model import files
 from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.data.decoding import Pixels, decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
-from for_model.methods import Method
+from for_model.methods import Method, MethodInfo
 
 Watch = Callable[[int, int], None]  # images done, images in all
 
@@ -46,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 _PLAN = "plan.json"
 _LOCK = "lock"
+
+_SHARD_IMAGES = 512
+_SHARD_BYTES = 2**30
 
 # What a killed run may leave beside finished files; `files.atomic_path` names them so.
 _LEFTOVER = re.compile(r"\.(embeddings-\d+\.npy|manifest\.json|timing\.json|shard-\d+\.json|plan\.json)\..+\.tmp")
@@ -89,14 +92,15 @@ def embed(
     out: Path,
     *,
     batch_size: int = 32,
-    shard_size: int = 512,
+    shard_size: int | None = None,
     workers: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, or go on with one that was begun.
 
-    batch_size: images a forward pass.  shard_size: images of the dataset a file, and so what a kill can lose.
+    batch_size: images a forward pass.  shard_size: images of the dataset a file, and so what a kill can lose; None for
+        512, or for fewer where the embeddings of so many would take more than 1 GiB of memory.
     workers: threads that decode and preprocess while the method computes; by default one a core, at most 8. Their
         number doesn't change the result.
     progress: show progress on stderr, if that is a terminal.
@@ -114,7 +118,13 @@ def embed(
     if not dataset.images:
         raise DataError(f"{dataset.name} {dataset.split} has no images: nothing to embed")
     out = Path(out).expanduser().resolve()
+    shard_size = shard_size or _default_shard_size(method.info)
     return _Run(dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch).start()
+
+
+def _default_shard_size(info: MethodInfo) -> int:
+    """Images a file: a shard's embeddings are in memory as float32 until it is written."""
+    return max(1, min(_SHARD_IMAGES, _SHARD_BYTES // (4 * info.n_embeddings * info.dim)))
 
 
 @dataclass(frozen=True)

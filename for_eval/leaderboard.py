@@ -4,87 +4,61 @@ The JSON files under `results/` are the source of truth; every CSV is made from 
 decimals, so that the same results always give the same bytes. What wasn't measured is empty, never 0.
 """
 
-import csv
-import io
 import json
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from for_eval.bootstrap import bootstrap_interval
+from for_eval.columns import COLUMNS, GROUPS, LABELS, MULTILABEL_COLUMNS, RECALL_KS, Column, cell, to_csv
 from for_eval.embed import EmbedReport, embed
-from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
+from for_eval.metrics import BoolArray, RetrievalScores, Scores, recall_at_k, retrieval_scores
+from for_eval.multilabel import zero_shot_scores
 from for_eval.rank import score_matrix
+from for_eval.rankings import Rankings, rankings_of, write_rankings
 from for_eval.store import Store, open_store
 from for_model.clip_method import TRAINED
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, sha256_json, write_bytes, write_json
+from for_model.files import cache_dir, sha256_file, sha256_json, write_bytes, write_json
 from for_model.methods import Method
 from for_model.text import cached_category_embeddings, prompts_of
 
 FORMAT = "for-result/1"
 K = 50  # images that mAP@50 looks at
-RECALL_KS = (1, 5, 10, 50)
 RESAMPLES = 1000
 SEED = 0
-GROUPS = ("base", "novel", "all")
+MULTILABEL = ("coco2014",)  # datasets whose labelling of images is scored too (the paper's Table 10)
 # `all` ranks every image for every category; `federated`, where a dataset (LVIS) says so, only the images of which it
 # is known whether they hold the category.
 Protocol = Literal["all", "federated"]
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
 
 
-@dataclass(frozen=True)
-class Column:
-    """One column of a table: its heading, where a result has it, and its decimals (None: as it is)."""
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A store's scores.
 
-    heading: str
-    keys: tuple[str, ...]
-    decimals: int | None = None
-    percent: bool = False
+    scores: {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
+        "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of
+        the group is present. The interval is the 95% bootstrap over images, centred (`bootstrap.Interval.shifted`).
+    per_category: {"name", "group", "n_relevant", "ap"} of every scored category; ap is None where P = 0.
+    rankings: what the scores were made from.
+    multilabel: `gzsl` and `zsl` -> the fields of `multilabel.MultiLabelScores`; None for a dataset not in MULTILABEL.
+    """
 
-
-def _score_columns() -> list[Column]:
-    columns = []
-    for group in GROUPS:
-        columns.append(Column(f"{group} mAP@50", ("scores", group, "map"), 2, True))
-        columns += [Column(f"{group} {end}", ("scores", group, f"map_{end}"), 2, True) for end in ("low", "high")]
-    for group in GROUPS:
-        for heading, key in (
-            ("mAP@50 over P", "map_over_p"),
-            ("mAP@50 over hits", "map_over_hits"),
-            ("precision@50", "precision"),
-            *((f"recall@{k}", f"recall@{k}") for k in RECALL_KS),
-        ):
-            columns.append(Column(f"{group} {heading}", ("scores", group, key), 2, True))
-    return columns
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("dataset", ("dataset",)),
-    Column("split", ("split",)),
-    Column("protocol", ("protocol",)),
-    Column("backbone", ("method", "backbone")),
-    Column("weights", ("method", "weights")),
-    Column("image size", ("method", "image_size")),
-    Column("method", ("method", "method")),
-    Column("embeddings an image", ("method", "n_embeddings")),
-    Column("bytes an image", ("bytes_per_image",)),
-    Column("images a second", ("images_per_second",), 1),
-    Column("device", ("device",)),
-    Column("images", ("n_images",)),
-    Column("skipped", ("n_skipped",)),
-    *_score_columns(),
-)
+    scores: dict[str, Any]
+    per_category: list[dict[str, Any]]
+    rankings: Rankings
+    multilabel: dict[str, Any] | None
 
 
 def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
@@ -94,35 +68,44 @@ def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> 
     return (stores or cache_dir() / "stores") / name
 
 
-def evaluate(dataset: Dataset, store: Store, method: Method) -> dict[Protocol, dict[str, Any]]:
-    """Score a store against its dataset's labels, in each of the dataset's protocols.
+def evaluate(dataset: Dataset, store: Store, method: Method) -> list[Evaluation]:
+    """Score a store against its dataset's labels, in each of the dataset's protocols, `all` first.
 
-    Returns protocol -> {group: {"map", "map_low", "map_high", "map_over_p", "map_over_hits", "precision", "recall@k",
-    "n_categories"}} for base, novel and all (base and novel together), each in 0..1 or None where no category of the
-    group is present. The interval is the 95% bootstrap over images, centred (`metrics.Interval.shifted`).
     Raises DataError for a dataset without labels.
     """
     scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
     if not scored or not dataset.labels:
         raise DataError(f"{dataset.name} {dataset.split} has no labelled categories to score: use a labelled dataset")
-    texts = cached_category_embeddings(method, [dataset.categories[i].name for i in scored])
-    scores = score_matrix(store, texts)
+    categories = [dataset.categories[i] for i in scored]
+    scores = score_matrix(store, cached_category_embeddings(method, [category.name for category in categories]))
     relevance = dataset.relevance(store.ids)[scored]
     known = dataset.known(store.ids)
-    groups = np.array([dataset.categories[i].group for i in scored])
-    masks = {group: np.ones(len(scored), bool) if group == "all" else groups == group for group in GROUPS}
-    tables: dict[Protocol, dict[str, Any]] = {"all": _score_table(scores, relevance, masks)}
+    protocols: dict[Protocol, BoolArray | None] = {"all": None}
     if known is not None:
-        tables["federated"] = _score_table(scores, relevance, masks, known[scored])
-    return tables
+        protocols["federated"] = known[scored]
+    return [
+        _evaluation(
+            scores,
+            rankings_of(
+                scores,
+                relevance,
+                of_which_known,
+                dataset=dataset.name,
+                split=dataset.split,
+                protocol=protocol,
+                k=K,
+                categories=[category.name for category in categories],
+                groups=[category.group for category in categories],
+                image_ids=store.ids,
+            ),
+        )
+        for protocol, of_which_known in protocols.items()
+    ]
 
 
-def _score_table(
-    scores: NDArray[np.float32],
-    relevance: NDArray[np.bool_],
-    masks: Mapping[str, NDArray[np.bool_]],
-    known: NDArray[np.bool_] | None = None,
-) -> dict[str, Any]:
+def _evaluation(scores: Scores, rankings: Rankings) -> Evaluation:
+    relevance, known, groups = rankings.relevance, rankings.known, np.array(rankings.groups)
+    masks = {group: np.ones(len(groups), bool) if group == "all" else groups == group for group in GROUPS}
     retrieval = retrieval_scores(scores, relevance, K, known)
     recalls = recall_at_k(scores, relevance, RECALL_KS, known)
     intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED, known=known)
@@ -140,7 +123,20 @@ def _score_table(
             "precision": mean.precision,
             **{f"recall@{k}": _mean(values[mask]) for k, values in recalls.items()},
         }
-    return table
+    multilabel = None
+    if rankings.dataset in MULTILABEL:
+        labelling = zero_shot_scores(scores, relevance, masks["novel"], LABELS)
+        multilabel = {setting: asdict(found) for setting, found in labelling.items()}
+    return Evaluation(table, _per_category(rankings, retrieval), rankings, multilabel)
+
+
+def _per_category(rankings: Rankings, retrieval: RetrievalScores) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "group": group, "n_relevant": int(n_relevant), "ap": None if np.isnan(ap) else float(ap)}
+        for name, group, n_relevant, ap in zip(
+            rankings.categories, rankings.groups, retrieval.n_relevant, retrieval.ap, strict=True
+        )
+    ]
 
 
 def _mean(values: Any) -> float | None:
@@ -148,8 +144,11 @@ def _mean(values: Any) -> float | None:
     return float(present.mean()) if len(present) else None
 
 
-def run_method(dataset: Dataset, method: Method, device: str, stores: Path | None = None) -> list[dict[str, Any]]:
-    """Embed (or go on, or find it done), score, and return the results as JSON values, one a protocol."""
+def run_method(
+    dataset: Dataset, method: Method, device: str, stores: Path | None = None
+) -> list[tuple[dict[str, Any], Rankings]]:
+    """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings, one a
+    protocol."""
     report = embed(dataset, method, store_path(dataset, method, stores))
     store = open_store(report.store)
     common = {
@@ -163,13 +162,16 @@ def run_method(dataset: Dataset, method: Method, device: str, stores: Path | Non
         "seed": SEED,
         "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
         "commit": _commit(),
-        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in (*_PACKAGES, *getattr(method, "packages", ()))}
+        | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
-    return [
-        {**common, "protocol": protocol, "scores": table}
-        for protocol, table in evaluate(dataset, store, method).items()
-    ]
+    results = []
+    for each in evaluate(dataset, store, method):
+        scores = {"protocol": each.rankings.protocol, "scores": each.scores, "per_category": each.per_category}
+        labelling = {} if each.multilabel is None else {"multilabel": each.multilabel}
+        results.append(({**common, **scores, **labelling}, each.rankings))
+    return results
 
 
 def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
@@ -202,8 +204,8 @@ def _slug(*parts: str) -> str:
     return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
 
 
-def write_result(out: Path, result: dict[str, Any]) -> Path:
-    """Write a row's result under `out/results`; a later result of the same row takes its place."""
+def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
+    """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
     method = result["method"]
     head = f"{method['method']}-{method['n_embeddings']}"
     if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
@@ -211,22 +213,26 @@ def write_result(out: Path, result: dict[str, Any]) -> Path:
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     protocol = [] if result["protocol"] == "all" else [result["protocol"]]
     path = out / "results" / f"{_slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
-    write_json(path, result)
+    sidecar = path.with_suffix(".npz")
+    write_rankings(sidecar, rankings)
+    write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
     return path
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
     """All results under `out/results`, in the order of the tables. Raises DataError for a damaged file."""
-    results = []
-    for path in sorted((out / "results").glob("*.json")):
-        try:
-            result = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
-        if not isinstance(result, dict) or result.get("format") != FORMAT:
-            raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
-        results.append(result)
-    return sorted(results, key=_order)
+    return sorted((read_result(path) for path in sorted((out / "results").glob("*.json"))), key=_order)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result. Raises DataError when it can't be read or is of another format."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+    return result
 
 
 def _order(result: dict[str, Any]) -> tuple[Any, ...]:
@@ -244,35 +250,22 @@ def _order(result: dict[str, Any]) -> tuple[Any, ...]:
     return (*names, rank, method["method"], method["n_embeddings"], method["settings"].get("head_sha256", ""))
 
 
-def _cell(result: dict[str, Any], column: Column) -> str:
-    value: Any = result
-    for key in column.keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is None:
-        return ""
-    if column.decimals is None:
-        return str(value)
-    return f"{value * (100 if column.percent else 1):.{column.decimals}f}"
-
-
-def to_csv(results: Iterable[dict[str, Any]]) -> str:
-    """Results as CSV, a line each, in the order given."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.heading for column in COLUMNS])
-    writer.writerows([_cell(result, column) for column in COLUMNS] for result in results)
-    return text.getvalue()
-
-
 def write_tables(out: Path) -> list[Path]:
-    """Write `out/DATASET.csv` for every dataset that has results. Raises UsageError when there are none."""
+    """Write `out/DATASET.csv` for every dataset that has results, and `out/DATASET-multilabel.csv` where it has those.
+
+    Raises UsageError when there are none.
+    """
     results = read_results(out)
     if not results:
         raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval leaderboard` first")
     paths = []
     for name in sorted({result["dataset"] for result in results}):
+        mine = [result for result in results if result["dataset"] == name]
         paths.append(out / f"{_slug(name)}.csv")
-        write_bytes(paths[-1], to_csv(r for r in results if r["dataset"] == name).encode())
+        write_bytes(paths[-1], to_csv(mine).encode())
+        if any("multilabel" in result for result in mine):
+            paths.append(out / f"{_slug(name)}-multilabel.csv")
+            write_bytes(paths[-1], to_csv(mine, MULTILABEL_COLUMNS).encode())
     return paths
 
 
@@ -290,14 +283,18 @@ def summary(results: Sequence[dict[str, Any]]) -> str:
         "skipped",
     ]
     columns = [next(c for c in COLUMNS if c.heading == heading) for heading in chosen]
-    lines = ["| " + " | ".join([*chosen, *(f"{group} mAP@50" for group in GROUPS)]) + " |"]
-    lines.append("|---" * (len(chosen) + len(GROUPS)) + "|")
+    labelling = [
+        c for c in MULTILABEL_COLUMNS if c.keys[-1] in ("f1", "map") and any("multilabel" in r for r in results)
+    ]
+    headings = [*chosen, *(f"{group} mAP@50" for group in GROUPS), *(column.heading for column in labelling)]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
     for result in results:
-        cells = [_cell(result, column) for column in columns]
+        cells = [cell(result, column) for column in columns]
         for group in GROUPS:
             point, low, high = (
-                _cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
+                cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
             )
             cells.append(f"{point} ({low} to {high})" if point else "")
+        cells += [cell(result, column) for column in labelling]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -29,6 +29,10 @@ _TITLES = {
     "for": "FOR",
     "for-sup": "FOR, labels alone,",
     "for-pl": "FOR, pseudo-labels alone,",
+    "coca": "CoCa",
+    "owlvit": "OWL-ViT",
+    "owlv2": "OWLv2",
+    "blip2": "BLIP-2",
 }
 _COUNTED = ("cluster-clip", "for", "for-sup", "for-pl")  # the methods whose number of embeddings is a choice
 
@@ -200,7 +204,8 @@ class Library:
 
     def _open_built_in(self, spec: str) -> Searcher:
         method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self._built_in_backbone)
-        self._built_in_backbone = method.backbone
+        if isinstance(method, ClipMethod):
+            self._built_in_backbone = method.backbone
         return load_searcher(default_index(method=method), method=method)
 
     def _backbone(self, info: MethodInfo) -> ImageTextBackbone | None:

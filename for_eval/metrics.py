@@ -8,8 +8,7 @@ nothing about most categories). An image that is not known for a category is not
 it. Without `known`, every image is known for every category.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +24,6 @@ Scores = NDArray[np.floating[Any]]
 Normaliser = Literal["min(P, K)", "P", "hits"]
 
 UNRANKED = -1
-_COUNTS_PER_BLOCK = 1 << 24  # 64 MiB of int32
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class RetrievalScores:
         """
         n_categories = len(self.n_relevant)
         mask = np.ones(n_categories, dtype=bool) if group_mask is None else group_mask
-        _check_bool("group_mask", mask, (n_categories,))
+        check_bool("group_mask", mask, (n_categories,))
         counted = mask & (self.n_relevant > 0)
 
         def mean_of(values: FloatArray) -> float | None:
@@ -86,27 +84,6 @@ class RetrievalScores:
         )
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A percentile interval of a group's mean AP@k.
-
-    low, high: its ends, in [0, 1].
-    bias: the mean over the resamples minus the collection's own mean AP@k. Copies of an image are relevant together,
-        which lifts low scores and can leave the score itself below `low`: see `shifted`.
-    n_resamples: the resamples behind it. Fewer than were asked for when some held no relevant image of any category
-        of the group, so that the mean didn't exist there.
-    """
-
-    low: float
-    high: float
-    bias: float
-    n_resamples: int
-
-    def shifted(self) -> tuple[float, float]:
-        """The interval's ends moved by -bias, kept in [0, 1], so that it lies around the collection's score."""
-        return max(self.low - self.bias, 0.0), min(self.high - self.bias, 1.0)
-
-
 def top_k(scores: Scores, k: int, known: BoolArray | None = None) -> IntArray:
     """The k best images of each category, best first; equal scores in column order, whatever k.
 
@@ -115,8 +92,8 @@ def top_k(scores: Scores, k: int, known: BoolArray | None = None) -> IntArray:
     C = 0 or M = 0 gives an empty result.
     Raises UsageError for NaN, for k < 1 and for arrays of the wrong shape or type.
     """
-    _check_k(k)
-    _check_matrices(scores, None, known)
+    check_k(k)
+    check_matrices(scores, None, known)
     n_categories, n_images = scores.shape
     order = np.full((n_categories, min(k, n_images)), UNRANKED, dtype=np.int64)
     for category in range(n_categories):  # row by row: no temporary of the size of scores
@@ -172,10 +149,10 @@ def average_precision_at_k(
     Returns [...] float64 in [0, 1]; NaN where P = 0, and 0 where P > 0 and nothing relevant is among the first K.
     Raises UsageError for k < 1, an unknown normaliser, shapes that don't fit, and more hits than P.
     """
-    _check_k(k)
+    check_k(k)
     relevant = relevant[..., :k]
     n_relevant = np.asarray(n_relevant)
-    _check_bool("relevant", relevant, (*n_relevant.shape, relevant.shape[-1]))
+    check_bool("relevant", relevant, (*n_relevant.shape, relevant.shape[-1]))
     hits = relevant.cumsum(axis=-1, dtype=np.int64)  # [..., k']
     n_hits = relevant.sum(axis=-1, dtype=np.int64)  # [...]
     if (n_hits > n_relevant).any():
@@ -185,10 +162,10 @@ def average_precision_at_k(
         )
     ranks = np.arange(1, relevant.shape[-1] + 1)
     total = (hits / ranks * relevant).sum(axis=-1)
-    return _normalise(total, n_relevant, n_hits, k, normaliser)
+    return normalise(total, n_relevant, n_hits, k, normaliser)
 
 
-def _normalise(
+def normalise(
     total: FloatArray, n_relevant: NDArray[Any], n_hits: NDArray[Any], k: int, normaliser: Normaliser
 ) -> FloatArray:
     """total / Z; NaN where P = 0. All arrays of one shape."""
@@ -200,7 +177,7 @@ def _normalise(
         divisor = np.maximum(n_hits, 1)  # without a hit the total is 0 as well: 0, not 0 / 0
     else:
         raise UsageError(f"normaliser is {normaliser!r}; give one of 'min(P, K)', 'P', 'hits'")
-    return _divide(total, np.where(n_relevant > 0, divisor, 0))
+    return divide(total, np.where(n_relevant > 0, divisor, 0))
 
 
 def retrieval_scores(
@@ -212,18 +189,18 @@ def retrieval_scores(
     Only the order of a category's scores matters. Ties: by column. M = 0: every P is 0, so every score is NaN.
     Raises UsageError as `top_k` does, and when the shapes differ.
     """
-    _check_k(k)
-    _check_matrices(scores, relevance, known)
+    check_k(k)
+    check_matrices(scores, relevance, known)
     relevant = relevant_at_rank(top_k(scores, k, known), relevance)  # [C, min(k, M)]
-    n_relevant = _count_relevant(relevance, known)
+    n_relevant = count_relevant(relevance, known)
     n_hits = relevant.sum(axis=1)
     return RetrievalScores(
         k=k,
         ap=average_precision_at_k(relevant, n_relevant, k, "min(P, K)"),
         ap_over_p=average_precision_at_k(relevant, n_relevant, k, "P"),
         ap_over_hits=average_precision_at_k(relevant, n_relevant, k, "hits"),
-        precision=_divide(n_hits, np.where(n_relevant > 0, k, 0)),
-        recall=_divide(n_hits, n_relevant),
+        precision=divide(n_hits, np.where(n_relevant > 0, k, 0)),
+        recall=divide(n_hits, n_relevant),
         n_relevant=n_relevant,
     )
 
@@ -240,180 +217,41 @@ def recall_at_k(
     if not ks:
         raise UsageError("ks is empty; give at least one k, such as ks=(1, 5, 10, 50)")
     for k in ks:
-        _check_k(k)
-    _check_matrices(scores, relevance, known)
+        check_k(k)
+    check_matrices(scores, relevance, known)
     relevant = relevant_at_rank(top_k(scores, max(ks), known), relevance)
-    n_relevant = _count_relevant(relevance, known)
-    return {k: _divide(relevant[:, :k].sum(axis=1), n_relevant) for k in ks}
+    n_relevant = count_relevant(relevance, known)
+    return {k: divide(relevant[:, :k].sum(axis=1), n_relevant) for k in ks}
 
 
-def bootstrap_interval(
-    scores: Scores,
-    relevance: BoolArray,
-    groups: Mapping[str, BoolArray],
-    k: int = 50,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    known: BoolArray | None = None,
-) -> dict[str, Interval | None]:
-    """Percentile bootstrap over images of each group's mean AP@k, divided by min(P, k).
-
-    A resample draws M of the M images with replacement: `rng.integers(M, size=M)`, one call each, of one
-    `np.random.default_rng(seed)`. The images drawn, copies included, are ranked afresh, ties by column, so that the
-    copies of an image hold consecutive ranks. The mean is over the group's categories with P > 0 in the resample.
-    All groups see the same resamples. The result is that of doing so literally, up to rounding.
-
-    scores: [C, M] floating point.  relevance, known: [C, M] bool.  groups: name -> [C] bool.
-    level: the interval's coverage, between 0 and 1; its ends are the quantiles (1 - level) / 2 and (1 + level) / 2.
-    Returns name -> interval, None for a group without a relevant image (M = 0 included).
-    Raises UsageError as `top_k` does, for group masks of another shape, n_resamples < 1 and a level outside (0, 1).
-    Time grows with C * n_resamples * k and M * n_resamples; memory is that of blocks of resamples.
-    """
-    _check_k(k)
-    _check_matrices(scores, relevance, known)
-    n_images = scores.shape[1]
-    for name, mask in groups.items():
-        _check_bool(f"the mask of group {name!r}", mask, (len(scores),))
-    if n_resamples < 1 or not 0 < level < 1:
-        raise UsageError(f"got n_resamples={n_resamples}, level={level}; give n_resamples >= 1 and 0 < level < 1")
-    masks = np.array(list(groups.values()), dtype=bool).reshape(len(groups), len(scores))  # [groups, C]
-    used = np.flatnonzero(masks.any(axis=0) & (_count_relevant(relevance, known) > 0))
-    if len(used) == 0:
-        return dict.fromkeys(groups)
-
-    resampler = _Resampler(scores, relevance, known, used, k)
-    weights = masks[:, used].astype(np.float64)  # [groups, used]
-    own_means = _group_means(weights, resampler.average_precision(np.ones((n_images, 1), dtype=np.int32)))[:, 0]
-    rng = np.random.default_rng(seed)
-    means = np.empty((len(groups), n_resamples))
-    block = max(1, _COUNTS_PER_BLOCK // n_images)
-    for start in range(0, n_resamples, block):
-        stop = min(start + block, n_resamples)
-        means[:, start:stop] = _group_means(
-            weights, resampler.average_precision(_draw_counts(rng, n_images, stop - start))
-        )
-    return {
-        name: _percentile_interval(row, own_mean, level)
-        for name, row, own_mean in zip(groups, means, own_means, strict=True)
-    }
-
-
-def _group_means(weights: FloatArray, ap: FloatArray) -> FloatArray:
-    """weights: [groups, C] 0 or 1.  ap: [C, R], NaN where P = 0 -> [groups, R] means, NaN where there is none."""
-    exists = ~np.isnan(ap)
-    return _divide(weights @ np.where(exists, ap, 0.0), weights @ exists)
-
-
-def _draw_counts(rng: np.random.Generator, n_images: int, n_resamples: int) -> NDArray[np.int32]:
-    """[M, R] int32: how often each image occurs in each of the next R resamples."""
-    counts = np.empty((n_resamples, n_images), dtype=np.int32)
-    for row in counts:
-        row[:] = np.bincount(rng.integers(n_images, size=n_images), minlength=n_images)
-    return np.ascontiguousarray(counts.T)  # an image's counts side by side: they are gathered image by image
-
-
-class _Resampler:
-    """AP@k of resampled collections, from each category's ranking of the collection itself.
-
-    Resampling doesn't change the order of the images, only how many consecutive ranks each one takes: none, or one a
-    copy. So a ranking is sorted once, and only as deep as it takes to fill k ranks in every resample.
-    """
-
-    def __init__(
-        self, scores: Scores, relevance: BoolArray, known: BoolArray | None, used: NDArray[np.intp], k: int
-    ) -> None:
-        self.scores = scores
-        self.known = known
-        self.used = used
-        self.k = k
-        self.relevant = relevance[used] if known is None else relevance[used] & known[used]  # [used, M]
-        # The draws that fall on the d best images are about Poisson(d): with this d, k of them hardly ever fail.
-        order = top_k(scores, math.ceil(k + 5 * math.sqrt(k) + 10), known)
-        self.rankings = [row[row != UNRANKED] for row in order[used]]
-        self.harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, k + 1))])  # H(0) to H(k)
-
-    def average_precision(self, counts: NDArray[np.int32]) -> FloatArray:
-        """counts: [M, R], multiplicities -> [used, R] AP@k divided by min(P, k), NaN where P = 0."""
-        # P is at most M, and float32 is exact for whole numbers up to 2^24; a matrix product is what makes this fast.
-        dtype = np.float32 if len(counts) <= 1 << 24 else np.float64
-        n_relevant = self.relevant.astype(dtype) @ counts.astype(dtype)
-        total = np.empty(n_relevant.shape)
-        for position in range(len(self.used)):
-            total[position] = self._precision_sums(position, counts)
-        return _normalise(total, n_relevant, n_relevant, self.k, "min(P, K)")
-
-    def _precision_sums(self, position: int, counts: NDArray[np.int32]) -> FloatArray:
-        """[R]: the sum of precision(r) * relevant(r) over ranks r <= k, for one category.
-
-        The copies of a relevant image that take the ranks s + 1 to e, with h relevant ones before them, add
-        sum_i (h + i) / (s + i) = (e - s) + (h - s) * (H(e) - H(s)), H being the harmonic numbers.
-        """
-        ranking, last_rank = self._last_ranks(position, counts)
-        rows = np.flatnonzero(self.relevant[position, ranking])
-        copies = counts[ranking[rows]]  # [relevant, R]
-        end = last_rank[rows]
-        start = np.minimum(end - copies, self.k)
-        end = np.minimum(end, self.k)
-        taken = end - start
-        hits_before = taken.cumsum(axis=0) - taken
-        sums = taken + (hits_before - start) * (self.harmonic[end] - self.harmonic[start])
-        result: FloatArray = sums.sum(axis=0)
-        return result
-
-    def _last_ranks(self, position: int, counts: NDArray[np.int32]) -> tuple[IntArray, NDArray[np.int32]]:
-        """A category's ranking [d], and [d, R] the last rank that each image takes; deep enough to fill k ranks."""
-        category = self.used[position]
-        row = slice(category, category + 1)
-        known = None if self.known is None else self.known[row]
-        pool = counts.shape[0] if known is None else int(known.sum())
-        while True:
-            ranking = self.rankings[position]
-            last_rank = counts[ranking].cumsum(axis=0, dtype=np.int32)
-            if len(ranking) == pool or last_rank[-1].min() >= self.k:
-                return ranking, last_rank
-            deeper = top_k(self.scores[row], 2 * len(ranking), known)[0]
-            self.rankings[position] = deeper[deeper != UNRANKED]
-
-
-def _percentile_interval(means: FloatArray, own_mean: float, level: float) -> Interval | None:
-    """[R] means, NaN where there is none -> their interval; None when there is none at all."""
-    existing = means[~np.isnan(means)]
-    if len(existing) == 0:
-        return None
-    low, high = np.quantile(existing, [(1 - level) / 2, (1 + level) / 2])
-    bias = float(existing.mean() - own_mean)
-    return Interval(low=float(low), high=float(high), bias=bias, n_resamples=len(existing))
-
-
-def _count_relevant(relevance: BoolArray, known: BoolArray | None) -> IntArray:
+def count_relevant(relevance: BoolArray, known: BoolArray | None) -> IntArray:
     """[C]: P."""
     return (relevance if known is None else relevance & known).sum(axis=1, dtype=np.int64)
 
 
-def _divide(numerator: NDArray[Any], divisor: NDArray[Any]) -> FloatArray:
+def divide(numerator: NDArray[Any], divisor: NDArray[Any]) -> FloatArray:
     """numerator / divisor in float64, NaN where the divisor is 0."""
     out = np.full(np.shape(numerator), np.nan)
     return np.divide(numerator, divisor, out=out, where=np.asarray(divisor) != 0)
 
 
-def _check_k(k: int) -> None:
+def check_k(k: int) -> None:
     if k < 1:
         raise UsageError(f"k is {k}; give a depth of at least 1")
 
 
-def _check_matrices(scores: Scores, relevance: BoolArray | None, known: BoolArray | None) -> None:
+def check_matrices(scores: Scores, relevance: BoolArray | None, known: BoolArray | None) -> None:
     if scores.ndim != 2 or not np.issubdtype(scores.dtype, np.floating):
         raise UsageError(
             f"scores has shape {list(scores.shape)} and type {scores.dtype}; give floating point [categories, images]"
         )
     if relevance is not None:
-        _check_bool("relevance", relevance, scores.shape)
+        check_bool("relevance", relevance, scores.shape)
     if known is not None:
-        _check_bool("known", known, scores.shape)
+        check_bool("known", known, scores.shape)
 
 
-def _check_bool(name: str, array: BoolArray, shape: tuple[int, ...]) -> None:
+def check_bool(name: str, array: BoolArray, shape: tuple[int, ...]) -> None:
     if array.shape != shape or array.dtype != np.bool_:
         raise UsageError(
             f"{name} has shape {list(array.shape)} and type {array.dtype}; expected bool of shape {list(shape)}"

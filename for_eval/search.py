@@ -226,14 +226,17 @@ def _rebuild(
 ) -> Method:
     """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
     no more."""
-    from for_model.clip_method import METHODS, build_method
+    from for_model.clip_method import DUAL_ENCODERS, METHODS, build_method
 
     info = index.info
     # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
     recorded = None if info.weights == info.backbone.lower() else info.weights
+    name = info.method
+    if name not in (*METHODS, *DUAL_ENCODERS):
+        name = str(_head_of(index, heads) or "clip")
     try:
         return build_method(
-            info.method if info.method in METHODS else str(_head_of(index, heads) or "clip"),
+            name,
             info.backbone,
             weights or recorded,
             image_size=info.image_size,

@@ -1,8 +1,7 @@
-"""The paper's tables, on MiniScenes: every comparison and ablation trained, scored and compared with what is committed.
+"""The paper's tables, made: every comparison and ablation trained, scored and compared with what is committed.
 
-A row is a method as it is, or a training with some settings of `for-miniscenes.toml` changed, for one or more seeds.
 What was trained and scored is kept in FOR's cache, so a run that was stopped goes on, and what two tables share is made
-once. `OUT/results/tables/*.json` are the source of truth; the CSVs are made from them alone.
+once. `OUT/results/tables/DATASET/*.json` are the source of truth; the CSVs are made from them alone.
 """
 
 import csv
@@ -16,120 +15,30 @@ from pathlib import Path
 from typing import Any
 
 from for_eval.leaderboard import GROUPS, run_method
+from for_eval.suites import SUITES, Row, Suite
 from for_model import train
 from for_model.clip_method import build_method
+from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, sha256_json, write_bytes, write_json
-from for_model.train_config import TrainConfig, load_config
+from for_model.files import cache_dir, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
-CONFIG = Path(train.__file__).parent / "configs" / "for-miniscenes.toml"
-DATASET = "miniscenes"
 # How far a row may move, of mAP@50. Another machine decodes and multiplies a little differently, and so trains another
 # head from the same seed: twice what two seeds differ by.
 UNTRAINED_TOLERANCE = dict.fromkeys(GROUPS, 0.005)
 TRAINED_TOLERANCE = {"base": 0.04, "novel": 0.12, "all": 0.06}
 _HEAD = "head.safetensors"
 
-
-@dataclass(frozen=True)
-class Row:
-    """label: what the first columns say.  method: one that isn't trained; None for a training with these settings
-    changed."""
-
-    label: tuple[str, ...]
-    method: str | None = None
-    settings: tuple[str, ...] = ()
-
-    def config(self, seed: int) -> TrainConfig:
-        return load_config(CONFIG, [*self.settings, f"seed={seed}", f"data.fold={seed}"])
-
-    def key(self, seed: int) -> str:
-        """The name of its result, the same for all rows that are made in the same way."""
-        if self.method is not None:
-            return self.method.replace(":", "-")
-        changes = self.config(0).changes()  # seed and fold 0 are the default
-        return f"{self.config(seed).method}_{sha256_json([changes, train.VERSION])[:10]}_seed{seed}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """title: with the paper's number.  columns: headings of the labels.  seeds: trainings a row, if not told."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    seeds: int = 1
-
-
-_SUP, _PL = "loss.pse=0.0", "loss.sup=0.0"
-_CLUSTER = "cluster-clip:8"
-
-TABLES: dict[str, Table] = {
-    "main": Table(
-        "Tables 1 and 2: FOR beside what it is compared with",
-        ("method", "embeddings an image", "labels", "pseudo-labels"),
-        (
-            Row(("CLIP", "1", "no", "no"), "clip"),
-            Row(("Dense-CLIP", "25", "no", "no"), "dense-clip"),
-            Row(("Cluster-CLIP", "4", "no", "no"), "cluster-clip:4"),
-            Row(("Cluster-CLIP", "8", "no", "no"), _CLUSTER),
-            Row(("FT-CLIP", "1", "yes", "yes"), settings=("head.kind=ft-clip",)),
-            Row(("FT-Dense-CLIP", "25", "yes", "yes"), settings=("head.kind=ft-dense-clip",)),
-            Row(("FOR", "8", "yes", "no"), settings=(_SUP,)),
-            Row(("FOR", "8", "no", "yes"), settings=(_PL,)),
-            Row(("FOR", "4", "yes", "yes"), settings=("head.queries=4",)),
-            Row(("FOR", "8", "yes", "yes")),
-        ),
-        seeds=3,
-    ),
-    "vocabulary": Table(
-        "Table 3: the vocabulary of the pseudo-labels",
-        ("method", "pseudo-labels from"),
-        (
-            Row(("Cluster-CLIP", ""), _CLUSTER),
-            Row(("FOR", "none"), settings=(_SUP,)),
-            Row(("FOR", "236 nouns but the novel 17"), settings=("pseudo_labels.without_novel=true",)),
-            Row(("FOR", "236 nouns")),
-        ),
-    ),
-    "freezing": Table(
-        "Table 4: the projections that stay CLIP's",
-        ("frozen", "losses", "decoder layers"),
-        tuple(
-            Row((frozen, losses, str(layers)), settings=(f"head.freeze={freeze}", f"head.layers={layers}", *more))
-            for losses, layers, more in (("labels", 0, (_SUP,)), ("both", 0, ()), ("both", 2, ()))
-            for frozen, freeze in (("none", "none"), ("v, c", "vo"), ("q, k, v, c", "qkvo"))
-        ),
-    ),
-    "labelled": Table(
-        "Table 5: the share of the images that is labelled",
-        ("losses", "labelled"),
-        tuple(
-            Row((losses, f"{100 * share:g}%"), settings=(f"data.labelled={share}", *more))
-            for losses, more in (("labels", (_SUP,)), ("both", ()))
-            for share in (0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
-        ),
-    ),
-    "queries": Table(
-        "Table 6: the number of queries",
-        ("queries",),
-        tuple(Row((str(n),), settings=(f"head.queries={n}",)) for n in (2, 4, 8, 16)),
-    ),
-    "layers": Table(
-        "Table 7: the number of decoder layers",
-        ("decoder layers",),
-        tuple(Row((str(n),), settings=(f"head.layers={n}",)) for n in (0, 1, 2, 3)),
-    ),
-}
+Results = dict[str, dict[str, Any]]  # protocol -> result
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What became of one row and seed. ok: None where nothing was committed to compare with."""
 
+    dataset: str
     table: str
     row: Row
     seed: int
@@ -137,70 +46,132 @@ class Verdict:
     line: str
 
 
-def parse_tables(names: str) -> list[str]:
-    """`main,queries` -> the names; an empty string for all. Raises UsageError listing them."""
-    chosen = [name.strip() for name in names.split(",") if name.strip()] or list(TABLES)
+def parse_tables(suites: Sequence[Suite], names: str) -> list[str]:
+    """`main,queries` -> the names; an empty string for all of some suites. Raises UsageError listing them."""
+    known = list(dict.fromkeys(name for suite in suites for name in suite.tables))
+    chosen = [name.strip() for name in names.split(",") if name.strip()] or known
     for name in chosen:
-        if name not in TABLES:
-            raise UsageError(f"unknown table {name!r}; expected some of {', '.join(TABLES)}")
+        if name not in known:
+            raise UsageError(f"unknown table {name!r}; expected some of {', '.join(known)}")
     return chosen
 
 
-def run_tables(
-    names: Sequence[str], out: Path, seeds: int | None = None, device: str | None = None, accept: bool = False
-) -> Iterator[Verdict]:
-    """Make the rows of some tables, and compare each with its committed result under `out`.
+def find_data(suite: Suite, data: Path | None) -> tuple[Path | None, Dataset]:
+    """Where a suite's dataset lies, and its scored split.
 
+    data: the folder that holds one folder a dataset, named as it is; MiniScenes needs none.
+    Raises DataError when it isn't there, or not whole.
+    """
+    root = None
+    if suite.dataset != "miniscenes":
+        if data is None:
+            raise DataError(f"no folder of datasets was given: --data DIR, with {suite.dataset} in DIR/{suite.dataset}")
+        root = data.expanduser() / suite.dataset
+        if not root.is_dir():
+            raise DataError(f"{root} doesn't exist: `python -m for_eval fetch {suite.dataset} --root {root}`")
+    dataset = load_dataset(suite.dataset, root, suite.split)
+    dataset.check_files(f"`python -m for_eval fetch {suite.dataset} --root {root}` goes on with them")
+    return root, dataset
+
+
+def run_tables(
+    suite: Suite,
+    names: Sequence[str],
+    out: Path,
+    *,
+    data: Path | None = None,
+    seeds: int | None = None,
+    device: str | None = None,
+    accept: bool = False,
+) -> Iterator[Verdict]:
+    """Make the rows of some tables of a suite, and compare each with its committed result under `out`.
+
+    names: those that the suite doesn't have are left out.  data: see `find_data`.
     seeds: trainings a row; None for each table's own number.  accept: let new results take the place of committed ones
     that differ; without it those stay, and a result that was never committed is added.
     All first seeds come before all second ones. The tables' CSVs are written after every row.
-    Raises UsageError for a wrong number of seeds, and what training and scoring raise.
+    Raises UsageError for a wrong number of seeds, DataError as `find_data` does, and what training and scoring raise.
     """
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
-    todo = [(name, row) for name in names for row in TABLES[name].rows]
-    for seed in range(max(seeds or TABLES[name].seeds for name in names)):
+    tables = {name: table for name, table in suite.tables.items() if name in names}
+    if not tables:
+        return
+    root, dataset = find_data(suite, data)
+    todo = [(name, row) for name, table in tables.items() for row in table.rows]
+    for seed in range(max(seeds or table.seeds for table in tables.values())):
         for number, (name, row) in enumerate(todo, start=1):
-            if seed >= (seeds or TABLES[name].seeds) or (row.method is not None and seed):
+            if seed >= (seeds or tables[name].seeds) or (row.method is not None and seed):
                 continue
-            log.info("%s, row %d of %d, seed %d: %s", name, number, len(todo), seed, ", ".join(row.label))
-            result = measure(row, seed, device)
-            path = _result_path(out, row, seed)
-            committed = read_result(path)
-            ok, line = _compare(row, result, committed)
+            what = f"{suite.dataset} {name}, row {number} of {len(todo)}, seed {seed}"
+            log.info("%s: %s", what, ", ".join(row.label))
+            results = measure(suite, row, seed, dataset, root, device)
+            committed = _read_results(_folder(out, suite), suite, row, seed)
+            ok, line = _compare(row, results, committed)
             if committed is None or accept:
-                write_json(path, result)
+                _write_results(_folder(out, suite), suite, row, seed, results)
             write_table_csvs(out)
-            yield Verdict(name, row, seed, ok, line)
+            yield Verdict(suite.dataset, name, row, seed, ok, line)
 
 
-def measure(row: Row, seed: int, device: str | None = None) -> dict[str, Any]:
-    """Train (or go on, or find it done) and score one row on the validation split; kept in the cache."""
-    path = cache_dir() / "tables" / f"{row.key(seed)}.json"
-    dataset = load_dataset(DATASET)
+def measure(
+    suite: Suite, row: Row, seed: int, dataset: Dataset, root: Path | None = None, device: str | None = None
+) -> Results:
+    """Train (or go on, or find it done) and score one row; kept in the cache.
+
+    dataset: the scored split.  root: where its training split lies.
+    """
+    folder = cache_dir() / "tables" / suite.dataset
+    config = suite.training(row, seed, root)
     training: dict[str, Any] = {}
     if row.method is None:
-        config = row.config(seed)
-        out = cache_dir() / "runs" / row.key(seed)
+        out = cache_dir() / "runs" / suite.dataset / suite.key(row, seed)
         for line in train.train(config, out, device):
             log.info("%s", json.dumps(line))
-        training = {"config": config.to_json(), "seconds": _training_seconds(out)}
-    method = build_method(row.method or str(out / _HEAD), device=device)
-    earlier = read_result(path)
-    if earlier is not None and earlier["method"] == json.loads(json.dumps(method.info.to_json())):
+        training = {"config": {**config.to_json(), "data": {**config.to_json()["data"], "root": ""}}}
+        training["seconds"] = _training_seconds(out)
+        method = build_method(str(out / _HEAD), device=device)
+    elif row.backbone is not None:
+        method = build_method(row.method, row.backbone, device=device)
+    else:
+        size = config.image_size or None
+        method = build_method(row.method, config.backbone, config.weights or None, image_size=size, device=device)
+    earlier = _read_results(folder, suite, row, seed)
+    identity = json.loads(json.dumps(method.info.to_json()))
+    if earlier is not None and all(result["method"] == identity for result in earlier.values()):
         return earlier
-    (scored,) = run_method(dataset, method, str(method.backbone.device))
-    result = {**scored, "seed": seed, "training": training}
-    write_json(path, result)
-    return result
+    scored = run_method(dataset, method, str(method.device))
+    results = {result["protocol"]: {**result, "seed": seed, "training": training} for result, _ in scored}
+    _write_results(folder, suite, row, seed, results)
+    return results
 
 
 def _training_seconds(out: Path) -> float:
     return sum(json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text().splitlines())
 
 
-def _result_path(out: Path, row: Row, seed: int) -> Path:
-    return out / "results" / "tables" / f"{row.key(seed)}.json"
+def _folder(out: Path, suite: Suite) -> Path:
+    return out / "results" / "tables" / suite.dataset
+
+
+def _path(folder: Path, suite: Suite, row: Row, seed: int, protocol: str) -> Path:
+    return folder / f"{suite.key(row, seed)}{'' if protocol == 'all' else f'_{protocol}'}.json"
+
+
+def _write_results(folder: Path, suite: Suite, row: Row, seed: int, results: Results) -> None:
+    for protocol, result in results.items():
+        write_json(_path(folder, suite, row, seed, protocol), result)
+
+
+def _read_results(folder: Path, suite: Suite, row: Row, seed: int) -> Results | None:
+    """A row's results, or None when one of its protocols has none. Raises DataError for a damaged one."""
+    results = {}
+    for protocol in suite.protocols:
+        result = read_result(_path(folder, suite, row, seed, protocol))
+        if result is None:
+            return None
+        results[protocol] = result
+    return results
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -216,16 +187,32 @@ def read_result(path: Path) -> dict[str, Any] | None:
     return result
 
 
-def _compare(row: Row, result: dict[str, Any], committed: dict[str, Any] | None) -> tuple[bool | None, str]:
-    found = " ".join(f"{group} {100 * result['scores'][group]['map']:.1f}" for group in GROUPS)
-    what = f"{', '.join(filter(None, row.label))}: {found}"
-    if committed is None:
-        return None, f"new   {what}"
+def _compare(row: Row, results: Results, committed: Results | None) -> tuple[bool | None, str]:
     tolerance = UNTRAINED_TOLERANCE if row.method is not None else TRAINED_TOLERANCE
-    moved = {group: abs(result["scores"][group]["map"] - committed["scores"][group]["map"]) for group in GROUPS}
-    ok = all(moved[group] <= tolerance[group] for group in GROUPS)
-    details = ", ".join(f"{group} {100 * moved[group]:.1f} of {100 * tolerance[group]:g}" for group in GROUPS)
-    return ok, f"{'OK' if ok else 'FAIL':<5} {what} (moved: {details} allowed)"
+    ok, parts = True, []
+    for protocol, result in results.items():
+        what = "" if len(results) == 1 else f"{protocol}: "
+        what += " ".join(f"{group} {_percent(result['scores'][group]['map'])}" for group in GROUPS)
+        if committed is not None:
+            moved = {group: _moved(result, committed[protocol], group) for group in GROUPS}
+            ok &= all(moved[group] <= tolerance[group] for group in GROUPS)
+            details = ", ".join(f"{group} {100 * moved[group]:.1f} of {100 * tolerance[group]:g}" for group in GROUPS)
+            what += f" (moved: {details} allowed)"
+        parts.append(what)
+    line = f"{', '.join(filter(None, row.label))}: {'; '.join(parts)}"
+    return (None, f"new   {line}") if committed is None else (ok, f"{'OK' if ok else 'FAIL':<5} {line}")
+
+
+def _percent(score: float | None) -> str:
+    return "none" if score is None else f"{100 * score:.1f}"
+
+
+def _moved(result: dict[str, Any], committed: dict[str, Any], group: str) -> float:
+    """How far a group's score is from the committed one; infinite where only one of them has a score."""
+    found, expected = (each["scores"][group]["map"] for each in (result, committed))
+    if found is None or expected is None:
+        return 0.0 if found is expected else float("inf")
+    return abs(found - expected)
 
 
 def write_table_csvs(out: Path) -> list[Path]:
@@ -235,40 +222,49 @@ def write_table_csvs(out: Path) -> list[Path]:
     differ more than many settings do.
     """
     paths = []
-    for name, table in TABLES.items():
-        found = [_results(out, row) for row in table.rows]
-        if not any(found):
-            continue
-        shared = min(
-            (len(results) for row, results in zip(table.rows, found, strict=True) if results and row.method is None),
-            default=1,
-        )
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*table.columns, *_means([])])
-        for row, results in zip(table.rows, found, strict=True):
-            writer.writerow([*row.label, *_means(results[:shared]).values()])
-        paths.append(out / f"{DATASET}-{name}.csv")
-        write_bytes(paths[-1], text.getvalue().encode())
+    for suite in SUITES.values():
+        for name, table in suite.tables.items():
+            found = [_seeds(out, suite, row) for row in table.rows]
+            if not any(found):
+                continue
+            shared = min(
+                (
+                    len(results)
+                    for row, results in zip(table.rows, found, strict=True)
+                    if results and row.method is None
+                ),
+                default=1,
+            )
+            protocol = ["protocol"] if len(suite.protocols) > 1 else []
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow([*table.columns, *protocol, *_means([])])
+            for row, seeds in zip(table.rows, found, strict=True):
+                for each in suite.protocols:
+                    means = _means([results[each] for results in seeds[:shared]])
+                    writer.writerow([*row.label, *([each] if protocol else []), *means.values()])
+            paths.append(out / f"{suite.dataset}-{name}.csv")
+            write_bytes(paths[-1], text.getvalue().encode())
     return paths
 
 
-def _results(out: Path, row: Row) -> list[dict[str, Any]]:
+def _seeds(out: Path, suite: Suite, row: Row) -> list[Results]:
     """A row's results from seed 0 up to the first that is missing."""
-    results = []
+    found = []
     for seed in range(1 if row.method is not None else 1000):
-        result = read_result(_result_path(out, row, seed))
-        if result is None:
+        results = _read_results(_folder(out, suite), suite, row, seed)
+        if results is None:
             break
-        results.append(result)
-    return results
+        found.append(results)
+    return found
 
 
 def _means(results: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Means and standard deviations; what wasn't measured is empty."""
     values = {"seeds": str(len(results)) if results else ""}
     for group in GROUPS:
-        scores = [100 * result["scores"][group]["map"] for result in results]
+        found = [result["scores"][group]["map"] for result in results]
+        scores = [] if None in found else [100 * score for score in found]
         values[f"{group} mAP@50"] = f"{statistics.mean(scores):.2f}" if scores else ""
         values[f"{group} std"] = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     return values

@@ -12,14 +12,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, overload
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from for_model.checkpoints import PHOTO_LITE, Checkpoint, build_model, load_checkpoint, model_config
-from for_model.errors import ImageError, UsageError
+from for_model.checkpoints import (
+    PHOTO_LITE,
+    Checkpoint,
+    build_model,
+    load_checkpoint,
+    model_config,
+    model_kind,
+)
+from for_model.errors import UsageError
+from for_model.pixels import check_image_size, check_pixels, squash
 from for_model.text import PROMPTS
 from for_model.weights_io import sha256_state
 
@@ -35,8 +42,12 @@ class Pool(Protocol):
     grid: int
     width: int
 
+    def cells(self, X: Tensor) -> Tensor:
+        """X -> [B, K, Ce], without the class token that a ViT's X begins with."""
+        ...
+
     def tokens(self, X: Tensor) -> Tensor:
-        """X: [B, K, Ce] -> [B, K + 1, Ce], the mean token first. Raises UsageError when K is not the pool's."""
+        """X -> [B, K + 1, Ce], the mean or class token first. Raises UsageError when K is not the pool's."""
         ...
 
     @overload
@@ -50,7 +61,7 @@ class Pool(Protocol):
         ...
 
     def project(self, X: Tensor) -> Tensor:
-        """X: [B, K, Ce] -> [B, K, Co], each cell on its own, not normalised (eq. 2)."""
+        """X -> [B, K, Co], each cell on its own, not normalised (eq. 2)."""
         ...
 
 
@@ -59,6 +70,8 @@ class ImageTextBackbone(Protocol):
 
     name: as `load_backbone` takes it.  weights: where they come from, for people.
     weights_sha256: hash of all that shapes an embedding.  image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    n_tokens: rows of X: K, or K + 1 for a ViT, whose X begins with its class token. Where docstrings say X: [B, K, Ce],
+        such an X is meant as well.
     prompts: the templates that names are put into.  logit_scale: the factor of a cosine in a softmax over texts.
     """
 
@@ -67,6 +80,7 @@ class ImageTextBackbone(Protocol):
     weights_sha256: str
     image_size: int
     n_cells: int
+    n_tokens: int
     width: int
     dim: int
     prompts: tuple[str, ...]
@@ -81,7 +95,8 @@ class ImageTextBackbone(Protocol):
         ...
 
     def features(self, pixels: Tensor) -> Tensor:
-        """pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the device."""
+        """pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, n_tokens, Ce] float32, on the
+        device."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
@@ -114,6 +129,10 @@ class AttentionPool(nn.Module):
         mixed = copy.copy(self)
         mixed._modules = {**self._modules, **own}
         return mixed
+
+    def cells(self, X: Tensor) -> Tensor:
+        """X itself: a ResNet has no class token."""
+        return X
 
     def tokens(self, X: Tensor) -> Tensor:
         """X: [B, K, Ce], a feature map -> [B, K + 1, Ce]: the mean of its cells, then the cells, positions added.
@@ -152,40 +171,16 @@ class AttentionPool(nn.Module):
         return self.c_proj(self.v_proj(X))
 
 
-def check_tokens(X: Tensor, grid: int) -> None:
-    """Raise UsageError when X isn't a feature map [B, grid * grid, Ce]."""
-    if X.ndim != 3 or X.shape[1] != grid * grid:
+def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:
+    """Raise UsageError when X isn't a feature map [B, grid * grid + extra, Ce].
+
+    extra: class tokens, before the cells.
+    """
+    if X.ndim != 3 or X.shape[1] != grid * grid + extra:
         raise UsageError(
-            f"got features {list(X.shape)}, expected [B, {grid * grid}, Ce]; "
+            f"got features {list(X.shape)}, expected [B, {grid * grid + extra}, Ce]; "
             f"load the backbone with the image size that the features were made at"
         )
-
-
-def check_pixels(pixels: Tensor, image_size: int) -> None:
-    """Raise UsageError when `pixels` isn't a batch [B, 3, image_size, image_size]."""
-    expected = (3, image_size, image_size)
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected:
-        raise UsageError(
-            f"got pixels {list(pixels.shape)}, expected [B, {', '.join(map(str, expected))}]; "
-            "prepare images with this backbone's preprocess, or load it with another image size"
-        )
-
-
-def squash(image: Image.Image, size: int, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """An image -> [3, size, size] float32 on the CPU, normalised with the channels' mean and std.
-
-    The whole image is squashed to the square, as in the paper, so no object at its edge is cropped away; bicubic,
-    antialiased. Modes other than RGB are converted. Raises ImageError when the image can't be decoded or is empty.
-    """
-    if 0 in image.size:
-        raise ImageError(f"the image is {image.width} x {image.height} pixels; expected at least 1 x 1")
-    try:
-        rgb = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"the image can't be decoded ({error})") from error
-    # bytes are moved before they become floats, and then nothing is copied: this runs once an image, in few threads
-    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous().float().div_(255)  # [3, H, W]
-    return pixels.sub_(torch.tensor(mean)[:, None, None]).div_(torch.tensor(std)[:, None, None])
 
 
 def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
@@ -205,18 +200,18 @@ def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
     return torch.cat([embedding[:1], cells])
 
 
-class Backbone:
-    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_backbone`.
+class OpenClipBackbone:
+    """What `Backbone` and `vit.VitBackbone` share: names, pixels and the text encoder of a frozen CLIP of open_clip's,
+    at one image size.
 
     name: `RN-mini`, `RN50`, ...  weights: where they come from (`openai`, `random`, a file's name), for people.
     weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.
-    image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    image_size: pixels a side.  n_cells: K.  dim: Co.
     logit_scale: the factor of a cosine in the contrastive softmax (100 for OpenAI's models).
-    mean, std: of the RGB channels, for images in 0..1.  prompts: text.PROMPTS.  device.  pool: the attention pool.
-    model: open_clip's own.
+    mean, std: of the RGB channels, for images in 0..1.  prompts: text.PROMPTS.  device.  model: open_clip's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
+    def __init__(self, checkpoint: Checkpoint, image_size: int, stride: int, device: torch.device) -> None:
         self.name = checkpoint.name
         self.weights = checkpoint.label
         self.weights_sha256 = sha256_state(checkpoint.state, checkpoint.config)
@@ -225,15 +220,43 @@ class Backbone:
         self.device = device
         self.mean, self.std = checkpoint.mean, checkpoint.std
         self.prompts: tuple[str, ...] = PROMPTS
-        self.n_cells = (image_size // STRIDE) ** 2
-        self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
-        self.width = self.pool.width
-        self.dim = self.pool.c_proj.out_features
+        self.n_cells = (image_size // stride) ** 2
+        self.dim = int(checkpoint.config["embed_dim"])
         self.logit_scale = float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An image -> [3, image_size, image_size] float32 on the CPU, normalised; see `squash`."""
         return squash(image, self.image_size, self.mean, self.std)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Q texts -> [Q, L] int64 on the CPU, L the model's context length; a text of more tokens is cut at the end."""
+        from open_clip.tokenizer import tokenize
+
+        return tokenize(list(texts), context_length=self.model.context_length)
+
+    @torch.no_grad()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """tokens: [Q, L] int64 as `tokenize` gives -> [Q, Co] float32 on the backbone's device, unit-norm."""
+        if not len(tokens):
+            return torch.zeros(0, self.dim, device=self.device)
+        return text_embeddings(self.model, tokens.to(self.device))
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm."""
+        return self.encode_tokens(self.tokenize(texts)) if len(texts) else torch.zeros(0, self.dim, device=self.device)
+
+
+class Backbone(OpenClipBackbone):
+    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_backbone`.
+
+    pool: the attention pool.  width: Ce.  n_tokens: K.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
+        super().__init__(checkpoint, image_size, STRIDE, device)
+        self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
+        self.width = self.pool.width
+        self.n_tokens = self.n_cells
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -252,23 +275,6 @@ class Backbone:
             for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
                 x = layer(x)  # [B, Ce, H / 32, W / 32] after the last
         return x.float().flatten(2).transpose(1, 2).contiguous()  # [B, K, Ce]
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Q texts -> [Q, L] int64 on the CPU, L the model's context length; a text of more tokens is cut at the end."""
-        from open_clip.tokenizer import tokenize
-
-        return tokenize(list(texts), context_length=self.model.context_length)
-
-    @torch.no_grad()
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """tokens: [Q, L] int64 as `tokenize` gives -> [Q, Co] float32 on the backbone's device, unit-norm."""
-        if not len(tokens):
-            return torch.zeros(0, self.dim, device=self.device)
-        return text_embeddings(self.model, tokens.to(self.device))
-
-    def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm."""
-        return self.encode_tokens(self.tokenize(texts)) if len(texts) else torch.zeros(0, self.dim, device=self.device)
 
 
 def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
@@ -299,26 +305,29 @@ def load_backbone(
     Raises UsageError for an unknown name, image size or device, WeightsError when the weights can't be had or don't
     fit.
     """
-    config = model_config(name)
-    size = config["vision_cfg"]["image_size"] if image_size is None else image_size
-    if size < STRIDE or size % STRIDE:
-        raise UsageError(f"image size {size}: expected a multiple of {STRIDE} pixels, at least {STRIDE}")
-    target = _device(device)
+    config = model_config(name, ("resnet",))
+    size = check_image_size(image_size, config["vision_cfg"]["image_size"], STRIDE)
+    target = to_device(device)
     return Backbone(load_checkpoint(name, weights), size, target)
 
 
 def load_any_backbone(
     name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
 ) -> ImageTextBackbone:
-    """Load a CLIP ResNet as `load_backbone` does, or `photo-lite`, see `photo_lite.load_photo_lite`."""
+    """Load a CLIP ResNet as `load_backbone` does, a CLIP ViT in the same way, see `vit.load_vit`, or `photo-lite`, see
+    `photo_lite.load_photo_lite`."""
     if name == PHOTO_LITE:
         from for_model.photo_lite import load_photo_lite  # it builds on this module
 
-        return load_photo_lite(weights, image_size, _device(device))
+        return load_photo_lite(weights, image_size, to_device(device))
+    if model_kind(model_config(name)) == "vit":
+        from for_model.vit import load_vit  # it builds on this module
+
+        return load_vit(name, weights, image_size, to_device(device))
     return load_backbone(name, weights, image_size, device)
 
 
-def _device(device: str | torch.device) -> torch.device:
+def to_device(device: str | torch.device) -> torch.device:
     try:
         target = torch.device(device)
     except RuntimeError as error:

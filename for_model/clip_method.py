@@ -1,4 +1,5 @@
-"""The methods made of a backbone and a head: `clip`, `dense-clip`, `cluster-clip`, and those of a trained head."""
+"""Methods by name: those made of a backbone and a head (`clip`, `dense-clip`, `cluster-clip`, and those of a trained
+head), and the other dual encoders."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from torch import Tensor
 
 from for_model.backbone import ImageTextBackbone, load_any_backbone
 from for_model.checkpoints import WEIGHTS_DIR
+from for_model.dual_encoders import DUAL_ENCODERS, build_dual_encoder
 from for_model.errors import ForError, UsageError, WeightsError
 from for_model.heads import ClipHead, ClusterEngine, ClusterHead, DenseHead, Head
-from for_model.methods import MethodInfo
+from for_model.methods import Method, MethodInfo
 from for_model.trained_heads import open_head, read_head_file
 
 
@@ -39,6 +41,10 @@ class ClipMethod:
     @property
     def info(self) -> MethodInfo:
         return self._info
+
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -113,11 +119,11 @@ DEFAULT_BACKBONE = "RN-mini"
 
 
 def parse_method(method: str) -> tuple[str, int | None]:
-    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); `for` and a head's path -> (it, None).
+    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); `for`, `coca`, a head's path -> (it, None).
 
     Raises UsageError naming what there is.
     """
-    if method.endswith(HEAD_SUFFIX) or method == "for":
+    if method.endswith(HEAD_SUFFIX) or method in ("for", *DUAL_ENCODERS):
         return method, None
     name, colon, count = method.partition(":")
     if name in TRAINED:
@@ -126,7 +132,7 @@ def parse_method(method: str) -> tuple[str, int | None]:
             "`python -m for_model train --help`"
         )
     if name not in METHODS:
-        valid = ", ".join([*METHODS, "for", "the path of a head.safetensors"])
+        valid = ", ".join([*METHODS, "for", *DUAL_ENCODERS, "the path of a head.safetensors"])
         raise UsageError(f"unknown method {method!r}; expected one of {valid}")
     if not colon:
         return name, None
@@ -156,16 +162,17 @@ def build_method(
     device: str | torch.device | None = None,
     cluster_engine: ClusterEngine = "batched",
     loaded: ImageTextBackbone | None = None,
-) -> ClipMethod:
-    """Load a backbone and put a head on it.
+) -> Method:
+    """Load a backbone and put a head on it, or load another dual encoder.
 
     method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25; `for`, the head that comes with
-        RN-mini; or the path of a head.safetensors.
-    backbone, weights, image_size: see `backbone.load_any_backbone`. None for what a head's file says, else for RN-mini
-        and its defaults.
+        RN-mini; the path of a head.safetensors; or a name of DUAL_ENCODERS.
+    backbone, weights, image_size: see `backbone.load_any_backbone`, and for the DUAL_ENCODERS `build_dual_encoder`.
+        None for what a head's file says, else for RN-mini or the dual encoder's own, and its defaults.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
-    loaded: take this backbone, which is what the arguments would load, so that several methods share it in memory.
+    loaded: put the head on this backbone, which is what the arguments would load, so that several methods share it in
+        memory; nothing to a dual encoder.
     Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
     can't be had or belong to another backbone.
     """
@@ -175,6 +182,8 @@ def build_method(
     if clusters is not None and name != "cluster-clip":
         raise UsageError(f"clusters={clusters} makes no sense for {name!r}; only cluster-clip clusters")
     target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
+    if name in DUAL_ENCODERS:
+        return build_dual_encoder(name, backbone, weights, image_size, target)
     if name not in METHODS:
         path = packaged_head(backbone or DEFAULT_BACKBONE) if name == "for" else Path(name).expanduser()
         return _trained_method(path, backbone, weights, image_size, target, loaded)

@@ -96,7 +96,7 @@ class OnTheFly(Features):
                     self._backbone.features(torch.stack(pixels[start : start + _BATCH]))
                     for start in range(0, len(pixels), _BATCH)
                 ]
-                empty = torch.zeros(0, self._backbone.n_cells, self._backbone.width, device=self._backbone.device)
+                empty = torch.zeros(0, self._backbone.n_tokens, self._backbone.width, device=self._backbone.device)
                 yield np.array(kept, np.int64), torch.cat([empty, *parts])
 
     def _skip(self, row: int, reason: str) -> None:
@@ -141,7 +141,7 @@ def open_features(
     identity = _identity(dataset, backbone)
     name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}"
     target = (cache_dir() / "features" if folder is None else folder) / name
-    size = len(dataset.images) * backbone.n_cells * backbone.width * 2
+    size = len(dataset.images) * backbone.n_tokens * backbone.width * 2
     what = f"feature maps of {len(dataset.images):,} images: {size / GIB:.1f} GiB"
     if size > budget_gib * GIB:
         why = f"{what}, more than the {budget_gib:g} GiB of features.cache_gib: the trunk runs anew in every epoch"
@@ -157,7 +157,7 @@ def open_features(
     try:
         with locked(target / "lock"):
             skipped = _keep(
-                OnTheFly(dataset, backbone, why, identity, workers), target, (backbone.n_cells, backbone.width)
+                OnTheFly(dataset, backbone, why, identity, workers), target, (backbone.n_tokens, backbone.width)
             )
     except BlockingIOError:
         raise StoreError(f"{target} is being filled by another process: wait for it to finish") from None

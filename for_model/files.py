@@ -7,13 +7,20 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 
 def cache_dir() -> Path:
     """The folder for everything that can be made again: `$FOR_CACHE`, else `~/.cache/for`. Not created here."""
     return Path(os.environ.get("FOR_CACHE") or Path.home() / ".cache" / "for")
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a file name from a dataset stays within its folder and can be written into JSON again."""
+    parts = PurePosixPath(path)
+    is_text = all(not "\ud800" <= char <= "\udfff" for char in path)
+    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in path and is_text
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ class DenseHead:
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """Each embedding is one cell's: [B, K, K], the identity."""
-        return torch.eye(X.shape[1], device=X.device).expand(len(X), -1, -1)
+        return torch.eye(pool.cells(X).shape[1], device=X.device).expand(len(X), -1, -1)
 
 
 @dataclass(frozen=True)

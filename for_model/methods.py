@@ -47,6 +47,11 @@ class Method(Protocol):
     @property
     def info(self) -> MethodInfo: ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """An RGB image -> [3, H, W] float32 on the CPU, resized and normalised as the backbone expects."""
         ...

@@ -26,13 +26,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from for_model.backbone import STRIDE, check_pixels, check_tokens, squash
+from for_model.backbone import STRIDE, check_tokens
 from for_model.checkpoints import PHOTO_LITE
 from for_model.errors import UsageError, WeightsError
 from for_model.files import cache_dir, sha256_file, sha256_json
 from for_model.imagenet_names import class_descriptions
 from for_model.minilm import WIDTH as TEXT_WIDTH
 from for_model.minilm import MiniLM, build_minilm, load_tokenizer, tokenize
+from for_model.pixels import check_image_size, check_pixels, squash
 from for_model.text import cached_embeddings
 from for_model.weights_io import fit_state_dict, read_weights
 
@@ -126,6 +127,10 @@ class PhotoPool(nn.Module):
         self.width = classifier.in_features
         self.settings = settings
 
+    def cells(self, X: Tensor) -> Tensor:
+        """X itself: there is no class token."""
+        return X
+
     def tokens(self, X: Tensor) -> Tensor:
         """X: [B, K, Ce] -> [B, K + 1, Ce]: the mean of the cells, then the cells. There are no positions to add.
 
@@ -187,7 +192,7 @@ class PhotoBackbone:
         self.image_size = image_size
         self.device = device
         self.logit_scale = _LOGIT_SCALE
-        self.n_cells = (image_size // STRIDE) ** 2
+        self.n_cells = self.n_tokens = (image_size // STRIDE) ** 2
         # depthwise convolutions on the CPU are several times as fast with channels last
         self.trunk = trunk.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.text_model = text_model.to(device)
@@ -204,7 +209,7 @@ class PhotoBackbone:
         self.dim = pool.names.shape[1]
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image -> [3, image_size, image_size] float32 on the CPU, in [-1, 1]; see `backbone.squash`."""
+        """An image -> [3, image_size, image_size] float32 on the CPU, in [-1, 1]; see `pixels.squash`."""
         return squash(image, self.image_size, _MEAN, _STD)
 
     @torch.no_grad()
@@ -253,9 +258,7 @@ def load_photo_lite(
     """
     if weights not in (None, NAME):
         raise UsageError(f"weights {weights!r} of {NAME}: it has only those of its packages; leave --weights out")
-    size = IMAGE_SIZE if image_size is None else image_size
-    if size < STRIDE or size % STRIDE:
-        raise UsageError(f"image size {size}: expected a multiple of {STRIDE} pixels, at least {STRIDE}")
+    size = check_image_size(image_size, IMAGE_SIZE, STRIDE)
     settings = PhotoSettings() if settings is None else settings
     trunk_path, text_path, tokenizer_path = _files()
     text_state, _ = read_weights(text_path, vocab_size=0)

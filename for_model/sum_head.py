@@ -103,7 +103,9 @@ class SumHead(nn.Module):
     def forward(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
         tokens = pool.tokens(X)
-        return F.normalize(with_own(pool, self.own).attend(self._modulate(X, tokens), tokens).float(), dim=-1)
+        return F.normalize(
+            with_own(pool, self.own).attend(self._modulate(pool.cells(X), tokens), tokens).float(), dim=-1
+        )
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
@@ -111,13 +113,13 @@ class SumHead(nn.Module):
         The mean token's share is left out, so a row sums to at most 1.
         """
         tokens = pool.tokens(X)
-        _, weights = with_own(pool, self.own).attend(self._modulate(X, tokens), tokens, return_weights=True)
+        _, weights = with_own(pool, self.own).attend(self._modulate(pool.cells(X), tokens), tokens, return_weights=True)
         return weights[..., 1:]
 
-    def _modulate(self, X: Tensor, tokens: Tensor) -> Tensor:
+    def _modulate(self, cells: Tensor, tokens: Tensor) -> Tensor:
         """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
-        x = queries = self.queries.expand(len(X), -1, -1)
+        x = queries = self.queries.expand(len(cells), -1, -1)
         for layer in self.layers:
-            x = layer(x, queries, X, tokens[:, 1:])
+            x = layer(x, queries, cells, tokens[:, 1:])
         modulated: Tensor = self.norm(x)
         return modulated

@@ -1,5 +1,6 @@
 """What all tests share: a cache folder of their own, and no silent skips."""
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -25,6 +26,7 @@ def _may_skip(item: pytest.Item) -> bool:
         "gpu": not torch.cuda.is_available(),
         "data": not SHARED.is_dir(),
         "photos": bool(missing_packages()) and not os.environ.get("CI"),
+        "encoders": importlib.util.find_spec("transformers") is None and not os.environ.get("CI"),
         "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
     }
     return any(missing[marker] for marker in missing if item.get_closest_marker(marker))

@@ -5,7 +5,7 @@ COCO 2017 and 2014 are published so, and MiniScenes is written so.
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,13 +29,34 @@ COCO_OVD_NOVEL = (
 )
 
 
-def load_coco(root: Path, split: str, name: str = "coco") -> Dataset:
+def ovd_groups(names: Sequence[str]) -> dict[str, Group]:
+    """The COCO-OVD split of those of the names that are in it."""
+    ovd: dict[str, Group] = {**dict.fromkeys(COCO_OVD_BASE, "base"), **dict.fromkeys(COCO_OVD_NOVEL, "novel")}
+    return {name: ovd[name] for name in names if name in ovd}
+
+
+def lexical_groups(names: Sequence[str]) -> dict[str, Group]:
+    """The split of the paper's Table 10: of COCO's 80 names in lexical order, the first 65 are base, the last 15 novel.
+
+    Raises FormatError for another number of names.
+    """
+    if len(set(names)) != 80:
+        raise FormatError(f"it names {len(set(names))} categories, and the split is of COCO's 80")
+    return {name: "base" if place < 65 else "novel" for place, name in enumerate(sorted(names))}
+
+
+def load_coco(
+    root: Path,
+    split: str,
+    name: str = "coco",
+    split_names: Callable[[Sequence[str]], Mapping[str, Group]] = ovd_groups,
+) -> Dataset:
     """A split of a dataset in COCO's layout, with image-level labels from its instance annotations.
 
     root: the folder that holds `annotations` and one image folder a split.  split: `val2017`, `train2014`, `dev`, ...
-    name: the dataset's name, as stores and results record it.
-    Categories are in ascending order of their id. Their group is the JSON category's own `group`, else that of the
-    COCO-OVD split, by name. Crowd annotations count as present. Images that the JSON lists and the folder lacks are
+    name: the dataset's name, as stores and results record it.  split_names: the groups of the categories' names.
+    Categories are in ascending order of their id. Their group is the JSON category's own `group`, else that of
+    `split_names`, else `other`. Crowd annotations count as present. Images that the JSON lists and the folder lacks are
     kept: what embeds them skips and records them.
     Raises DataError when a file or folder is missing, or when the JSON is damaged or not in COCO's format.
     """
@@ -47,16 +68,18 @@ def load_coco(root: Path, split: str, name: str = "coco") -> Dataset:
         raise DataError(f"{image_root} doesn't exist: expected the images of {name} {split} in that folder")
     try:
         images = image_records((item.get("id"), item.get("file_name")) for item in content["images"])
-        categories = _categories(content["categories"])
+        categories = _categories(content["categories"], split_names)
         labels = _labels(content, {image.id for image in images}, {key: n for n, key in enumerate(categories)})
     except FormatError as error:
         raise DataError(f"{annotation_file} is not in COCO's instances format: {error}; fetch it again") from error
     return Dataset(name, split, image_root, images, tuple(categories.values()), labels)
 
 
-def _categories(items: list[dict[str, Any]]) -> dict[int, Category]:
+def _categories(
+    items: list[dict[str, Any]], split_names: Callable[[Sequence[str]], Mapping[str, Group]]
+) -> dict[int, Category]:
     """COCO's category id -> category, in ascending order of id."""
-    ovd: dict[str, Group] = {**dict.fromkeys(COCO_OVD_BASE, "base"), **dict.fromkeys(COCO_OVD_NOVEL, "novel")}
+    groups = split_names([item["name"] for item in items if isinstance(item.get("name"), str)])
     categories: dict[int, Category] = {}
     for item in items:
         key, name = item.get("id"), item.get("name")
@@ -64,7 +87,7 @@ def _categories(items: list[dict[str, Any]]) -> dict[int, Category]:
             raise FormatError(f"category id {key!r} is not an integer, or occurs twice")
         if not isinstance(name, str) or not name.strip():
             raise FormatError(f"category {key} has no name")
-        group = item.get("group", ovd.get(name, "other"))
+        group = item.get("group", groups.get(name, "other"))
         if group not in get_args(Group):
             raise FormatError(f"category {name!r} is of group {group!r}, not one of {', '.join(get_args(Group))}")
         categories[key] = Category(name, group)

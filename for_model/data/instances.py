@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import DataError
+from for_model.files import is_safe_path
 
 
 class FormatError(Exception):
@@ -42,7 +43,7 @@ def image_records(found: Iterable[tuple[Any, Any]]) -> tuple[ImageRecord, ...]:
             raise FormatError(f"image id {image_id!r} is neither an integer nor a string")
         if image_id in records:
             raise FormatError(f"image id {image_id!r} occurs twice")
-        if not isinstance(path, str) or not is_safe(path):
+        if not isinstance(path, str) or not is_safe_path(path):
             raise FormatError(f"image {image_id!r} has file_name {path!r}, not a path within the image folder")
         records[image_id] = ImageRecord(image_id, path)
     if not records:
@@ -50,13 +51,6 @@ def image_records(found: Iterable[tuple[Any, Any]]) -> tuple[ImageRecord, ...]:
     if len({type(key) for key in records}) > 1:
         raise FormatError("image ids mix integers and strings")
     return tuple(records[key] for key in sorted(records))
-
-
-def is_safe(path: str) -> bool:
-    """Whether a file name from an annotation file stays within its folder and can be written into JSON again."""
-    parts = PurePosixPath(path)
-    is_text = all(not "\ud800" <= char <= "\udfff" for char in path)
-    return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in path and is_text
 
 
 def check_annotations(annotations: list[dict[str, Any]], images: set[ImageId], categories: Iterable[Any]) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from for_model.data.coco import load_coco
+from for_model.data.coco import lexical_groups, load_coco
 from for_model.data.dataset import Dataset
 from for_model.data.folder import load_folder
 from for_model.data.lvis import load_lvis
+from for_model.data.nuimages import load_nuimages
 from for_model.errors import UsageError
 
 
@@ -33,6 +34,10 @@ def _miniscenes_root(split: str) -> Path:
 
 _DATASETS = {
     "coco": _Entry(load_coco, default_split="val2017"),
+    "coco2014": _Entry(
+        lambda root, split: load_coco(root, split, name="coco2014", split_names=lexical_groups),
+        default_split="val2014",
+    ),
     "folder": _Entry(lambda root, _: load_folder(root), default_split=None),
     "lvis": _Entry(load_lvis, default_split="val"),
     "lvis-v0.5": _Entry(lambda root, split: load_lvis(root, split, "v0.5"), default_split="val"),
@@ -41,6 +46,7 @@ _DATASETS = {
         default_split="val",
         default_root=_miniscenes_root,
     ),
+    "nuimages": _Entry(load_nuimages, default_split="val"),
 }
 
 DATASET_NAMES = tuple(_DATASETS)

@@ -1,6 +1,7 @@
 """The harness end to end, as commands: a dataset on disk -> stores -> JSON results -> CSV, and search over an index."""
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from PIL import Image
 
 from for_eval.__main__ import main
-from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_result, write_tables
-from for_eval.metrics import retrieval_scores
+from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_tables
+from for_eval.metrics import UNRANKED, average_precision_at_k, retrieval_scores
 from for_eval.rank import score_matrix
+from for_eval.rankings import read_rankings
 from for_eval.store import open_store
 from for_model.clip_method import build_method
 from for_model.data.coco import load_coco
@@ -78,6 +80,25 @@ def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
     assert low < high
 
 
+def test_a_result_says_each_categorys_score_and_has_its_rankings_beside_it(board: Path, scenes: Path) -> None:
+    path = next((board / "results").glob("*_clip-1.json"))
+    result = json.loads(path.read_text())
+    for group in ("base", "novel"):
+        ap = [c["ap"] for c in result["per_category"] if c["group"] == group and c["ap"] is not None]
+        assert result["scores"][group]["map"] == pytest.approx(np.mean(ap))
+    assert all((c["ap"] is None) == (c["n_relevant"] == 0) for c in result["per_category"])
+    sidecar = path.with_suffix(".npz")
+    assert result["rankings"] == {"file": sidecar.name, "sha256": hashlib.sha256(sidecar.read_bytes()).hexdigest()}
+    rankings = read_rankings(sidecar)
+    assert rankings.image_ids == tuple(i for i in range(1, 41) if i != 3)
+    assert [int(n) for n in rankings.relevant.sum(axis=1)] == [c["n_relevant"] for c in result["per_category"]]
+    hits = np.take_along_axis(rankings.relevant, rankings.order[:, :K], axis=1)
+    ap = average_precision_at_k(hits, rankings.relevant.sum(axis=1), K)
+    assert list(np.where(np.isnan(ap), -1, ap)) == pytest.approx(
+        [-1 if c["ap"] is None else c["ap"] for c in result["per_category"]]
+    )
+
+
 def test_tables_come_from_the_results_alone_to_the_byte(board: Path, tmp_path: Path) -> None:
     shutil.copytree(board / "results", tmp_path / "results")
     assert main(["table", "--out", str(tmp_path)]) == 0
@@ -98,7 +119,8 @@ def test_what_was_not_measured_is_empty(board: Path, tmp_path: Path) -> None:
     assert row["novel mAP@50"] == row["images a second"] == ""
     assert row["base mAP@50"] != ""
     assert "None" not in summary([result])
-    write_result(tmp_path, result)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "a.json").write_text(json.dumps(result))
     assert write_tables(tmp_path) == [tmp_path / "coco.csv"]
 
 
@@ -246,3 +268,42 @@ def test_lvis_is_scored_in_both_protocols(tmp_path: Path) -> None:
         assert float(row["base mAP@50"]) == pytest.approx(np.mean(found[:2]), abs=0.006)
         assert float(row["novel mAP@50"]) == pytest.approx(found[2], abs=0.006)
     assert every["base mAP@50"] != federated["base mAP@50"]
+
+
+REAL_LVIS = SHARED / "lvis" / "lvis_val_100.json"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not REAL_LVIS.exists(), reason="no real annotations")
+def test_real_lvis_annotations_and_embeddings_of_random_weights(tmp_path: Path) -> None:
+    """What was ranked against the JSON read directly: the relevance, and that `federated` ranks nothing unknown."""
+    root, out = tmp_path / "lvis", tmp_path / "board"
+    (root / "val2017").mkdir(parents=True)
+    shutil.copy(REAL_LVIS, root / "lvis_v0.5_val.json")
+    content = json.loads(REAL_LVIS.read_text())
+    rng = np.random.default_rng(0)
+    for image in content["images"]:
+        noise = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "val2017" / image["coco_url"].split("/")[-1])
+    command = ["leaderboard", "--dataset", "lvis", "--root", str(root), "--methods", "cluster-clip:4"]
+    assert main([*command, "--weights", "random", "--out", str(out)]) == 0
+    present, absent = set(), set()
+    for annotation in content["annotations"]:
+        present.add((annotation["category_id"], annotation["image_id"]))
+    for image in content["images"]:
+        absent |= {(key, image["id"]) for key in image["neg_category_ids"]}
+    keys = sorted(category["id"] for category in content["categories"])
+    every, federated = (
+        read_rankings(next((out / "results").glob(f"lvis-v0.5_val_{place}*.npz"))) for place in ("RN", "federated")
+    )
+    ids = every.image_ids
+    assert ids == federated.image_ids == tuple(sorted(image["id"] for image in content["images"]))
+    for rankings in (every, federated):
+        assert {(keys[c], ids[m]) for c, m in np.argwhere(rankings.relevance)} == present
+    ranked = {(keys[c], ids[m]) for c, row in enumerate(federated.order) for m in row if m != UNRANKED}
+    assert ranked == present | absent
+    assert (every.order != UNRANKED).all()
+    result = json.loads(next((out / "results").glob("lvis-v0.5_val_federated*.json")).read_text())
+    counts = {category["name"]: category["n_relevant"] for category in result["per_category"]}
+    for category in content["categories"]:
+        assert counts[category["name"].replace("_", " ")] == sum(key == category["id"] for key, _ in present)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from for_model import checkpoints
-from for_model.backbone import load_backbone
+from for_model.backbone import load_any_backbone, load_backbone
 from for_model.checkpoints import load_checkpoint, model_config, model_names, random_state
 from for_model.errors import UsageError, WeightsError
 from for_model.weights_io import (
@@ -55,12 +55,21 @@ def test_sizes_are_the_published_ones() -> None:
         (448, 1024),
     ]
     assert {"RN-mini", *sizes} <= set(model_names())
-    assert not any("quickgelu" in name or "ViT" in name for name in model_names())
+    resnets, vits, cocas = model_names(("resnet",)), model_names(("vit",)), model_names(("coca",))
+    assert set(resnets) == {"RN-mini", *sizes}
+    assert {"ViT-B-32", "ViT-B-32-quickgelu", "ViT-B-16", "ViT-L-14", "ViT-L-14-336", "ViT-H-14"} <= set(vits)
+    assert {"coca_ViT-B-32", "coca_ViT-L-14"} <= set(cocas)
+    assert model_names() == resnets + vits
+    # other text encoders, tokenizers, poolings and layers than those that FOR takes apart
+    left_out = ("SigLIP", "CLIPA", "worldwide", "roberta", "EVA", "MobileCLIP", "PE-Core")
+    assert not [name for name in resnets + vits + cocas if any(part in name for part in left_out)]
 
 
 def test_open_clips_models_get_the_activation_of_their_weights() -> None:
     assert model_config("RN50")["quick_gelu"]
     assert not model_config("RN-mini")["quick_gelu"]
+    assert not model_config("ViT-B-32")["quick_gelu"]
+    assert model_config("ViT-B-32-quickgelu")["quick_gelu"]
 
 
 def test_random_weights_are_always_the_same(tiny: Path) -> None:
@@ -227,6 +236,10 @@ def test_packing_refuses_what_it_cannot_hold() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UsageError, match=r"unknown backbone 'ViT-B-32'; expected one of RN-mini, RN50,"):
         load_backbone("ViT-B-32")
+    with pytest.raises(UsageError, match=r"unknown backbone 'coca_ViT-B-32'; .*, ViT-B-32, .*, photo-lite"):
+        load_any_backbone("coca_ViT-B-32")
+    with pytest.raises(WeightsError, match="weights 'openai' of ViT-H-14: expected `random`, `laion2b_s32b_b79k`"):
+        load_any_backbone("ViT-H-14")
     with pytest.raises(WeightsError, match="`random`, `openai`, `yfcc15m`, `cc12m`, or the path"):
         load_backbone("RN50", "laion2b")
 

@@ -149,7 +149,10 @@ def test_other_weights_and_sizes_are_refused() -> None:
 
 
 def test_nothing_optional_is_imported_by_import() -> None:
-    code = "import sys, for_model.photo_lite, for_model.clip_method; print({'timm', 'tokenizers'} & {*sys.modules})"
+    code = (
+        "import sys, for_model.photo_lite, for_model.clip_method, for_model.transformers_encoders; "
+        "print({'timm', 'tokenizers', 'transformers'} & {*sys.modules})"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
