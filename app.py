@@ -107,33 +107,38 @@ def _check_auth(auth: str | None) -> tuple[str, str] | None:
 
 def _library(arguments: argparse.Namespace) -> "Library":
     """The indexes that the page will know; the first of them opened, so that what is wrong shows now."""
+    _check_sources(arguments)
     from for_eval.library import Library
-    from for_eval.search import load_searcher
 
-    image_root: Path | None = arguments.image_root
-    if image_root is not None and not image_root.is_dir():
-        raise UsageError(f"--image-root {image_root} is not a folder: give the one that the images lie in")
     if arguments.images is not None:
-        if arguments.index or image_root is not None or arguments.weights is not None:
-            raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
         from for_eval.folder_index import PHOTO_METHOD, folder_index
+        from for_eval.search import load_searcher
         from for_model import photo_lite
         from for_model.clip_method import build_method
 
         method = build_method(PHOTO_METHOD, photo_lite.NAME)
-        library = Library(heads=arguments.head)
+        library = Library()
         library.add_opened(load_searcher(folder_index(arguments.images, method), method=method))
         return library
-    if not arguments.index:
-        if image_root is not None or arguments.head:
-            raise UsageError("--image-root and --head belong to an index of your own: give that with --index")
-        library = Library.built_in(arguments.weights)
-    else:
-        library = Library(weights=arguments.weights, image_root=image_root, heads=arguments.head)
+    if arguments.index:
+        library = Library(weights=arguments.weights, image_root=arguments.image_root, heads=arguments.head)
         for index in arguments.index:
             library.add(index)
+    else:
+        library = Library.built_in(arguments.weights)
     library.searcher(library.default)
     return library
+
+
+def _check_sources(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for arguments that don't go together, before anything heavy is loaded."""
+    image_root: Path | None = arguments.image_root
+    if image_root is not None and not image_root.is_dir():
+        raise UsageError(f"--image-root {image_root} is not a folder: give the one that the images lie in")
+    if arguments.images is not None and (arguments.index or image_root is not None or arguments.weights is not None):
+        raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
+    if not arguments.index and (image_root is not None or arguments.head):
+        raise UsageError("--image-root and --head belong to an index of your own: give that with --index")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,6 +16,7 @@ def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
     allow_build: let visitors index folders of the machine that serves the page, whichever they name.
     """
     with gr.Blocks(title="FOR: find objects in images", analytics_enabled=False, delete_cache=(3600, 86400)) as app:
+        add_endpoints(library)  # first, because an event of the page would take the name of a function like `search`
         with gr.Row(elem_id="top"):
             gr.HTML(
                 "<h1>FOR</h1><p>Finds the images that contain an object, named in your own words.</p>",
@@ -43,6 +44,5 @@ def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
             api_visibility="private",
             show_progress="hidden",
         )
-        add_endpoints(library)
         app.queue(default_concurrency_limit=8)
     return app
