@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 import faiss
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
@@ -59,7 +60,7 @@ class FlatIndex:
     kind: ClassVar[str] = "flat"
     file_names: ClassVar[tuple[str, ...]] = ("index.faiss",)
 
-    def __init__(self, index: faiss.Index) -> None:
+    def __init__(self, index: faiss.IndexScalarQuantizer) -> None:
         self._index = index
 
     @classmethod
@@ -96,8 +97,11 @@ class FlatIndex:
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
-        rows: NDArray[np.float32] = self._index.reconstruct_n(start, count)
-        return rows
+        # The codes themselves: FAISS's own decoding of them takes three times as long as the scan of a search.
+        size = self._index.code_size
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), self._index.ntotal * size)
+        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, -1)
+        return torch.from_numpy(np.array(part, dtype=np.float16)).float().numpy()  # widens faster than numpy
 
 
 KINDS: dict[str, type[VectorIndex]] = {FlatIndex.kind: FlatIndex}

@@ -117,4 +117,4 @@ def heat_map(image: Image.Image, cells: NDArray[np.float32]) -> Image.Image:
     shares = np.asarray(Image.fromarray(cells).resize(image.size, Image.Resampling.BILINEAR))
     colours = colormaps["inferno"](shares)[..., :3] * 255
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
-    return Image.fromarray((0.4 * grey + 0.6 * colours).astype(np.uint8))
+    return Image.fromarray((0.45 * grey + 0.55 * colours).astype(np.uint8))

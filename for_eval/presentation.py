@@ -29,7 +29,7 @@ THUMBNAIL_PX = 512  # longest side; shown small in the grid
 LARGE_PX = 768  # longest side of an opened image; a smaller one is enlarged
 SHOWN_SKIPPED = 100
 _BINS = 60
-_COUNTED_ROWS = 1 << 20  # embeddings that a histogram scores; of a larger index it takes a sample
+_COUNTED_ROWS = 1 << 17  # embeddings that a histogram scores; of a larger index it takes a sample
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from for_eval.store import Store
 from for_model.errors import StoreError, UsageError
 
 _BLOCK_ROWS = 1024  # embeddings; larger blocks leave the processor's caches
+_INDEX_BLOCK_ROWS = 1 << 14  # larger, because threads that wait for one another cost more than cache misses
 _BLOCK_SCORES = 1 << 22  # similarities held at once, 8 bytes each
 
 
@@ -72,7 +73,7 @@ def score_images(index: SearchIndex, queries: NDArray[np.float32], at_most: int 
     Returns [Q, M] float32, columns in the order of `index.images`; fewer columns where `at_most` leaves images out.
     """
     n_images, n_embeddings = len(index.images), index.info.n_embeddings
-    block = max(1, _BLOCK_ROWS // n_embeddings)
+    block = max(1, _INDEX_BLOCK_ROWS // n_embeddings)
     starts = np.arange(0, n_images, block)
     if at_most is not None and n_images * n_embeddings > at_most:
         n_blocks = max(1, at_most // (block * n_embeddings))
@@ -81,5 +82,6 @@ def score_images(index: SearchIndex, queries: NDArray[np.float32], at_most: int 
     for start in starts.tolist():
         count = min(block, n_images - start)
         rows = index.vectors.rows(start * n_embeddings, count * n_embeddings)  # [count * N, Co]
-        parts.append((queries @ rows.T).reshape(len(queries), count, n_embeddings).max(axis=2))
+        similarities = torch.from_numpy(queries) @ torch.from_numpy(rows).T  # [Q, count * N]
+        parts.append(similarities.reshape(len(queries), count, n_embeddings).amax(dim=2).numpy())
     return np.concatenate(parts, axis=1)

@@ -1,16 +1,19 @@
-"""Write the README's picture: the page at its default index, in a real browser.
+"""Write the pictures of README and docs: the page at its default index, in a real browser.
 
-python tests/screenshot.py docs/search.png --query umbrella
+python tests/screenshot.py docs                              # every tab, and an opened result
+python tests/screenshot.py docs/search.png --query umbrella  # one
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from browser import open_page
+from browser import Page, open_page
 
 from app import serve
+from for_app.compare_tab import DEFAULT_K as COMPARED
 from for_app.page import build_app
 from for_app.search_tab import DEFAULT_K
 from for_eval.folder_index import PHOTO_METHOD, folder_index
@@ -19,8 +22,14 @@ from for_eval.search import load_searcher
 from for_model import photo_lite
 from for_model.clip_method import build_method
 
-LOADED = """document.querySelectorAll("#gallery img").length == {k}
-  && [...document.querySelectorAll("#gallery img")].every(image => image.complete && image.naturalWidth)"""
+_SHOWN = "[...document.querySelectorAll('{where} img')].filter(i => i.complete && i.naturalWidth).length"
+LOADED = f"{_SHOWN.format(where='#gallery')} == {DEFAULT_K}"
+# picture -> the tab's label, and what is true once it shows all that it should
+TABS = {
+    "search": ("Search", LOADED),
+    "compare": ("Compare", f"{_SHOWN.format(where='#comparison')} == {4 * COMPARED}"),
+    "index": ("Index", "document.querySelector('#about').innerText.includes('Backbone')"),
+}
 
 
 def _library(images: Path | None) -> Library:
@@ -32,20 +41,45 @@ def _library(images: Path | None) -> Library:
     return library
 
 
+def _settle(page: Page, condition: str) -> None:
+    """Wait until a condition is true, and for what moves on the page to come to rest."""
+    page.wait(condition, seconds=300)
+    time.sleep(1)
+
+
+def _evidence(page: Page, out: Path) -> None:
+    """Open the best result and write a picture of where it matched."""
+    page.click("#gallery .thumbnail-lg")
+    _settle(page, f"{_SHOWN.format(where='#evidence')} == 2")
+    page.value("document.querySelector('#evidence').scrollIntoView({ block: 'center' })")
+    time.sleep(1)
+    page.screenshot(out)
+    page.click("#close")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="a .png for the Search tab, or a folder for all")
     parser.add_argument("--query", default="umbrella")
     parser.add_argument("--images", type=Path, help="a folder of photographs, searched with photo-lite")
     parser.add_argument("--port", type=int, default=7861)
     arguments = parser.parse_args(argv)
-    app = build_app(_library(arguments.images))
+    out: Path = arguments.out
+    app = build_app(_library(arguments.images), allow_build=True)
     url = serve(app, port=arguments.port)
     try:
         with open_page() as page:
             page.open(f"{url}?q={quote(arguments.query)}", width=1280, height=800)
-            page.wait(LOADED.format(k=DEFAULT_K))
-            page.screenshot(arguments.out)
+            _settle(page, LOADED)
+            if out.suffix == ".png":
+                page.screenshot(out)
+                return
+            _evidence(page, out / "evidence.png")
+            for name, (label, loaded) in TABS.items():
+                page.value("window.scrollTo(0, 0)")
+                page.click("[role=tab]", label)
+                _settle(page, loaded)
+                page.screenshot(out / f"{name}.png")
     finally:
         app.close()
 

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Page, open_page
@@ -11,12 +12,20 @@ from tiny_index import make_library
 
 from app import serve
 from for_app.page import build_app
+from for_eval.library import Library
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Library, Path]:
+    """A library, and the folder of its indexes."""
     folder = tmp_path_factory.mktemp("page")
-    library = make_library(folder)
+    return make_library(folder), folder
+
+
+@pytest.fixture(scope="module")
+def served(stocked: tuple[Library, Path]) -> Iterator[Served]:
+    """Started and ended in each module, because only there the warnings of ending it are expected."""
+    library, folder = stocked
     app = build_app(library, allow_build=True)
     yield Served(serve(app, port=free_port()), library, folder)
     app.close()

@@ -1,12 +1,18 @@
 """The API of a page that is served for real, called as docs/api.md says."""
 
+import gc
 import json
+import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 from gradio_client import Client, handle_file
 from pages import Served
+from test_app import free_port
 
+from app import serve
+from for_app.page import build_app
 from for_eval import api
 
 # Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
@@ -73,6 +79,31 @@ def test_what_makes_no_sense_is_one_line(served: Served, client: Client, call: t
         client.predict(*call[1:], api_name=call[0])
     assert "\n" not in str(error.value).strip()
     assert client.predict("umbrella", 1, api_name="/search")["hits"]  # and the page lives on
+
+
+def test_a_password_is_asked_for(served: Served) -> None:
+    app = build_app(served.library)
+    url = serve(app, port=free_port(), auth=("ann", "secret"))
+    try:
+        request = urllib.request.Request(f"{url}gradio_api/call/search", b'{"data": ["dog"]}')
+        with pytest.raises(HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=20)
+        assert refused.value.code == 401
+        client = Client(url, auth=("ann", "secret"), verbose=False)
+        assert client.predict("dog", 1, api_name="/search")["hits"]
+    finally:
+        app.close()
+        del app
+        gc.collect()  # here, where what gradio leaves to the collector may warn
+
+
+def test_folders_are_indexed_only_where_that_is_allowed(served: Served) -> None:
+    for allowed in (True, False):
+        config = build_app(served.library, allow_build=allowed).get_config_file()
+        buttons = [part["props"].get("elem_id") for part in config["components"]]
+        assert ("build" in buttons) == allowed
+        events = [event["api_name"] for event in config["dependencies"]]
+        assert ("begin" in events) == allowed
 
 
 def test_only_what_is_documented_can_be_called(served: Served, client: Client) -> None:
