@@ -319,16 +319,22 @@ def _parser() -> argparse.ArgumentParser:
         "python -m for_eval tables --data ~/datasets",
     )
     tables.add_argument(
-        "--dataset", default="", metavar="NAMES", help="some of miniscenes,coco,lvis,nuimages (default: those there)"
+        "--dataset",
+        default="",
+        metavar="NAMES",
+        help="some of miniscenes,coco,coco2014,lvis,nuimages (all)",
     )
     tables.add_argument(
-        "--data", type=Path, metavar="DIR", help="the folder of the datasets: DIR/coco, DIR/lvis, DIR/nuimages"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the folder of the datasets: DIR/coco, DIR/lvis, ...",
     )
     tables.add_argument(
         "--only",
         default="",
         metavar="NAMES",
-        help="some of main,vocabulary,freezing,labelled,queries,layers,baselines",
+        help="some of main,vocabulary,freezing,labelled,queries,layers,baselines,labelling",
     )
     tables.add_argument("--seeds", type=int, help="trainings a row (default: the table's own)")
     tables.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
