@@ -27,6 +27,7 @@ class ByName:
     def __init__(self, rows: np.ndarray, info: MethodInfo) -> None:
         self.rows = torch.from_numpy(rows.reshape(-1, WIDTH))
         self.info = info
+        self.device = torch.device("cpu")
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         raise NotImplementedError
