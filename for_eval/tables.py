@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from for_eval.leaderboard import GROUPS, run_method
+from for_eval.leaderboard import GROUPS, read_result, run_method
 from for_eval.suites import SUITES, Row, Suite, Table
 from for_model import train
 from for_model.clip_method import build_method
@@ -167,24 +167,11 @@ def _read_results(folder: Path, suite: Suite, row: Row, seed: int) -> Results | 
     """A row's results, or None when one of its protocols has none. Raises DataError for a damaged one."""
     results = {}
     for protocol in suite.protocols:
-        result = read_result(_path(folder, suite, row, seed, protocol))
-        if result is None:
+        path = _path(folder, suite, row, seed, protocol)
+        if not path.exists():
             return None
-        results[protocol] = result
+        results[protocol] = read_result(path)
     return results
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """A result, or None when there is none. Raises DataError for a damaged one."""
-    try:
-        result = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and run the tables again") from error
-    if not isinstance(result, dict) or not {"scores", "method"} <= result.keys():
-        raise DataError(f"{path} is no result: delete it and run the tables again")
-    return result
 
 
 def _compare(row: Row, results: Results, committed: Results | None) -> tuple[bool | None, str]:

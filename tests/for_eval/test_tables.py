@@ -144,7 +144,7 @@ def test_csvs_come_from_the_results_alone(small: World) -> None:
     assert rows(small.out, "main")[0]["base mAP@50"] == ""  # not measured is empty
     damaged = next(small.results.iterdir())
     damaged.write_text("{")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="is no JSON result"):
         write_table_csvs(small.out)
 
 
