@@ -4,7 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from for_eval.embed import embed
+from for_eval.embed import Watch, embed
 from for_eval.index import build_index, open_index
 from for_eval.leaderboard import store_path
 from for_eval.store import MANIFEST, open_store
@@ -44,10 +44,12 @@ def default_index(progress: bool = True, *, method: Method | None = None) -> Pat
     return index
 
 
-def make_index(dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True) -> None:
-    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again."""
+def make_index(
+    dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True, watch: Watch | None = None
+) -> None:
+    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again. See `embed`."""
     _remove_damaged_store(store)
-    embed(dataset, method, store, progress=progress)
+    embed(dataset, method, store, progress=progress, watch=watch)
     remove(index)  # what didn't open may hold anything
     build_index(store, index)
 

@@ -12,7 +12,7 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.data.decoding import Pixels, decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods import Method, MethodInfo
+
+Watch = Callable[[int, int], None]  # images done, images in all
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ def embed(
     shard_size: int | None = None,
     workers: int | None = None,
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, or go on with one that was begun.
 
@@ -101,6 +104,7 @@ def embed(
     workers: threads that decode and preprocess while the method computes; by default one a core, at most 8. Their
         number doesn't change the result.
     progress: show progress on stderr, if that is a terminal.
+    watch: called before each image with the number done and the number in all; what it raises ends the run.
     JPEGs larger than four times the method's `image_size` are decoded at reduced size, twice `image_size` or more.
     Images that can't be decoded are skipped, and recorded with the reason. A finished store of the same images and
     method is left as it is.
@@ -115,7 +119,7 @@ def embed(
         raise DataError(f"{dataset.name} {dataset.split} has no images: nothing to embed")
     out = Path(out).expanduser().resolve()
     shard_size = shard_size or _default_shard_size(method.info)
-    return _Run(dataset, method, out, batch_size, shard_size, workers or default_workers(), progress).start()
+    return _Run(dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch).start()
 
 
 def _default_shard_size(info: MethodInfo) -> int:
@@ -134,6 +138,7 @@ class _Run:
     shard_size: int
     workers: int
     progress: bool
+    watch: Watch | None
 
     def start(self) -> EmbedReport:
         if (report := self._finished_report()) is not None:
@@ -284,7 +289,12 @@ class _Run:
         # Twice the size that the method sees: reducing by DCT stays well below what its own resizing does.
         target, root = 2 * self.method.info.image_size, self.dataset.image_root
         ahead = 2 * max(self.batch_size, self.workers)
-        return decoded(records, root, target, self.method.preprocess, self.workers, ahead)
+        total = len(self.dataset.images)
+        with contextlib.closing(decoded(records, root, target, self.method.preprocess, self.workers, ahead)) as images:
+            for done, pixels in enumerate(images, start=total - len(records)):
+                if self.watch is not None:
+                    self.watch(done, total)
+                yield pixels
 
     def _encode(self, batch: list[torch.Tensor]) -> NDArray[np.float32]:
         """Pixels of b images -> [b, N, Co] float32."""

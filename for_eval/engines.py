@@ -42,6 +42,10 @@ class VectorIndex(Protocol):
         """
         ...
 
+    def rows(self, start: int, count: int) -> NDArray[np.float32]:
+        """The rows from `start`, [count, Co] float32. Safe to call from several threads at once."""
+        ...
+
 
 class FlatIndex:
     """Exact inner product by a full scan (FAISS `IndexScalarQuantizer`, `QT_fp16`), memory-mapped.
@@ -90,6 +94,10 @@ class FlatIndex:
     def search_rows(self, queries: NDArray[np.float32], n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         scores, rows = self._index.search(queries, n_rows)
         return scores, rows
+
+    def rows(self, start: int, count: int) -> NDArray[np.float32]:
+        rows: NDArray[np.float32] = self._index.reconstruct_n(start, count)
+        return rows
 
 
 KINDS: dict[str, type[VectorIndex]] = {FlatIndex.kind: FlatIndex}

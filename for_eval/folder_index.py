@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from for_eval.default_index import make_index, opens, remove
+from for_eval.embed import Watch
 from for_model.data.dataset import Dataset
 from for_model.data.folder import load_folder
 from for_model.files import cache_dir, sha256_json
@@ -14,12 +15,12 @@ PHOTO_METHOD = "cluster-clip"  # nothing is trained on photographs
 _log = logging.getLogger(__name__)
 
 
-def folder_index(root: Path, method: Method, progress: bool = True) -> Path:
+def folder_index(root: Path, method: Method, progress: bool = True, watch: Watch | None = None) -> Path:
     """The folder of an index over all images under `root`; a later call finds it made, and opens it at once.
 
     What counts as a change: an image that came, went, or is of another size or date. Then all are embedded again, and
     the index from before is removed. Stopped at any moment, the next call goes on. Nothing is written under `root`.
-    progress: show the bar of the embedding on stderr, if that is a terminal.
+    progress: show the bar of the embedding on stderr, if that is a terminal.  watch: see `embed`.
     Raises DataError when `root` isn't a folder of images or none of them is usable, StoreError when another process is
     embedding them just now or the disk is full.
     """
@@ -30,7 +31,7 @@ def folder_index(root: Path, method: Method, progress: bool = True) -> Path:
     if opens(index):
         return index
     _log.info("indexing %d images of %s; the next start is quick", len(dataset.images), dataset.image_root)
-    make_index(dataset, method, store, index, progress)
+    make_index(dataset, method, store, index, progress, watch)
     for earlier in place.iterdir():  # and the store too: the index holds all that searching needs
         if earlier != index:
             remove(earlier)

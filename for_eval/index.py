@@ -5,6 +5,7 @@ the store itself may be deleted. Row r of the engine is embedding r % N of image
 Legend: M images, N embeddings per image, Q queries, Co joint width, F rows fetched for a query.
 """
 
+import bisect
 import contextlib
 import fcntl
 import glob
@@ -26,7 +27,7 @@ from for_eval.engines import KINDS, VectorIndex, damaged
 from for_eval.store import FORMAT as STORE_FORMAT
 from for_eval.store import SkippedImage, Store, open_store
 from for_model import files
-from for_model.data.dataset import ImageRecord
+from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods import MethodInfo
 
@@ -113,6 +114,23 @@ class SearchIndex:
             waiting = np.array(unfinished, dtype=np.int64)
             fetch *= _FETCH_GROWTH
         return results
+
+    def image(self, image_id: ImageId) -> ImageRecord:
+        """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
+        return self.images[self._position(image_id)]
+
+    def embeddings(self, image_id: ImageId) -> NDArray[np.float32]:
+        """The N embeddings of an image, [N, Co] float32, unit-norm. Raises UsageError for an unknown id."""
+        return self.vectors.rows(self._position(image_id) * self.info.n_embeddings, self.info.n_embeddings)
+
+    def _position(self, image_id: ImageId) -> int:
+        wanted = type(self.images[0].id)
+        with contextlib.suppress(ValueError):
+            key: Any = wanted(image_id)
+            position = bisect.bisect_left(self.images, key, key=lambda image: image.id)
+            if position < len(self.images) and self.images[position].id == key:
+                return position
+        raise UsageError(f"no image of the index has the id {image_id!r}: take one that a search gave")
 
     def _hit(self, row: int, score: float) -> Hit:
         image, embedding = divmod(row, self.info.n_embeddings)

@@ -1,59 +1,153 @@
-"""What the web page shows: pictures with captions for a query, a description of the index, the API's answer.
+"""What the Search tab shows: pictures with captions for a query, the scores of all images, a description of the index.
 
 No web framework here: images, strings and JSON values. Whatever comes from a query or a file's name is escaped in HTML,
 and no path of this machine is told.
 """
 
 import html
+import math
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from for_eval.evidence import Evidence, find_evidence, heat_map
 from for_eval.index import Hit, SearchIndex
-from for_eval.search import Searcher
+from for_eval.library import method_title
+from for_eval.rank import score_images
+from for_eval.search import Query, Searcher
+from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
-from for_model.errors import ImageError, StoreError, UsageError
+from for_model.errors import ForError, ImageError, StoreError
 
-MAX_API_K = 1000
 MAX_QUERY_CHARACTERS = 300  # the tokenizer cuts a longer query anyway
-THUMBNAIL_PX = 512  # longest side; shown small in the grid and whole when a picture is opened
+THUMBNAIL_PX = 512  # longest side; shown small in the grid
+LARGE_PX = 768  # longest side of an opened image; a smaller one is enlarged
 SHOWN_SKIPPED = 100
+_BINS = 60
+_COUNTED_ROWS = 1 << 20  # embeddings that a histogram scores; of a larger index it takes a sample
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page shows for one query: pictures with captions, best first, and a line of HTML about the search."""
+    """What the page shows for one query.
 
+    hits: those shown, best first.  pictures: theirs, with captions.  status_html: a line about the search.
+    histogram_html: the scores of all images.  low, high: between which those lie, to two decimals.
+    """
+
+    query: Query
+    hits: tuple[Hit, ...]
     pictures: list[tuple[Image.Image, str]]
     status_html: str
+    histogram_html: str
+    low: float
+    high: float
 
 
-def answer(searcher: Searcher, text: str, k: int) -> Answer:
+def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None) -> Answer:
     """Search, and load the pictures that were found; one that can't be shown becomes a placeholder with the reason.
 
-    Raises UsageError for an empty text or k < 1.
+    cutoff: leave out what scores less; None for nothing. Raises UsageError for k < 1.
     """
-    result = searcher.search(clean_query(text), k)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        shown = list(pool.map(lambda hit: _picture(searcher, hit), result.hits))
-    pictures = [
-        (image, f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}")
-        for rank, (hit, (image, problem)) in enumerate(zip(result.hits, shown, strict=True), start=1)
+    result = searcher.find(query, k)
+    hits = tuple(hit for hit in result.hits if cutoff is None or hit.score >= cutoff)
+    shown = pictures_of(searcher, [hit.image for hit in hits])
+    captions = [
+        f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}"
+        for rank, (hit, (_, problem)) in enumerate(zip(hits, shown, strict=True), start=1)
     ]
-    info = searcher.index.info
+    scores = score_images(searcher.index, query.embeddings, _COUNTED_ROWS).mean(axis=0)
+    low, high = math.floor(float(scores.min()) * 100) / 100, math.ceil(float(scores.max()) * 100) / 100
+    info, n_images = searcher.index.info, len(searcher.index.images)
     parts = [
-        f"<b>{html.escape(clean_query(text).strip())}</b>",
-        f"best {len(pictures)} of {len(searcher.index.images):,} images",
+        f"<b>{html.escape(query.label.strip())}</b>",
+        f"best {len(hits)} of {n_images:,} images",
         f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} an image",
+        f"index of {_size(searcher.index.n_bytes)}",
         f"encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms",
     ]
     missing = sum(bool(problem) for _, problem in shown)
     if missing:
         parts.append(f"{missing} of the pictures can't be shown")
-    return Answer(pictures, " · ".join(parts))
+    pictures = [(image, caption) for (image, _), caption in zip(shown, captions, strict=True)]
+    histogram = histogram_html(scores, low, high, cutoff, n_images)
+    return Answer(query, hits, pictures, " · ".join(parts), histogram, low, high)
+
+
+def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
+    """The scores of a query as a histogram, an SVG that takes the page's colours; heights grow with the logarithm.
+
+    scores: [m], of all n_images or of a sample.  low, high: the ends of the axis.  cutoff: bars below it are pale.
+    """
+    counts, edges = np.histogram(scores, bins=_BINS, range=(low, max(high, low + 0.01)))
+    heights = np.log1p(counts) / np.log1p(max(1, counts.max())) * 40
+    limit = low if cutoff is None else cutoff
+    bars = "".join(
+        f'<rect x="{2 * i}" y="{40 - height:.1f}" width="1.7" height="{height:.1f}"'
+        f"{' class=below' if edges[i + 1] <= limit else ''}></rect>"
+        for i, height in enumerate(heights)
+        if height
+    )
+    above = int((scores >= limit).sum()) if cutoff is not None else len(scores)
+    of = f"all {n_images:,} images" if len(scores) == n_images else f"{len(scores):,} of {n_images:,} images, a sample"
+    told = f"scores of {of}, {low:.2f} to {high:.2f}"
+    if cutoff is not None:
+        told += f"; {above:,} score {cutoff:.3f} or more"
+    return (
+        f'<figure><svg viewBox="0 0 {2 * _BINS} 40" preserveAspectRatio="none" role="img" aria-label="{told}">{bars}'
+        f"</svg><figcaption>{told}</figcaption></figure>"
+    )
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An opened image: as it is, where its best-matching embedding comes from (None if it can't be told), in words."""
+
+    image: Image.Image
+    heat: Image.Image | None
+    text_html: str
+    evidence: Evidence | None
+
+
+def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
+    """An image that was found, large, and the evidence for it; or why there is none.
+
+    Raises UsageError for an id that the index doesn't have.
+    """
+    record = searcher.index.image(image_id)
+    image, problem = picture(searcher, record, LARGE_PX)
+    scale = LARGE_PX / max(image.size)
+    if scale > 1:
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    title = f"<b>{html.escape(str(record.id))}</b>"
+    if problem is not None:
+        return Opened(image, None, f"{title} · {html.escape(problem)}", None)
+    try:
+        found = find_evidence(searcher, record.id, query.embeddings)
+    except ForError as error:
+        return Opened(image, None, f"{title} · {html.escape(_without_folders(searcher, str(error)))}", None)
+    info = searcher.index.info
+    lines = [
+        title,
+        f"score {found.score:.3f} for <b>{html.escape(query.label.strip())}</b>",
+        f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}",
+        f"bright: {html.escape(found.meaning)}",
+    ]
+    if not found.as_indexed:
+        lines.append("the image has changed since it was indexed, so this may not be what matched")
+    return Opened(image, heat_map(image, found.cells), " · ".join(lines), found)
+
+
+def _without_folders(searcher: Searcher, line: str) -> str:
+    """An error's line without the paths of this machine."""
+    for place in sorted((str(searcher.image_root), str(searcher.index.path.absolute())), key=len, reverse=True):
+        line = line.replace(place, "…")
+    return line
 
 
 def clean_query(text: str) -> str:
@@ -61,15 +155,23 @@ def clean_query(text: str) -> str:
     return text[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode()
 
 
-def _picture(searcher: Searcher, hit: Hit) -> tuple[Image.Image, str | None]:
-    """A thumbnail of an image that was found, and None; or a placeholder, and why the image can't be shown."""
+def pictures_of(
+    searcher: Searcher, images: Sequence[ImageRecord], size: int = THUMBNAIL_PX
+) -> list[tuple[Image.Image, str | None]]:
+    """`picture` of several images, decoded in threads."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda image: picture(searcher, image, size), images))
+
+
+def picture(searcher: Searcher, record: ImageRecord, size: int) -> tuple[Image.Image, str | None]:
+    """An image of at most `size` pixels a side, and None; or a placeholder, and why it can't be shown."""
     try:
-        image = load_image(searcher.image_path(hit.image), target=THUMBNAIL_PX)
+        image = load_image(searcher.image_path(record), target=size)
     except ImageError as error:
         return _placeholder(), str(error)
     except StoreError:  # an index from somewhere else may name any path
         return _placeholder(), "outside the image folder"
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
     return image, None
 
 
@@ -109,12 +211,3 @@ def _size(n_bytes: float) -> str:
             return f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
         n_bytes /= 1000
     return f"{n_bytes:.1f} GB"
-
-
-def api_search(searcher: Searcher, query: str, k: int) -> dict[str, Any]:
-    """The API's answer: the hits without their paths, and the latency. Raises UsageError, as for k > MAX_API_K."""
-    if k > MAX_API_K:
-        raise UsageError(f"k is {k}: ask for at most {MAX_API_K} images")
-    answered = searcher.search(clean_query(query), k).to_json()
-    hits = [{name: hit[name] for name in ("rank", "id", "score", "embedding")} for hit in answered["hits"]]
-    return {**answered, "hits": hits}

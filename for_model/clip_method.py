@@ -73,6 +73,15 @@ class ClipMethod:
             )
         return self.head(X, self.backbone.pool).float().cpu()
 
+    @torch.no_grad()
+    def explain_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings, and where each comes from: the cells' shares in it, see `heads.Head.evidence`.
+
+        pixels: [B, 3, H, W] as `preprocess` gives -> [B, N, Co] as `encode_images` and [B, N, K], float32, on the CPU.
+        """
+        X = self.backbone.features(pixels)
+        return self.encode_features(X), self.head.evidence(X, self.backbone.pool).float().cpu()
+
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts, as they stand -> [Q, Co] float32 on the CPU, unit-norm."""
         return self.backbone.encode_texts(texts).cpu()
@@ -152,6 +161,7 @@ def build_method(
     clusters: int | None = None,
     device: str | torch.device | None = None,
     cluster_engine: ClusterEngine = "batched",
+    loaded: ImageTextBackbone | None = None,
 ) -> Method:
     """Load a backbone and put a head on it, or load another dual encoder.
 
@@ -161,6 +171,8 @@ def build_method(
         None for what a head's file says, else for RN-mini or the dual encoder's own, and its defaults.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
+    loaded: put the head on this backbone, which is what the arguments would load, so that several methods share it in
+        memory; nothing to a dual encoder.
     Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
     can't be had or belong to another backbone.
     """
@@ -174,16 +186,21 @@ def build_method(
         return build_dual_encoder(name, backbone, weights, image_size, target)
     if name not in METHODS:
         path = packaged_head(backbone or DEFAULT_BACKBONE) if name == "for" else Path(name).expanduser()
-        return _trained_method(path, backbone, weights, image_size, target)
+        return _trained_method(path, backbone, weights, image_size, target, loaded)
     count = clusters if count is None else count
     if name == "cluster-clip":
         ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
-    loaded = load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
+    loaded = loaded or load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
     return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))
 
 
 def _trained_method(
-    path: Path, backbone: str | None, weights: str | None, image_size: int | None, device: str | torch.device
+    path: Path,
+    backbone: str | None,
+    weights: str | None,
+    image_size: int | None,
+    device: str | torch.device,
+    loaded: ImageTextBackbone | None,
 ) -> ClipMethod:
     file = read_head_file(path)
     name, recorded = file.backbone["name"], file.backbone["weights"]
@@ -191,6 +208,8 @@ def _trained_method(
         raise UsageError(
             f"{path} was trained on {name}, not on {backbone}: leave --backbone out, or train another head"
         )
+    if loaded is not None:
+        return ClipMethod(loaded, open_head(file, loaded))
     default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
     try:
         loaded = load_any_backbone(name, weights or default, image_size or file.backbone["image_size"], device)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -44,6 +45,10 @@ class Head(Protocol):
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm."""
         ...
 
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """Where each embedding comes from: [B, N, K] float32, the cells' shares in it, a row summing to at most 1."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClipHead:
@@ -62,6 +67,11 @@ class ClipHead:
         tokens = pool.tokens(X)  # [B, K + 1, Ce]
         return F.normalize(pool.attend(tokens[:, :1], tokens).float(), dim=-1)  # [B, 1, Co]
 
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """The attention over the cells, averaged over the pool's heads, without the mean token's share: [B, 1, K]."""
+        tokens = pool.tokens(X)
+        return pool.attend(tokens[:, :1], tokens, return_weights=True)[1][..., 1:]
+
 
 @dataclass(frozen=True)
 class DenseHead:
@@ -78,6 +88,10 @@ class DenseHead:
 
     def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         return F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """Each embedding is one cell's: [B, K, K], the identity."""
+        return torch.eye(pool.cells(X).shape[1], device=X.device).expand(len(X), -1, -1)
 
 
 @dataclass(frozen=True)
@@ -109,5 +123,16 @@ class ClusterHead:
         return self.clusters
 
     def __call__(self, X: Tensor, pool: Pool) -> Tensor:
+        return F.normalize(self._clusters(X, pool).centres, dim=-1)  # [B, N, Co]
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """The cells of each cluster, in equal shares; where one has none, those of the largest, which it repeats."""
+        members = F.one_hot(self._clusters(X, pool).labels, self.clusters).float().transpose(1, 2)  # [B, N, K]
+        sizes = members.sum(dim=2)  # [B, N]
+        largest = members[torch.arange(len(X), device=X.device), sizes.argmax(dim=1)]  # [B, K]
+        members = torch.where(sizes[:, :, None] > 0, members, largest[:, None, :])
+        return members / members.sum(dim=2, keepdim=True)
+
+    def _clusters(self, X: Tensor, pool: Pool) -> Clusters:
         dense = F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
-        return F.normalize(ENGINES[self.engine](dense, self.clusters, self.iterations).centres, dim=-1)  # [B, N, Co]
+        return ENGINES[self.engine](dense, self.clusters, self.iterations)

@@ -47,6 +47,10 @@ class FineTunedHead(nn.Module):
         """X: [B, K, Ce] float32 -> [B, N, Co] float32, unit-norm, N = 1 or K. Differentiable."""
         return self._head(X, with_own(pool, self.own))
 
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """See `heads.Head.evidence`."""
+        return self._head.evidence(X, with_own(pool, self.own))
+
 
 @dataclass(frozen=True)
 class HeadConfig(SumSettings):
@@ -166,6 +170,10 @@ class LoadedHead:
     def __call__(self, X: Tensor, pool: Pool) -> Tensor:
         embeddings: Tensor = self.module(X, pool)
         return embeddings
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """See `heads.Head.evidence`."""
+        return self.module.evidence(X, pool)
 
 
 def open_head(file: HeadFile, backbone: ImageTextBackbone) -> LoadedHead:

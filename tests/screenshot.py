@@ -10,10 +10,12 @@ from urllib.parse import quote
 
 from browser import open_page
 
-from app import DEFAULT_K, build_app, serve
-from for_eval.default_index import default_index
+from app import serve
+from for_app.page import build_app
+from for_app.search_tab import DEFAULT_K
 from for_eval.folder_index import PHOTO_METHOD, folder_index
-from for_eval.search import Searcher, load_searcher
+from for_eval.library import Library
+from for_eval.search import load_searcher
 from for_model import photo_lite
 from for_model.clip_method import build_method
 
@@ -21,11 +23,13 @@ LOADED = """document.querySelectorAll("#gallery img").length == {k}
   && [...document.querySelectorAll("#gallery img")].every(image => image.complete && image.naturalWidth)"""
 
 
-def _searcher(images: Path | None) -> Searcher:
+def _library(images: Path | None) -> Library:
     if images is None:
-        return load_searcher(default_index())
+        return Library.built_in()
     method = build_method(PHOTO_METHOD, photo_lite.NAME)
-    return load_searcher(folder_index(images, method), method=method)
+    library = Library()
+    library.add_opened(load_searcher(folder_index(images, method), method=method))
+    return library
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, help="a folder of photographs, searched with photo-lite")
     parser.add_argument("--port", type=int, default=7861)
     arguments = parser.parse_args(argv)
-    app = build_app(_searcher(arguments.images))
+    app = build_app(_library(arguments.images))
     url = serve(app, port=arguments.port)
     try:
         with open_page() as page:

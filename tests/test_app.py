@@ -1,7 +1,6 @@
-"""The page, served for real on this machine: over HTTP, through its API, and in a browser."""
+"""The command that serves the page: its arguments, and what can be fetched from it."""
 
 import gc
-import json
 import os
 import socket
 import subprocess
@@ -10,16 +9,17 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 import screenshot
-from browser import CHROMIUM, Page, open_page
+from browser import CHROMIUM
 from PIL import Image
 from tiny_index import make_searcher
 
 import app as page_module
+from for_app.page import build_app
+from for_eval.library import Library
 from for_eval.search import Searcher
 from for_model.photo_lite import missing_packages
 
@@ -52,27 +52,13 @@ def free_port() -> int:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("app")
     searcher = make_searcher(folder)
-    app = page_module.build_app(searcher)
+    library = Library()
+    library.add_opened(searcher)
+    app = build_app(library)
     yield Served(page_module.serve(app, port=free_port()), searcher, folder)
     app.close()
     del app
     gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may
-
-
-def test_the_api_answers_as_the_searcher_does(served: Served) -> None:
-    from gradio_client import Client
-
-    client = Client(served.url, verbose=False)
-    answer = client.predict("umbrella", 5, api_name="/search")
-    hits = served.searcher.search("umbrella", 5).hits
-    assert [hit["id"] for hit in answer["hits"]] == [hit.image.id for hit in hits]
-    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3, 4, 5]
-    assert [hit["score"] for hit in answer["hits"]] == pytest.approx([hit.score for hit in hits], abs=1e-4)
-    assert str(served.folder) not in json.dumps(answer)
-    for wrong in (("", 5), ("umbrella", 0), ("umbrella", 10**6)):
-        with pytest.raises(Exception, match=r"empty|k is|k must"):
-            client.predict(*wrong, api_name="/search")
-    assert client.predict("umbrella", 1, api_name="/search")["hits"]  # and the page lives on
 
 
 def test_no_file_of_the_machine_can_be_fetched(served: Served) -> None:
@@ -99,6 +85,10 @@ def run_app(*arguments: str) -> "subprocess.CompletedProcess[str]":
         (["--image-root", "/nowhere"], "/nowhere is not a folder"),
         (["--image-root", "."], "give that with --index"),
         (["--weights", "/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["--auth", "nobody"], "expected USER:PASSWORD"),
+        (["--auth", ":secret"], "expected USER:PASSWORD"),
+        (["--head", "/nowhere.safetensors"], "give that with --index"),
+        (["--index", "/nowhere", "--head", "/nowhere.safetensors"], "no head file /nowhere.safetensors"),
     ],
 )
 def test_bad_arguments_end_with_one_line(arguments: list[str], said: str) -> None:
@@ -135,58 +125,6 @@ def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
                 assert "FOR: find objects in images" in response.read().decode()
         finally:
             process.terminate()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: apt-get install chromium")
-    with open_page() as page:
-        yield page
-
-
-def captions(page: Page) -> Any:
-    return page.value('[...document.querySelectorAll("#gallery .caption-label")].map(e => e.innerText.trim())')
-
-
-LOADED = """document.querySelectorAll("#gallery .caption-label").length == {k}
-  && document.querySelector("#status").innerText.includes({query!r})"""
-
-
-@pytest.mark.browser
-def test_the_page_shows_what_the_address_asks_for(served: Served, browser: Page) -> None:
-    browser.open(f"{served.url}?q=guitar&k=7")
-    browser.wait(LOADED.format(k=7, query="guitar"))
-    hits = served.searcher.search("guitar", 7).hits
-    assert captions(browser) == [f"{rank} · {hit.score:.3f}" for rank, hit in enumerate(hits, 1)]
-    browser.wait('[...document.querySelectorAll("#gallery img")].every(i => i.complete && i.naturalWidth == 160)')
-    assert browser.value('document.querySelector("#query textarea, #query input").value') == "guitar"
-    outside = [url for url in browser.requested if not url.startswith((served.url, "data:", "blob:", "about:"))]
-    assert outside == []
-    assert browser.problems == []
-
-
-@pytest.mark.browser
-def test_a_visitor_types_and_clicks(served: Served, browser: Page) -> None:
-    browser.open(served.url)
-    first = page_module.EXAMPLES["miniscenes"][0]
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query=first))  # the page is never empty
-    browser.value('document.querySelector("#query textarea, #query input").focus()')
-    browser.type("a <b>dog</b>", enter=True)
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="a <b>dog</b>"))  # shown as text, not as HTML
-    browser.wait('new URL(location).searchParams.get("q") == "a <b>dog</b>"')
-    browser.click("#chips button", "pizza")
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="pizza"))
-    browser.wait('new URL(location).searchParams.get("q") == "pizza"')
-
-
-@pytest.mark.browser
-def test_fits_a_phone(served: Served, browser: Page) -> None:
-    browser.open(f"{served.url}?q=guitar", width=390, height=800, dark=True)
-    browser.wait(LOADED.format(k=page_module.DEFAULT_K, query="guitar"))
-    assert browser.value("document.documentElement.scrollWidth <= 390")
-    wide = browser.value('Math.max(...[...document.querySelectorAll("#gallery img")].map(i => i.clientWidth))')
-    assert 120 <= wide <= 195  # two columns
 
 
 @pytest.mark.browser

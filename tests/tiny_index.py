@@ -6,10 +6,13 @@ import torch
 
 from for_eval.embed import embed
 from for_eval.index import build_index
+from for_eval.library import Library
 from for_eval.search import Searcher, load_searcher
+from for_model.backbone import Backbone
 from for_model.clip_method import ClipMethod, build_method
 from for_model.data.miniscenes import write_scenes
 from for_model.data.registry import load_dataset
+from for_model.trained_heads import HeadConfig, make_head, write_head
 
 
 def random_method() -> ClipMethod:
@@ -24,3 +27,27 @@ def make_searcher(folder: Path, n_scenes: int = 30) -> Searcher:
     embed(load_dataset("miniscenes", folder / "scenes"), method, folder / "store")
     build_index(folder / "store", folder / "index")
     return load_searcher(folder / "index", method=method)
+
+
+def write_random_head(path: Path, backbone: Backbone, seed: int = 0) -> Path:
+    """An untrained FOR head of 3 queries, as training would write it."""
+    config = HeadConfig(queries=3, layers=1, feedforward=32)
+    torch.manual_seed(seed)
+    write_head(path, make_head(config, backbone.pool), config, "for", backbone, {})
+    return path
+
+
+def make_library(folder: Path, n_scenes: int = 30) -> Library:
+    """Indexes of the same scenes by Cluster-CLIP, CLIP, Dense-CLIP and FOR, with random weights, all open.
+
+    Their folders are `folder/index`, `clip`, `dense-clip` and `for`; FOR's head is `folder/head.safetensors`.
+    """
+    first = make_searcher(folder, n_scenes)
+    library = Library(weights="random", heads=[write_random_head(folder / "head.safetensors", first.method.backbone)])
+    library.add_opened(first)
+    for name, spec in (("clip", "clip"), ("dense-clip", "dense-clip"), ("for", str(folder / "head.safetensors"))):
+        method = build_method(spec, loaded=first.method.backbone)
+        embed(load_dataset("miniscenes", folder / "scenes"), method, folder / f"{name}-store")
+        build_index(folder / f"{name}-store", folder / name)
+        library.add_opened(load_searcher(folder / name, method=method))
+    return library

@@ -52,16 +52,17 @@ _TRANSPOSES = {
 _WHITE = (255, 255, 255, 255)
 
 
-def load_image(path: Path, target: int | None = None) -> Image.Image:
+def load_image(path: Path, target: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode the image at `path` to mode RGB, upright, transparency on white, the first frame of an animation.
 
     path: the image file.
     target: pixels; a JPEG at least twice as large may be decoded at 1/2, 1/4 or 1/8 of its size, which is several
         times faster, but its shorter side never gets below `target`. None decodes every pixel.
+    max_pixels: refuse a larger image before any pixel is decoded; at most MAX_PIXELS.
     Greyscale of 16 bits keeps its high byte; greyscale of 32 bits or floats is scaled to 0-255 from 0-1, 0-255 or else
     from its own range. Safe to call from several threads.
     Raises ImageError whose text is one of `file not found`, `file name is not valid UTF-8`, `empty file`, `truncated`,
-    `unreadable: ...`, `not an image: ...`, `damaged: ...` and `too large: WxH pixels (limit 178000000)`.
+    `unreadable: ...`, `not an image: ...`, `damaged: ...` and `too large: WxH pixels (limit ...)`.
     """
     _hush_pillow()
     try:
@@ -78,7 +79,7 @@ def load_image(path: Path, target: int | None = None) -> Image.Image:
     except ValueError as error:  # a NUL character in the name, say
         raise ImageError(f"unreadable: {error}") from None
     with stream:
-        with _open(stream) as image:
+        with _open(stream, max_pixels) as image:
             upright = _decode(image, target)
         return _to_rgb(upright)
 
@@ -116,29 +117,29 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _open(stream: BinaryIO) -> Image.Image:
+def _open(stream: BinaryIO, max_pixels: int) -> Image.Image:
     """Read the header and check the size that it declares, before any pixel is decoded."""
     try:
         image = Image.open(stream, formats=_formats())
     except UnidentifiedImageError:
         raise ImageError(_why_not_an_image(stream)) from None
     except Image.DecompressionBombError:
-        raise ImageError(_too_large(_declared_size(stream))) from None
+        raise ImageError(_too_large(_declared_size(stream), max_pixels)) from None
     except MemoryError:
         raise
     except Exception as error:  # damaged headers make Pillow's readers raise nearly anything
         raise ImageError(_damage(error)) from None
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(_too_large(image.size))
+    if width * height > max_pixels:
+        raise ImageError(_too_large(image.size, max_pixels))
     if width < 1 or height < 1:
         raise ImageError(f"not an image: {width}x{height} pixels")
     return image
 
 
-def _too_large(size: tuple[int, int] | None) -> str:
+def _too_large(size: tuple[int, int] | None, limit: int) -> str:
     what = f"{size[0]}x{size[1]}" if size else "too many"
-    return f"too large: {what} pixels (limit {MAX_PIXELS})"
+    return f"too large: {what} pixels (limit {limit})"
 
 
 def _declared_size(stream: BinaryIO) -> tuple[int, int] | None:
@@ -183,7 +184,7 @@ def _decode(image: Image.Image, target: int | None) -> Image.Image:
             image.draft(None, (target, target))
         image.load()
     except Image.DecompressionBombError:  # an ICO file's inner PNG, whose size the outer header doesn't tell
-        raise ImageError(_too_large(None)) from None
+        raise ImageError(_too_large(None, MAX_PIXELS)) from None
     except MemoryError:
         raise
     except Exception as error:  # damaged data makes Pillow's decoders raise nearly anything

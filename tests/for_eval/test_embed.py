@@ -335,6 +335,23 @@ def test_progress_stays_off_what_is_no_terminal(tmp_path: Path, capsys: pytest.C
     assert (captured.out, captured.err) == ("", "")
 
 
+def test_a_watcher_sees_every_image_and_can_stop(tmp_path: Path) -> None:
+    dataset = make_images(tmp_path / "images", 20, broken=[3])
+    seen: list[tuple[int, int]] = []
+
+    def watch(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done == 13 and len(seen) < 20:
+            raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        embed(dataset, FakeMethod(), tmp_path / "out", batch_size=3, shard_size=8, watch=watch)
+    assert seen == [(done, 20) for done in range(14)]
+    report = embed(dataset, FakeMethod(), tmp_path / "out", batch_size=3, shard_size=8, watch=watch)
+    assert seen[14:] == [(done, 20) for done in range(8, 20)]  # from the last shard that was finished
+    assert (report.n_images, report.resumed_images) == (19, 8)
+
+
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     dataset = make_images(tmp_path / "images", 20)
     with pytest.raises(RuntimeError):

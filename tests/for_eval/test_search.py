@@ -9,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 from store_making import make_store, method_info, random_units
+from tiny_index import make_searcher
 
 from for_eval.index import Hit, build_index
 from for_eval.search import Searcher, SearchResult, format_hits_text, load_searcher
 from for_eval.store import open_store
 from for_model import clip_method
 from for_model.data.dataset import ImageRecord
+from for_model.data.images import load_image
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.methods import Method, MethodInfo
 
@@ -78,6 +80,53 @@ def test_refuses_an_empty_query_and_no_hits(searcher: Searcher, text: str, k: in
         searcher.search(text, k)
 
 
+class TestSearchByImage:
+    def test_the_mean_of_the_best_is_the_score(self, searcher: Searcher, embeddings: np.ndarray) -> None:
+        kept = embeddings.astype(np.float16).astype(np.float64)
+        query = searcher.like_query(10 + 3 * 5)
+        assert query.embeddings == pytest.approx(kept[5])
+        hits = searcher.find(query, 20).hits
+        scores = {}
+        for number, image in enumerate(kept):
+            best = [max(float(y @ q) for y in image) for q in kept[5]]
+            scores[10 + 3 * number] = sum(best) / 3
+        assert [hit.image.id for hit in hits] == sorted(scores, key=lambda i: -scores[i])
+        assert [hit.score for hit in hits] == pytest.approx([scores[hit.image.id] for hit in hits], abs=1e-6)
+        assert hits[0].image.id == 25  # itself
+        pairs = [[float(y @ q) for q in kept[5]] for y in kept[(hits[3].image.id - 10) // 3]]
+        assert hits[3].embedding == max(range(3), key=lambda i: max(pairs[i]))
+
+    def test_of_one_embedding_as_of_a_text(self, searcher: Searcher) -> None:
+        text, part = searcher.text_query("row 16"), searcher.like_query("25", 1)  # row 16 is embedding 1 of image 25
+        assert part.label == "like part 1 of image 25"
+        assert [hit.image for hit in searcher.find(part, 20).hits] == [
+            hit.image for hit in searcher.find(text, 20).hits
+        ]
+
+    def test_ties_break_by_id(self, tmp_path: Path, embeddings: np.ndarray) -> None:
+        make_store(tmp_path / "twins", np.concatenate([embeddings, embeddings]))
+        build_index(tmp_path / "twins", tmp_path / "twins-index")
+        twins = load_searcher(tmp_path / "twins-index", method=ByName(embeddings, method_info(3, WIDTH)))
+        ids = [hit.image.id for hit in twins.find(twins.like_query(10), 4).hits]
+        assert ids[:2] == [10, 10 + 3 * 20]
+        assert ids[2] < ids[3]
+
+    def test_what_the_index_does_not_have(self, searcher: Searcher) -> None:
+        for arguments in ((11,), (10, 3), (10, -1), ("dog",)):
+            with pytest.raises(UsageError):
+                searcher.like_query(*arguments)
+        for k in (0, -1):
+            with pytest.raises(UsageError):
+                searcher.find(searcher.like_query(10), k)
+
+    def test_an_image_is_encoded_as_the_index_encodes(self, tmp_path: Path) -> None:
+        made = make_searcher(tmp_path, 4)
+        image = made.index.images[2]
+        query = made.image_query(load_image(made.image_path(image), target=320))
+        assert query.embeddings == pytest.approx(made.index.embeddings(image.id), abs=1e-3)
+        assert made.find(query, 4).hits[0].image == image
+
+
 def test_threads_share_a_searcher(searcher: Searcher) -> None:
     texts = [f"row {i}" for i in range(60)]
     expected = [searcher.search(text).hits for text in texts]
@@ -115,7 +164,7 @@ class TestRebuiltMethod:
     def test_is_what_the_index_names(self, index_path: Path, built: list[dict[str, object]]) -> None:
         assert len(load_searcher(index_path, device="cpu").search("row 3").hits) == 10
         arguments = {"method": "cluster-clip", "backbone": "RN-mini", "weights": None, "image_size": 160}
-        assert built == [{**arguments, "clusters": 3, "device": "cpu"}]
+        assert built == [{**arguments, "clusters": 3, "device": "cpu", "loaded": None}]
 
     @pytest.mark.parametrize(
         ("recorded", "given", "expected"),
@@ -160,6 +209,17 @@ class TestImagePath:
         monkeypatch.chdir(tmp_path)
         moved = load_searcher(index_path, method=searcher.method, image_root=Path("here"))
         assert moved.image_path(searcher.index.images[0]) == tmp_path / "here" / "sub" / "10.jpg"
+
+    def test_no_link_leads_out_of_it(self, searcher: Searcher, tmp_path: Path) -> None:
+        (tmp_path / "images").mkdir()
+        (tmp_path / "secret.jpg").write_bytes(b"secret")
+        (tmp_path / "images" / "own.jpg").write_bytes(b"own")
+        for name, target in (("out.jpg", "../secret.jpg"), ("loop.jpg", "loop.jpg"), ("in.jpg", "own.jpg")):
+            (tmp_path / "images" / name).symlink_to(target)
+        assert searcher.image_path(ImageRecord(1, "in.jpg")).read_bytes() == b"own"
+        for name in ("out.jpg", "loop.jpg"):
+            with pytest.raises(StoreError, match="outside"):
+                searcher.image_path(ImageRecord(1, name))
 
     @pytest.mark.parametrize("path", ["../secret.jpg", "/etc/passwd", "sub/../../secret.jpg", "../images-too/a.jpg"])
     def test_never_leads_out_of_it(self, searcher: Searcher, path: str) -> None:

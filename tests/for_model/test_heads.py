@@ -93,3 +93,29 @@ def test_cluster_counts_that_make_no_sense(clusters: int, iterations: int) -> No
 def test_unknown_engine() -> None:
     with pytest.raises(UsageError, match="batched, reference"):
         ClusterHead(3, engine="faiss")  # type: ignore[arg-type]
+
+
+class TestEvidence:
+    @pytest.mark.parametrize("head", [DenseHead(), ClusterHead(6), ClusterHead(6, engine="reference")])
+    def test_embeddings_are_the_dense_ones_in_these_shares(self, head: Head, mini: Backbone, X: torch.Tensor) -> None:
+        shares = head.evidence(X, mini.pool)
+        assert shares.shape == (len(X), head.n_embeddings(mini.n_cells), mini.n_cells)
+        torch.testing.assert_close(shares.sum(dim=2), torch.ones(shares.shape[:2]))
+        mixed = F.normalize(shares @ DenseHead()(X, mini.pool), dim=-1)
+        torch.testing.assert_close(mixed, head(X, mini.pool), atol=1e-5, rtol=0)
+
+    def test_a_cluster_without_cells_shows_those_that_it_repeats(self, mini: Backbone, X: torch.Tensor) -> None:
+        two = X[:1, :1].repeat(1, mini.n_cells, 1)
+        two[:, -3:] = X[:1, 1:2]  # two distinct cells, so of four clusters two stay empty
+        head = ClusterHead(4)
+        mixed = F.normalize(head.evidence(two, mini.pool) @ DenseHead()(two, mini.pool), dim=-1)
+        torch.testing.assert_close(mixed, head(two, mini.pool), atol=1e-5, rtol=0)
+
+    def test_clips_is_its_attention_written_out(self, mini: Backbone, X: torch.Tensor) -> None:
+        pool = mini.pool
+        for x, shares in zip(X, ClipHead().evidence(X, pool), strict=True):
+            tokens = torch.cat([x.mean(0, keepdim=True), x]) + pool.positional_embedding
+            q, k = pool.q_proj(tokens[:1]), pool.k_proj(tokens)
+            parts = torch.arange(mini.width).chunk(pool.num_heads)
+            heads = [(q[:, part] @ k[:, part].T / len(part) ** 0.5).softmax(-1) for part in parts]
+            torch.testing.assert_close(shares, torch.stack(heads).mean(0)[:, 1:], atol=1e-6, rtol=1e-4)

@@ -135,6 +135,13 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
 
 
+def test_a_caller_may_allow_fewer_pixels(tmp_path: Path) -> None:
+    Image.new("RGB", (30, 20)).save(tmp_path / "small.png")
+    assert load_image(tmp_path / "small.png", max_pixels=600).size == (30, 20)
+    with pytest.raises(ImageError, match=r"^too large: 30x20 pixels \(limit 599\)$"):
+        load_image(tmp_path / "small.png", max_pixels=599)
+
+
 @pytest.mark.parametrize(("width", "height"), [(50_000, 40_000), (17_801, 10_000)])
 def test_a_decompression_bomb_is_refused_from_its_header(tmp_path: Path, width: int, height: int) -> None:
     path = tmp_path / "bomb.png"

@@ -1,0 +1,9 @@
+"""The web page's parts: one module a tab, all of them Gradio; what they show is made in `for_eval`."""
+
+import logging
+import os
+
+# No telemetry, whatever `import gradio` or `launch` would send otherwise. Must come before gradio is imported.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -1,0 +1,39 @@
+"""The API endpoints: `for_eval.api` under names that `gradio_client` calls. See docs/api.md."""
+
+import gradio as gr
+
+from for_app.guard import api_endpoint
+from for_app.uploads import uploaded_image
+from for_eval import api
+from for_eval.library import Library
+
+
+def add_endpoints(library: Library) -> None:
+    """Add `search`, `search_image`, `compare`, `evidence` and `stats` to the page that is being built."""
+
+    def search(query: str, k: int = 12, index: str = "") -> dict:
+        """The images that match a text, best first: rank, id, score, and the number of the embedding that matched."""
+        return api.search(library, query, k, index)
+
+    def search_image(image: gr.FileData, k: int = 12, index: str = "") -> dict:
+        """The images that show most of what an image shows, best first. image: an uploaded file."""
+        return api.search_image(library, uploaded_image(image), k, index)
+
+    def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1) -> dict:
+        """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them)."""
+        return api.search_image(library, image_id, k, index, None if embedding == -1 else embedding)
+
+    def compare(query: str, k: int = 12, index: str = "") -> dict:
+        """A text through every method that has an index of the same images, their AP@50 where labels tell, overlaps."""
+        return api.compare(library, query, k, index)
+
+    def evidence(query: str, image_id: str, index: str = "") -> dict:
+        """Where in an image the embedding comes from that matches a text best: shares of the cells, 0 to 1."""
+        return api.evidence(library, query, image_id, index)
+
+    def stats(index: str = "") -> dict:
+        """What an index holds: images, method, bytes, skipped images with reasons; and the names of all indexes."""
+        return api.stats(library, index)
+
+    for function in (search, search_image, search_like, compare, evidence, stats):
+        gr.api(api_endpoint(library, function), api_name=function.__name__)

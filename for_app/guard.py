@@ -1,0 +1,55 @@
+"""What becomes of an error: the visitor sees one line, the log keeps the trace, the other visitors see nothing."""
+
+import functools
+import html
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from for_eval.library import Library
+from for_model.errors import ForError
+
+_UNEXPECTED = "something went wrong here, and is in the server's log; try again, or ask for something else"
+
+_log = logging.getLogger(__name__)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def page_event(library: Library, function: Function) -> Function:
+    """`function` for an event of the page: an error becomes a warning of one line, and what is shown stays."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            gr.Warning(html.escape(_line(library, error)))
+            return gr.skip()
+
+    return guarded  # type: ignore[return-value]
+
+
+def api_endpoint(library: Library, function: Function) -> Function:
+    """`function` for programs: an error becomes one line, which `gradio_client` raises."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any, **named: Any) -> Any:
+        try:
+            return function(*arguments, **named)
+        except Exception as error:
+            raise gr.Error(_line(library, error), print_exception=False) from error
+
+    return guarded  # type: ignore[return-value]
+
+
+def _line(library: Library, error: Exception) -> str:
+    """What a visitor may read of an error, without paths of this machine; one that wasn't foreseen is logged."""
+    if not isinstance(error, ForError):
+        _log.error("unexpected error in a request", exc_info=error)
+        return _UNEXPECTED
+    line = " ".join(str(error).split())
+    for path in library.private_paths():
+        line = line.replace(path, "…")
+    return line

@@ -1,0 +1,82 @@
+"""The API of a page that is served for real, called as docs/api.md says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from pages import Served
+
+from for_eval import api
+
+# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Client:
+    return Client(served.url, verbose=False)
+
+
+def without_times(answer: dict) -> dict:
+    methods = [without_times(each) for each in answer.get("methods", ())]
+    return {name: methods or value for name, value in answer.items() if name != "latency_ms"}
+
+
+def test_endpoints_answer_as_the_functions_do(served: Served, client: Client) -> None:
+    library, other = served.library, served.library.names[2]
+    image = library.searcher(other).index.images[3]
+    expected = {
+        ("/search", "umbrella", 5): api.search(library, "umbrella", 5),
+        ("/search", "umbrella", 5, other): api.search(library, "umbrella", 5, other),
+        ("/search_like", str(image.id), 5, other): api.search_image(library, image.id, 5, other),
+        ("/search_like", str(image.id), 5, other, 7): api.search_image(library, image.id, 5, other, 7),
+        ("/compare", "umbrella", 5): api.compare(library, "umbrella", 5),
+        ("/evidence", "umbrella", str(image.id), other): api.evidence(library, "umbrella", image.id, other),
+        ("/stats", other): api.stats(library, other),
+    }
+    for (name, *arguments), wanted in expected.items():
+        answer = client.predict(*arguments, api_name=name)
+        assert without_times(answer) == json.loads(json.dumps(without_times(wanted)))
+        assert str(served.folder) not in json.dumps(answer)
+
+
+def test_an_image_is_uploaded(served: Served, client: Client) -> None:
+    searcher = served.library.searcher(served.library.default)
+    image = searcher.index.images[4]
+    answer = client.predict(handle_file(searcher.image_path(image)), 3, api_name="/search_image")
+    assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
+    assert answer["hits"][0]["id"] == image.id
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (("/search", "", 5), "empty"),
+        (("/search", "umbrella", 0), "k is 0"),
+        (("/search", "umbrella", 10**6), "ask for 1 to 1000"),
+        (("/search", "umbrella", 5, "nobody"), "no index is called 'nobody'"),
+        (("/search_like", "nobody", 5), "no image of the index"),
+        (("/evidence", "umbrella", "../../etc/passwd"), "no image of the index"),
+        (("/compare", " ", 5), "empty"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(served: Served, client: Client, call: tuple, said: str) -> None:
+    with pytest.raises(Exception, match=said) as error:
+        client.predict(*call[1:], api_name=call[0])
+    assert "\n" not in str(error.value).strip()
+    assert client.predict("umbrella", 1, api_name="/search")["hits"]  # and the page lives on
+
+
+def test_only_what_is_documented_can_be_called(served: Served, client: Client) -> None:
+    named = set(client.view_api(return_format="dict", print_info=False)["named_endpoints"])  # type: ignore[index]
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert {name for name in named if f"## `{name[1:]}`" not in text} == set()
+    assert {"/search", "/search_image", "/search_like", "/compare", "/evidence", "/stats"} <= named
