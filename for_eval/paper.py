@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from for_eval.leaderboard import GROUPS
-from for_eval.suites import SUITES
+from for_eval.suites import LABELLING, SUITES
 from for_model.errors import DataError
 
 PAPER = Path(__file__).parents[1] / "leaderboards" / "paper.csv"
@@ -17,7 +17,6 @@ OURS = "ours"
 _WHOLE = (1, 2, 9)  # the tables whose rows are methods, not settings of one
 _DATASETS = {"coco": "COCO", "coco2014": "COCO 2014", "lvis": "LVIS", "nuimages": "nuImages", "miniscenes": "COCO"}
 _LABELLING = "-multilabel"  # what the names of the tables end in that Table 10 matches
-_LABELLING_SCORES = ("GZSL F1@3", "GZSL mAP", "ZSL F1@3", "ZSL mAP")
 _COLUMNS = ("protocol", "backbone", "method", "embeddings an image", "losses")
 _LOSSES = {("yes", "no"): "labels", ("no", "yes"): "pseudo-labels", ("yes", "yes"): "both"}
 
@@ -61,8 +60,10 @@ def _section(path: Path, paper: Sequence[Cells]) -> str:
         columns, numbers = table.columns, table.paper
         if "protocol" in ours[0]:
             columns += ("protocol",)
+        if table.scores is LABELLING:
+            scores = tuple(LABELLING)
     elif path.stem.endswith(_LABELLING):
-        dataset, numbers, scores = path.stem.removesuffix(_LABELLING), (10,), _LABELLING_SCORES
+        dataset, numbers, scores = path.stem.removesuffix(_LABELLING), (10,), tuple(LABELLING)
     else:
         dataset = path.stem
     theirs = _DATASETS.get(dataset, "")
@@ -82,9 +83,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _ours(row: Cells, score: str) -> str:
-    if score not in GROUPS:
-        return row[score]
-    mean, std = row[f"{score} mAP@50"], row.get(f"{score} std")
+    mean, std = row[f"{score} mAP@50" if score in GROUPS else score], row.get(f"{score} std")
     return f"{mean} ± {std}" if std else mean
 
 

@@ -4,13 +4,21 @@ A row is a method as it is, or a training with some settings of the suite's conf
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from for_eval.columns import GROUPS, LABELS
 from for_model import train
 from for_model.files import sha256_json
 from for_model.train_config import TrainConfig, load_config
 
+# Of a table's scores, the headings of their columns and where a result has them.
+MAP_50 = {f"{group} mAP@50": ("scores", group, "map") for group in GROUPS}
+LABELLING = {
+    f"{setting.upper()} {heading}": ("multilabel", setting, key)
+    for setting in ("gzsl", "zsl")
+    for heading, key in ((f"F1@{LABELS}", "f1"), ("mAP", "map"))
+}
 _CONFIGS = Path(train.__file__).parent / "configs"
 
 
@@ -28,13 +36,16 @@ class Row:
 @dataclass(frozen=True)
 class Table:
     """title: with the paper's number.  paper: the paper's tables that it repeats.  columns: headings of the labels.
-    seeds: trainings a row, if not told; in Table 5 each draws other images as well."""
+    seeds: trainings a row, if not told; in Table 5 each draws other images as well.
+    scores: what is in its columns, a score's name -> where a result has it.
+    """
 
     title: str
     paper: tuple[int, ...]
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     seeds: int = 1
+    scores: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MAP_50)
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,23 @@ _DETECTORS = (
     _owl("OWLv2", "owlv2-base-patch16-finetuned", "ViT-B-16", 3600),
     _owl("OWLv2", "owlv2-large-patch14-finetuned", "ViT-L-14", 5184),
 )
+
+
+def _labelling() -> Table:
+    """Table 10's rows of CLIP's kind; the others' code and weights are theirs."""
+    return Table(
+        "Table 10: labelling images",
+        (10,),
+        ("method", "embeddings an image"),
+        (
+            Row(("CLIP", "1"), "clip"),
+            Row(("FT-CLIP", "1"), settings=("head.kind=ft-clip",)),
+            Row(("FOR", "50")),
+        ),
+        scores=LABELLING,
+    )
+
+
 _IN21K = ("ImageNet-21K", "ImageNet-21K but the novel names")
 
 SUITES: dict[str, Suite] = {
@@ -199,6 +227,7 @@ SUITES: dict[str, Suite] = {
                 "baselines": _baselines(*_DETECTORS),
             },
         ),
+        Suite("coco2014", "val2014", _CONFIGS / "for-coco2014.toml", {"labelling": _labelling()}),
         Suite(
             "lvis",
             "val",

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from for_eval.leaderboard import GROUPS, run_method
-from for_eval.suites import SUITES, Row, Suite
+from for_eval.leaderboard import GROUPS, read_result, run_method
+from for_eval.suites import SUITES, Row, Suite, Table
 from for_model import train
 from for_model.clip_method import build_method
 from for_model.data.dataset import Dataset
@@ -167,24 +167,11 @@ def _read_results(folder: Path, suite: Suite, row: Row, seed: int) -> Results | 
     """A row's results, or None when one of its protocols has none. Raises DataError for a damaged one."""
     results = {}
     for protocol in suite.protocols:
-        result = read_result(_path(folder, suite, row, seed, protocol))
-        if result is None:
+        path = _path(folder, suite, row, seed, protocol)
+        if not path.exists():
             return None
-        results[protocol] = result
+        results[protocol] = read_result(path)
     return results
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """A result, or None when there is none. Raises DataError for a damaged one."""
-    try:
-        result = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}): delete it and run the tables again") from error
-    if not isinstance(result, dict) or not {"scores", "method"} <= result.keys():
-        raise DataError(f"{path} is no result: delete it and run the tables again")
-    return result
 
 
 def _compare(row: Row, results: Results, committed: Results | None) -> tuple[bool | None, str]:
@@ -238,10 +225,10 @@ def write_table_csvs(out: Path) -> list[Path]:
             protocol = ["protocol"] if len(suite.protocols) > 1 else []
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow([*table.columns, *protocol, *_means([])])
+            writer.writerow([*table.columns, *protocol, *_means(table, [])])
             for row, seeds in zip(table.rows, found, strict=True):
                 for each in suite.protocols:
-                    means = _means([results[each] for results in seeds[:shared]])
+                    means = _means(table, [results[each] for results in seeds[:shared]])
                     writer.writerow([*row.label, *([each] if protocol else []), *means.values()])
             paths.append(out / f"{suite.dataset}-{name}.csv")
             write_bytes(paths[-1], text.getvalue().encode())
@@ -259,12 +246,24 @@ def _seeds(out: Path, suite: Suite, row: Row) -> list[Results]:
     return found
 
 
-def _means(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _means(table: Table, results: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Means and standard deviations; what wasn't measured is empty."""
     values = {"seeds": str(len(results)) if results else ""}
-    for group in GROUPS:
-        found = [result["scores"][group]["map"] for result in results]
-        scores = [] if None in found else [100 * score for score in found]
-        values[f"{group} mAP@50"] = f"{statistics.mean(scores):.2f}" if scores else ""
-        values[f"{group} std"] = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    for heading, keys in table.scores.items():
+        found = [_value(result, keys) for result in results]
+        scores = [100 * score for score in found if score is not None] if None not in found else []
+        values[heading] = f"{statistics.mean(scores):.2f}" if scores else ""
+        values[std_of(heading)] = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
     return values
+
+
+def std_of(heading: str) -> str:
+    """The heading of a score's standard deviation: `base mAP@50` -> `base std`."""
+    return f"{heading.removesuffix(' mAP@50')} std"
+
+
+def _value(result: dict[str, Any], keys: Sequence[str]) -> float | None:
+    value: Any = result
+    for key in keys:
+        value = value[key]
+    return None if value is None else float(value)

@@ -5,10 +5,16 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def cache_dir() -> Path:
@@ -21,6 +27,22 @@ def is_safe_path(path: str) -> bool:
     parts = PurePosixPath(path)
     is_text = all(not "\ud800" <= char <= "\udfff" for char in path)
     return bool(parts.parts) and not parts.is_absolute() and ".." not in parts.parts and "\0" not in path and is_text
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises ValueError, with one line, when it can't be read."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(str(error)) from error  # what isn't UTF-8 or TOML is a ValueError already
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML writes it; what isn't one stays a text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -34,14 +33,9 @@ from for_model.backbone import interpolate_positions, text_embeddings
 from for_model.data.concepts import CONCEPTS
 from for_model.data.miniscenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
-from for_model.files import atomic_path, sha256_json, write_json
+from for_model.files import atomic_path, read_toml, sha256_json, toml_value, write_json
 from for_model.text import PROMPTS
 from for_model.weights_io import pack_state_dict, write_weights
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 logger = logging.getLogger(__name__)
 
@@ -93,8 +87,8 @@ class Recipe:
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `key=value` or `stage.key=value`. Raises UsageError listing the valid keys."""
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path)
+    except ValueError as error:
         raise UsageError(f"can't read the recipe {path}: {error}") from error
     for override in overrides:
         key, _, text = override.partition("=")
@@ -103,10 +97,9 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         if target is None or name not in target or name == "stage":
             valid = ["seed", "weight_decay", *(f"{s['name']}.{k}" for s in table["stage"] for k in s)]
             raise UsageError(f"unknown setting {override!r}; valid: {', '.join(valid)}")
-        try:
-            target[name] = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"setting {override!r}: {text!r} is not JSON; expected a number, say {name}=1") from error
+        target[name] = toml_value(text.strip())
+        if type(target[name]) is str:
+            raise UsageError(f"setting {override!r}: {text!r} is no number; expected one, say {name}=1")
     try:
         stages = tuple(Stage(**{**s, "object_px": tuple(s["object_px"])}) for s in table["stage"])
         return Recipe(table["seed"], table["weight_decay"], stages)

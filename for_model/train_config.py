@@ -1,18 +1,13 @@
 """What one training is told: a TOML file, one experiment each, read into frozen dataclasses."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from for_model.errors import UsageError
+from for_model.files import read_toml, toml_value
 from for_model.trained_heads import HeadConfig
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -176,8 +171,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     Raises UsageError for a file that can't be read, an unknown setting (listing the valid ones) or a wrong value.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = read_toml(path)
+    except ValueError as error:
         raise UsageError(f"can't read the training's config {path}: {error}") from error
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -189,7 +184,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise UsageError(f"unknown setting {key!r}; valid: {', '.join(valid_keys())}")
-        target[name] = _value(text.strip())
+        target[name] = toml_value(text.strip())
     return config_from(table)
 
 
@@ -211,13 +206,6 @@ def _keys(kind: Any, prefix: str) -> list[str]:
         section = is_dataclass(hints[each.name])
         keys += _keys(hints[each.name], f"{each.name}.") if section else [f"{prefix}{each.name}"]
     return keys
-
-
-def _value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _build(kind: Any, table: Any, prefix: str) -> Any:

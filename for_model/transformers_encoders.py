@@ -70,11 +70,9 @@ class Owl(TransformersEncoder):
 
         length = self.model.config.text_config.max_position_embeddings
         tokens = tokenize(texts, context_length=length).to(self.device)  # [Q, L]; longer texts are cut at the end
-        end = tokens.argmax(dim=-1, keepdim=True)  # the end-of-text token has the highest id
-        present = torch.arange(length, device=self.device) <= end
         core = self.model.base_model
-        pooled = core.text_model(input_ids=tokens, attention_mask=present.long()).pooler_output
-        embeddings: Tensor = core.text_projection(pooled)
+        # no mask for the padding: it comes after the end-of-text token, which sees only what is before it
+        embeddings: Tensor = core.text_projection(core.text_model(input_ids=tokens).pooler_output)
         return embeddings
 
 

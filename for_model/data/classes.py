@@ -5,19 +5,13 @@ and 10 of nuImages's 23 and names none of them. A category that is in no image i
 """
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from for_model.data.dataset import Dataset, Group
 from for_model.errors import DataError, UsageError
-from for_model.files import write_bytes
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from for_model.files import read_toml, write_bytes
 
 CLASSES_FILE = "classes.toml"  # in the dataset's folder, where its reader looks for it
 NOVEL_BELOW = 0.05  # of the images; the paper's
@@ -86,8 +80,8 @@ def read_groups(path: Path, names: Sequence[str]) -> dict[str, Group]:
     Raises DataError when the file can't be read, lacks a category, has another, or a group that doesn't exist.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        content = read_toml(path)
+    except ValueError as error:
         raise DataError(f"{path} can't be read ({error}): mend it, or delete it and write it again") from error
     classes = content.get("classes")
     if not isinstance(classes, Mapping) or set(classes) != set(names):

@@ -35,6 +35,7 @@ class FakeMethod:
         fields = {"method": "fake", "backbone": "none", "weights": "random", "weights_sha256": "ab" * 32}
         sizes = {"n_embeddings": 2, "dim": 6, "image_size": SIZE, "settings": {"pair": (1, 2)}}
         self.info = MethodInfo(**{**fields, **sizes, **info})  # type: ignore[arg-type]
+        self.device = torch.device("cpu")
         self.batches: list[int] = []
         self._delay_s = delay_s
         self._weight = torch.randn((3 * SIZE * SIZE, 12), generator=torch.Generator().manual_seed(0))

@@ -184,7 +184,7 @@ def test_from_a_folder_to_a_search(scenes: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("embed", "index", "search", "leaderboard", "table"):
+    for command in ("embed", "index", "search", "leaderboard", "table", "compare"):
         with pytest.raises(SystemExit, match="0"):
             main([command, "--help"])
         assert "usage: python -m for_eval" in capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_overrides_and_unknown_settings() -> None:
     assert P.load_recipe(RECIPE, ["seed=5"]).seed == 5
     with pytest.raises(UsageError, match=r"scenes\.learning_rate"):
         P.load_recipe(RECIPE, ["scenes.learnign_rate=3"])
-    with pytest.raises(UsageError, match="not JSON"):
+    with pytest.raises(UsageError, match="is no number"):
         P.load_recipe(RECIPE, ["seed=abc"])
 
 

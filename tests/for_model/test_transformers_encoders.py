@@ -26,14 +26,13 @@ from for_model.text import PROMPTS, embed_categories, fill_prompts
 from for_model.transformers_encoders import Blip2
 
 pytestmark = pytest.mark.encoders
-transformers = pytest.importorskip("transformers", reason="transformers is not installed: make install-encoders")
-
 METHODS = ("owlvit", "owlv2", "blip2")
 TEXTS = ["a dog", "itap of a very long name of a thing", "umbrella"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _tiny() -> Iterator[None]:
+    pytest.importorskip("transformers", reason="transformers is not installed: make install-encoders")
     with pytest.MonkeyPatch.context() as patch:
         name_tiny_hub_models(patch)
         yield
@@ -160,6 +159,8 @@ def test_blip2_reads_texts_as_it_was_trained_to() -> None:
 )
 @pytest.mark.parametrize("shape", [(160, 96), (40, 56)])
 def test_pixels_are_those_of_the_models_processor(method: str, processor: str, shape: tuple[int, int]) -> None:
+    import transformers
+
     encoder = build(method)
     side = {"height": encoder.info.image_size, "width": encoder.info.image_size}
     mean = {"image_mean": encoder.mean, "image_std": encoder.std}
@@ -173,6 +174,8 @@ def test_pixels_are_those_of_the_models_processor(method: str, processor: str, s
 def test_owlv2s_pixels_are_those_of_its_processor(shape: tuple[int, int], tolerance: float) -> None:
     """Enlarged: the same up to rounding. Reduced: both are smoothed, theirs by a Gaussian, ours by triangles. The
     original pads with grey, transformers 5 with black, so its padding is told to be grey."""
+    import transformers
+
     encoder = build("owlv2")
     processor: Any = transformers.Owlv2ImageProcessorPil(size={"height": 64, "width": 64})
     pad = processor.pad
@@ -283,6 +286,8 @@ def test_other_models_and_names_are_refused(folders: dict[str, Path], tmp_path: 
 
 def test_the_sizes_are_the_papers() -> None:
     """Table 9's embeddings an image, from the published architectures."""
+    import transformers
+
     n_patches = {
         name: (config["vision_config"]["image_size"] // config["vision_config"]["patch_size"]) ** 2
         for method in ("owlvit", "owlv2")

@@ -1,0 +1,185 @@
+"""What each command of `python -m for_eval` does with its arguments: calls the package, prints the outcome.
+
+Imports stay within the functions, so that --help and a slip in the arguments don't wait for torch.
+"""
+
+import argparse
+import json
+import shlex
+
+from for_model.errors import DataError, ForError, UsageError
+
+
+def run_embed(arguments: argparse.Namespace) -> None:
+    from for_eval.embed import embed
+    from for_model.clip_method import build_method, parse_method
+    from for_model.data.registry import load_dataset
+
+    parse_method(arguments.method)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    method = build_method(
+        arguments.method,
+        arguments.backbone,
+        arguments.weights,
+        image_size=arguments.image_size,
+        device=arguments.device,
+        cluster_engine=arguments.cluster_engine,
+    )
+    report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
+    print(
+        f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
+        f"{report.images_per_second:.1f} images a second"
+    )
+    if report.n_skipped:
+        print(f"the reasons are in {report.store / 'manifest.json'} under skipped")
+
+
+def run_index(arguments: argparse.Namespace) -> None:
+    from for_eval.index import build_index
+
+    index = build_index(arguments.store, arguments.out, arguments.kind)
+    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
+
+
+def run_search(arguments: argparse.Namespace) -> None:
+    from for_eval.search import format_hits_text, load_searcher
+
+    searcher = load_searcher(
+        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+    )
+    result = searcher.search(arguments.text, arguments.k)
+    if arguments.json:
+        print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print(format_hits_text(result))
+
+
+def run_leaderboard(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard import run_method, summary, write_result, write_tables
+    from for_model.clip_method import build_method, parse_method
+    from for_model.data.registry import load_dataset
+
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    if not methods:
+        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for, coca or several with commas")
+    for name in methods:
+        parse_method(name)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    if not arguments.allow_missing:
+        dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
+    results = []
+    for name in methods:
+        method = build_method(
+            name,
+            arguments.backbone,
+            arguments.weights,
+            image_size=arguments.image_size,
+            device=arguments.device,
+            cluster_engine=arguments.cluster_engine,
+        )
+        for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
+            write_result(arguments.out, result, rankings)
+            results.append(result)
+    write_tables(arguments.out)
+    print(summary(results))
+
+
+def run_tables(arguments: argparse.Namespace) -> None:
+    from for_eval.suites import SUITES
+    from for_eval.tables import find_data, parse_tables, run_tables
+
+    chosen = [name.strip() for name in arguments.dataset.split(",") if name.strip()]
+    for name in chosen:
+        if name not in SUITES:
+            raise UsageError(f"no tables are made of {name!r}; expected some of {', '.join(SUITES)}")
+    suites = [SUITES[name] for name in chosen or SUITES]
+    names = parse_tables(suites, arguments.only)
+    failed = 0
+    for suite in suites:
+        if not chosen:  # all that there is data of
+            try:
+                find_data(suite, arguments.data)
+            except DataError as error:
+                print(f"{suite.dataset:<10} left out: {error}", flush=True)
+                continue
+        for verdict in run_tables(
+            suite,
+            names,
+            arguments.out,
+            data=arguments.data,
+            seeds=arguments.seeds,
+            device=arguments.device,
+            accept=arguments.accept,
+        ):
+            print(f"{verdict.dataset:<10} {verdict.table:<10} seed {verdict.seed}  {verdict.line}", flush=True)
+            failed += verdict.ok is False
+    if failed and not arguments.accept:
+        raise ForError(
+            f"{failed} rows differ from the committed ones by more than the tolerance; --accept lets the new ones stay"
+        )
+
+
+def run_table(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard import write_tables
+    from for_eval.tables import write_table_csvs
+
+    paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
+    if arguments.with_paper:
+        from for_eval.paper import read_paper, with_paper
+
+        print(with_paper(paths, read_paper()))
+    else:
+        print(*paths, sep="\n")
+
+
+def run_classes(arguments: argparse.Namespace) -> None:
+    from for_model.data.classes import CLASSES_FILE, write_classes
+    from for_model.data.nuimages import read_split
+
+    out = arguments.out or arguments.root.expanduser() / CLASSES_FILE
+    settings = {"--root": arguments.root, "--split": arguments.split, "--novel-below": arguments.novel_below}
+    words = [str(word) for pair in {**settings, "--out": out}.items() for word in pair]
+    command = shlex.join(["python", "-m", "for_eval", "classes", *words])
+    dataset = read_split(arguments.root, arguments.split)
+    groups = list(write_classes(out, dataset, command, arguments.novel_below).values())
+    print(f"{out}: " + ", ".join(f"{groups.count(group)} {group}" for group in ("base", "novel", "other")))
+
+
+def run_fetch(arguments: argparse.Namespace) -> None:
+    from for_eval.dataset_check import check
+    from for_eval.dataset_sources import PARTS, SOURCES
+    from for_eval.fetch import choose_splits, describe, fetch
+
+    source = SOURCES.get(arguments.name)
+    if source is None:
+        raise UsageError(f"unknown dataset {arguments.name!r}: choose one of {', '.join(SOURCES)}")
+    root, splits = arguments.root.expanduser(), choose_splits(source, arguments.splits)
+    parts = (arguments.only,) if arguments.only else PARTS
+    if not arguments.check:
+        print("\n".join(describe(source, root, splits, parts)), flush=True)
+        if arguments.dry_run:
+            return
+        fetch(source, root, splits, parts, arguments.keep)
+    failed = 0
+    for verdict in check(source, root, splits, parts):
+        print(verdict.line, flush=True)
+        failed += not verdict.ok
+    if failed:
+        raise DataError(f"{source.title} in {root} is not as published, see the lines with FAIL: {failed}")
+
+
+def run_compare(arguments: argparse.Namespace) -> None:
+    from for_eval.compare import compare, load_ranked
+    from for_eval.compare_report import figure_format, name_of, to_text, write_figure
+
+    if arguments.out is not None:
+        figure_format(arguments.out)
+    (result_a, a), (result_b, b) = load_ranked(arguments.a), load_ranked(arguments.b)
+    comparison = compare(a, b, arguments.resamples, arguments.seed, arguments.level)
+    names = name_of(result_a), name_of(result_b)
+    if arguments.out is not None:
+        write_figure(arguments.out, comparison, *names)
+    if arguments.json:
+        print(json.dumps({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1, ensure_ascii=False))
+    else:
+        print(to_text(comparison, *names))
