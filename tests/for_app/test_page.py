@@ -41,13 +41,13 @@ def set_slider(page: Page, name: str, value: float) -> None:
     page.type(str(value), enter=True)
 
 
-def choose_index(page: Page, name: str) -> None:
-    page.value('document.querySelector("#index input").click(); document.querySelector("#index input").focus()')
-    page.wait(f"[...document.querySelectorAll('#index [role=option]')].some(e => e.innerText.includes({name!r}))")
-    page.value(
-        f"[...document.querySelectorAll('#index [role=option]')].find(e => e.innerText.includes({name!r}))"
-        ".dispatchEvent(new MouseEvent('mousedown', { bubbles: true }))"
-    )
+def choose(page: Page, name: str, option: str) -> None:
+    """Choose an option of a dropdown."""
+    page.value(f'document.querySelector("#{name} input").click(); document.querySelector("#{name} input").focus()')
+    found = f"[...document.querySelectorAll('#{name} [role=option]')].find(e => e.innerText.includes({option!r}))"
+    page.wait(found)
+    page.value(f"{found}.dispatchEvent(new MouseEvent('mousedown', {{ bubbles: true }}))")
+    page.wait(f'document.querySelector("#{name} input").value == {option!r}')
 
 
 def test_shows_what_the_address_asks_for(served: Served, browser: Page) -> None:
@@ -148,7 +148,7 @@ def test_an_image_is_searched_with(served: Served, browser: Page, tmp_path: Path
 def test_another_index_is_chosen(served: Served, browser: Page) -> None:
     browser.open(f"{served.url}?q=umbrella&k=5")
     browser.wait(LOADED.format(k=5, query="umbrella"))
-    choose_index(browser, "Dense-CLIP")
+    choose(browser, "index", "miniscenes val: Dense-CLIP")
     browser.wait('document.querySelector("#status").innerText.includes("25 embeddings an image")')
     name = served.library.names[2]
     assert captions(browser) == shown(served.library.searcher(name).search("umbrella", 5))
@@ -193,13 +193,12 @@ def test_a_folder_is_indexed_and_can_be_searched(
     browser.wait('document.querySelector(".toast-body")?.innerText.includes("is not a folder")')
     browser.value('document.querySelector("#folder textarea, #folder input").focus()')
     browser.type(str(folder))
-    browser.value('document.querySelector("#backbone input").focus()')
-    browser.type("RN-mini", enter=True)
+    choose(browser, "backbone", "RN-mini")
     browser.click("#build")
     browser.wait('document.querySelector("#built").innerText.includes("ready")')
     assert "Pictures: Cluster-CLIP 8" in served.library.names
     time.sleep(1)  # the choices arrive with the next look
-    choose_index(browser, "Pictures: Cluster-CLIP 8")
+    choose(browser, "index", "Pictures: Cluster-CLIP 8")
     browser.wait('document.querySelector("#about").innerText.includes("3 searched, 0 skipped")')
 
 
