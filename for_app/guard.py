@@ -49,7 +49,11 @@ def _line(library: Library, error: Exception) -> str:
     if not isinstance(error, ForError):
         _log.error("unexpected error in a request", exc_info=error)
         return _UNEXPECTED
-    line = " ".join(str(error).split())
+    return without_paths(library, " ".join(str(error).split()))
+
+
+def without_paths(library: Library, line: str) -> str:
+    """A line without the paths of this machine."""
     for path in library.private_paths():
         line = line.replace(path, "…")
     return line

@@ -1,12 +1,13 @@
 """The Index tab: what is loaded, and, where that is allowed, another folder indexed while others search."""
 
 import html
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from for_app.guard import page_event
+from for_app.guard import page_event, without_paths
 from for_eval.building import Builder, BuildState
 from for_eval.library import Library
 from for_eval.presentation import about_html
@@ -64,7 +65,7 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     def look() -> tuple[Any, ...]:
         state = builder.state
         return (
-            state_html(state),
+            state_html(replace(state, message=without_paths(library, state.message))),
             gr.Timer(active=state.running),
             gr.Button(interactive=not state.running),
             gr.Button(interactive=state.running),
