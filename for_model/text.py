@@ -58,11 +58,16 @@ def fill_prompts(name: str, prompts: Sequence[str] | None = None) -> list[str]:
 
 
 def embed_categories(
-    encoder: TextEncoder, names: Sequence[str], batch_size: int = 32, progress: bool = False
+    encoder: TextEncoder,
+    names: Sequence[str],
+    batch_size: int = 32,
+    progress: bool = False,
+    report: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Embed category names: the mean over the encoder's prompts of the unit-norm embeddings, made unit-norm again.
 
     batch_size: names at a time, each as many texts as there are prompts.  progress: a bar on stderr, if a terminal.
+    report: called after each batch with the number of names that are done.
     Returns [C, Co] in the order of `names`; [0, Co] for none. Raises UsageError for an empty name.
     """
     _check_texts(names, "category name")
@@ -73,6 +78,8 @@ def embed_categories(
         batch = [text for name in names[start : start + batch_size] for text in fill_prompts(name, prompts)]
         embeddings = F.normalize(encoder.encode_texts(batch).float().cpu(), dim=-1)  # [C' * prompts, Co]
         parts.append(F.normalize(embeddings.unflatten(0, (-1, len(prompts))).mean(dim=1), dim=-1))  # [C', Co]
+        if report is not None:
+            report(start + len(batch) // len(prompts))
     return torch.cat(parts)
 
 
@@ -103,16 +110,19 @@ def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
     return torch.stack([next(from_plain if name is None else from_names) for name in names])
 
 
-def cached_category_embeddings(method: Method, names: Sequence[str], cache: Path | None = None) -> Tensor:
+def cached_category_embeddings(
+    method: Method, names: Sequence[str], cache: Path | None = None, report: Callable[[int], None] | None = None
+) -> Tensor:
     """`embed_categories` with a bar, kept on disk: for ImageNet-21K's 21,841 names, say.
 
     cache: the folder; None for `text` in FOR's cache folder. One safetensors file for each combination of text space,
     prompts and names (and their order). A damaged file is made again; a folder that can't be written costs a warning.
+    report: see `embed_categories`; not called for names that are kept.
     """
     key = {"text_space": list(method.info.text_space), "prompts": list(prompts_of(method)), "names": list(names)}
     path = (cache_dir() / "text" if cache is None else cache) / f"{sha256_json(key)}.safetensors"
     return cached_embeddings(
-        path, (len(names), method.info.dim), lambda: embed_categories(method, names, progress=True)
+        path, (len(names), method.info.dim), lambda: embed_categories(method, names, progress=True, report=report)
     )
 
 

@@ -1,0 +1,130 @@
+"""The leaderboards' CSVs as tables to look at: what was measured here beside what the paper says, never mixed.
+
+Everything is read by the names in the headers, so that a CSV may gain columns. `leaderboard_charts` draws them.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from for_model.errors import DataError
+
+MEASURED = "measured with FOR"
+PAPER_FILE = "paper.csv"
+# next to app.py: the CSVs come with the source code, like the page itself
+FOLDER = Path(__file__).parents[1] / "leaderboards"
+
+# A table's CSV, by the end of its name -> what it shows, and the paper's tables that say the same
+_TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "main": ("FOR beside what it is compared with", ("1", "2")),
+    "vocabulary": ("The vocabulary of the pseudo-labels", ("3",)),
+    "freezing": ("The projections that stay CLIP's", ("4",)),
+    "labelled": ("The share of the images that is labelled", ("5",)),
+    "queries": ("The number of queries", ("6",)),
+    "layers": ("The number of decoder layers", ("7",)),
+}
+_DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
+_EVERY_ROW_SAME = ("dataset", "split", "protocol", "weights", "image size", "device")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One table.
+
+    title: for people.  dataset: that `ours` was measured on; empty for none.
+    ours: the rows measured with FOR.  paper: the paper's rows, empty where it has none.
+    Both begin with a column `source`; numbers are numbers, and what wasn't measured is missing (NaN).
+    """
+
+    title: str
+    dataset: str
+    ours: pd.DataFrame
+    paper: pd.DataFrame
+
+
+def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
+    """All tables of a leaderboards folder: those of a dataset with intervals, then the paper's, by number, then the
+    rest of the paper's.
+
+    Raises DataError when the folder holds no table, or one that can't be read.
+    """
+    paths = sorted(path for path in folder.glob("*.csv") if path.name != PAPER_FILE and "with-paper" not in path.stem)
+    paper = read_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame({"source": []})
+    if not paths and paper.empty:
+        raise DataError(f"no tables in {folder}: make them with `make leaderboards`")
+    if "source" not in paper.columns:
+        raise DataError(f"{folder / PAPER_FILE} has no column `source`: take the one that comes with FOR")
+    whole, parts = [], []
+    for path in paths:
+        dataset, _, part = path.stem.rpartition("-")
+        if part in _TABLES and dataset:
+            what, numbers = _TABLES[part]
+            title = f"{'Tables' if len(numbers) > 1 else 'Table'} {' and '.join(numbers)}: {what} ({dataset})"
+            board = Board(title, dataset, _ours(path), _without_empty(paper[_of_tables(paper, numbers)]))
+            parts.append((list(_TABLES).index(part), dataset, board))
+        else:
+            whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, _ours(path), paper.iloc[:0]))
+    every = Board("The paper's own numbers", "", pd.DataFrame({"source": []}), paper)
+    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), every)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV with numbers as numbers and empty cells missing. Raises DataError."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read ({error}): make it again with `python -m for_eval table`") from error
+
+
+def _ours(path: Path) -> pd.DataFrame:
+    frame = read_table(path)
+    if "source" in frame.columns:
+        frame = frame[~frame["source"].astype(str).str.startswith("paper")].drop(columns="source")
+    return frame.assign(source=MEASURED)[["source", *frame.columns]].reset_index(drop=True)
+
+
+def _of_tables(paper: pd.DataFrame, numbers: Sequence[str]) -> "pd.Series[bool]":
+    return paper["source"].isin([f"paper Table {number}" for number in numbers])
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns that say the same in every row, are empty, or are details of the metric."""
+    kept = [
+        column
+        for column in frame.columns
+        if not _DETAILS.search(column)
+        and frame[column].notna().any()
+        and not (column in _EVERY_ROW_SAME and frame[column].nunique(dropna=False) == 1)
+    ]
+    return frame[kept]
+
+
+def method_labels(frame: pd.DataFrame) -> list[str]:
+    """What tells the rows of a table apart, in a line each: the cells of its columns that are no measurement."""
+    texts = [c for c in ("method", "frozen", "losses", "labelled", "queries", "decoder layers") if c in frame.columns]
+    rows = []
+    for _, row in frame.iterrows():
+        parts = [_cell(row[column], column) for column in texts]
+        count = row.get("embeddings an image")
+        if count is not None and pd.notna(count) and parts:
+            parts[0] += f" {count:g}" if isinstance(count, float) else f" {count}"
+        trained = [name for name in ("labels", "pseudo-labels") if row.get(name) == "yes"]
+        parts += [" + ".join(trained)] if trained else []
+        parts += [f"{name} {row[name]}" for name in ("pseudo-labels from",) if pd.notna(row.get(name))]
+        parts += [str(row["setting"])] if pd.notna(row.get("setting")) else []
+        rows.append(", ".join(filter(None, parts)))
+    return rows
+
+
+def _cell(value: object, column: str) -> str:
+    if pd.isna(value):
+        return ""
+    number = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{number} {column}" if column in ("queries", "decoder layers", "frozen") else number
