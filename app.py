@@ -45,6 +45,9 @@ def serve(
     share: also make a public link through gradio's servers, and print it.  auth: user and password that it asks for.
     Raises UsageError when the address can't be had.
     """
+    from starlette.middleware import Middleware
+
+    from for_app.gate import Gate
     from for_app.style import CSS, theme
     from for_app.uploads import MAX_UPLOAD
 
@@ -64,6 +67,7 @@ def serve(
             enable_monitoring=False,
             ssr_mode=False,
             max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(Gate)]},
         )
     except OSError as error:
         raise UsageError(f"can't serve on {host} port {port} ({error}): choose another with --port") from error

@@ -6,6 +6,8 @@ from for_app.compare_tab import compare_tab
 from for_app.endpoints import add_endpoints
 from for_app.guard import page_event
 from for_app.index_tab import index_tab
+from for_app.labels_tab import labels_tab
+from for_app.leaderboard_tab import leaderboard_tab
 from for_app.search_tab import search_tab
 from for_eval.library import Library
 
@@ -35,6 +37,10 @@ def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
                 query = search_tab(library, current, app)
             with gr.Tab("Compare", id="compare") as tab:
                 compare_tab(library, current, tab, query)
+            with gr.Tab("Pseudo-labels", id="labels") as labels:
+                labels_tab(library, current, labels)
+            with gr.Tab("Leaderboard", id="leaderboard"):
+                leaderboard_tab()
             with gr.Tab("Index", id="index"):
                 index_tab(library, current, app, allow_build)
         app.load(

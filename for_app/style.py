@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+CSS = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("style.css", "boards.css"))
 
 
 def theme() -> gr.Theme:

@@ -99,7 +99,8 @@ def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
     kept = [
         column
         for column in frame.columns
-        if not _DETAILS.search(column)
+        if column == "source"
+        or not _DETAILS.search(column)
         and frame[column].notna().any()
         and not (column in _EVERY_ROW_SAME and frame[column].nunique(dropna=False) == 1)
     ]

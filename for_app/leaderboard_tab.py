@@ -1,0 +1,90 @@
+"""The Leaderboard tab: what was measured with FOR beside what the paper says, as sortable tables and as drawings."""
+
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+
+from for_eval.ablation_curves import read_ablations
+from for_eval.leaderboard_charts import bars, curves
+from for_eval.leaderboard_view import FOLDER, Board, main_columns, read_boards
+from for_model.errors import DataError
+
+
+def leaderboard_tab(folder: Path = FOLDER) -> None:
+    """Build the tab from the CSVs of a leaderboards folder; without them it says how to get them."""
+    gr.HTML(
+        "<p>mAP@50 of every method, in percent: for a name, how many of the best 50 images contain the object and how "
+        "far up; <i>base</i> names were labelled in training, <i>novel</i> ones never. A click on a heading sorts.</p>",
+        elem_classes="lead",
+    )
+    try:
+        boards = {board.title: board for board in read_boards(folder)}
+        ablations = _ablations_html(folder)
+    except DataError as error:
+        gr.HTML(f"<p>No leaderboard here ({type(error).__name__}): <code>make leaderboards</code> makes it.</p>")
+        return
+    first = next(iter(boards))
+    with gr.Row(elem_id="board-row"):
+        choice = gr.Dropdown(list(boards), value=first, label="Table", elem_id="board", scale=3)
+        details = gr.Checkbox(False, label="All columns", elem_id="board-details", scale=1)
+    ours = _dataframe("Measured with FOR", main_columns(boards[first].ours), "board-ours")
+    paper = _dataframe(
+        "The paper's own numbers, not measured here: other images, another model",
+        main_columns(boards[first].paper),
+        "board-paper",
+    )
+    drawings = gr.HTML(_drawings(boards[first]), elem_id="board-bars")
+
+    def show(title: str, every: bool) -> tuple[Any, ...]:
+        board = boards.get(title, boards[first])
+        shown = [frame if every else main_columns(frame) for frame in (board.ours, board.paper)]
+        return *(gr.Dataframe(**_content(frame)) for frame in shown), _drawings(board)
+
+    gr.on(
+        [choice.change, details.change],
+        show,
+        [choice, details],
+        [ours, paper, drawings],
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    gr.HTML(ablations, elem_id="ablations")
+
+
+def _dataframe(label: str, frame: pd.DataFrame, elem_id: str) -> gr.Dataframe:
+    return gr.Dataframe(
+        label=label, interactive=False, wrap=False, max_height=520, elem_id=elem_id, **_content(frame)
+    )  # fmt: skip
+
+
+def _content(frame: pd.DataFrame) -> dict[str, Any]:
+    """A table as the component takes it: numbers sort as numbers, and what wasn't measured is an empty cell."""
+    numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
+    return {
+        "value": frame.astype(object).where(frame.notna(), None).to_numpy().tolist(),
+        "headers": list(frame.columns),
+        "datatype": ["number" if is_number else "str" for is_number in numeric],
+        "visible": not frame.empty,
+    }
+
+
+def _drawings(board: Board) -> str:
+    """The bars of a table, what was measured first, and the paper's apart."""
+    drawn = (bars(board.ours, board.title, board.dataset), bars(board.paper, f"{board.title}, the paper"))
+    heads = ("Measured with FOR", "The paper's own numbers")
+    parts = (
+        f"<figure><figcaption>{head}</figcaption>{svg}</figure>" for head, svg in zip(heads, drawn, strict=True) if svg
+    )
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def _ablations_html(folder: Path) -> str:
+    """The curves of Tables 5 to 7, ours and the paper's on axes of their own."""
+    rows = []
+    for ablation in read_ablations(folder):
+        figures = "".join(f"<figure>{svg}</figure>" for svg in curves(ablation))
+        rows.append(f'<h3>{html.escape(ablation.title)}</h3><div class="charts">{figures}</div>')
+    return "".join(rows)
