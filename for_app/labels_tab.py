@@ -89,7 +89,6 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
             drawing = gr.Image(
                 label="Where each label comes from",
                 show_label=False,
-                height=480,
                 format="jpeg",
                 interactive=False,
                 buttons=["fullscreen"],

@@ -5,12 +5,11 @@ Shapes: N clusters, g cells a side (K = g * g), V names of the vocabulary, Co jo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -35,8 +34,8 @@ VOCABULARIES = ("imagenet21k", "miniscenes", DATASET, OWN)
 class ImageLabel:
     """A name seen in an image, its probability, and the number of the cluster that shows it.
 
-    verdict: `right` if the image's annotations have it, `wrong` if they would have it and don't, `unknown` if it isn't
-    among the dataset's categories; None for an image without annotations.
+    verdict: `right` if it is in the image by its annotations, `wrong` if by them it isn't, `unknown` if they don't tell
+    (it isn't among the dataset's categories, say); None for an image without annotations.
     """
 
     name: str
@@ -141,34 +140,33 @@ def label_image(
     """
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is {threshold!r}: expected a probability, 0 to 1")
-    assert isinstance(method.head, ClusterHead)
-    X = method.backbone.features(method.preprocess(image)[None])  # [1, K, Ce]
-    clusters = method.head.assign(X, method.backbone.pool)
-    Y = F.normalize(clusters.centres, dim=-1)  # [1, N, Co]
-    (found,) = pseudo_labels(Y, texts.to(Y.device), method.backbone.logit_scale, threshold)
-    of_cells = clusters.labels[0].numpy(force=True)  # [K]
-    largest = int(np.bincount(of_cells).argmax())
-    present = set(of_cells.tolist())
+    Y, shares = method.explain_images(method.preprocess(image)[None])  # [1, N, Co], [1, N, K]
+    (found,) = pseudo_labels(Y, texts, method.backbone.logit_scale, threshold)
+    # a cluster without cells repeats the largest one, and shares its cells: they count for the first of the two
+    of_cells = shares[0].argmax(dim=0)  # [K]
+    first = of_cells[shares[0].argmax(dim=1)].tolist()  # [N], a cluster's number, or that of the one it repeats
     side = math.isqrt(len(of_cells))
-    labels = tuple(
-        # a cluster without cells repeats the embedding of the largest one
-        ImageLabel(names[f.name], f.probability, f.embedding if f.embedding in present else largest)
-        for f in found[:MAX_LABELS]
-    )
-    return ImageLabels(labels, len(found), float(threshold), of_cells.reshape(side, side))
+    labels = tuple(ImageLabel(names[f.name], f.probability, first[f.embedding]) for f in found[:MAX_LABELS])
+    return ImageLabels(labels, len(found), float(threshold), of_cells.reshape(side, side).numpy())
 
 
 def judged(found: ImageLabels, dataset: Dataset, image_id: ImageId) -> ImageLabels:
     """The same labels, each compared with the image's annotations; case doesn't count. See `ImageLabel.verdict`."""
-    known = {category.name.casefold() for category in dataset.categories}
-    present = {dataset.categories[i].name.casefold(): i for i in sorted(dataset.labels.get(image_id, ()))}
+    present = _folded(dataset, dataset.labels.get(image_id, ()))
+    absent = range(len(dataset.categories)) if dataset.negatives is None else dataset.negatives.get(image_id, ())
+    known = _folded(dataset, absent)
     labels = tuple(replace(label, verdict=_verdict(label.name.casefold(), present, known)) for label in found.labels)
     named = {label.name.casefold() for label in found.labels}
-    missed = tuple(dataset.categories[i].name for name, i in present.items() if name not in named)
-    return replace(found, labels=labels, missed=missed)
+    return replace(found, labels=labels, missed=tuple(name for key, name in present.items() if key not in named))
 
 
-def _verdict(name: str, present: dict[str, int], known: set[str]) -> Verdict:
+def _folded(dataset: Dataset, positions: Iterable[int]) -> dict[str, str]:
+    """The names of some categories, by what they are compared by."""
+    names = (dataset.categories[position].name for position in sorted(positions))
+    return {name.casefold(): name for name in names}
+
+
+def _verdict(name: str, present: Mapping[str, str], absent: Mapping[str, str]) -> Verdict:
     if name in present:
         return "right"
-    return "wrong" if name in known else "unknown"
+    return "wrong" if name in absent else "unknown"

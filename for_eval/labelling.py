@@ -13,6 +13,7 @@ from for_eval.image_labels import (
     OWN,
     ImageLabel,
     ImageLabels,
+    Verdict,
     judged,
     label_image,
     labelling_method,
@@ -33,7 +34,7 @@ DEFAULT_THRESHOLD = 0.3
 DEFAULT_THRESHOLDS = {"imagenet21k": 5e-4}
 
 _POLL_S = 0.2
-_VERDICTS = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not among the annotated names"}
+_VERDICTS: dict[Verdict, str] = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not annotated"}
 
 Report = Callable[[int, int], None]
 

@@ -96,15 +96,9 @@ def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
 
 def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """A table without the columns that say the same in every row, are empty, or are details of the metric."""
-    kept = [
-        column
-        for column in frame.columns
-        if column == "source"
-        or not _DETAILS.search(column)
-        and frame[column].notna().any()
-        and not (column in _EVERY_ROW_SAME and frame[column].nunique(dropna=False) == 1)
-    ]
-    return frame[kept]
+    same = {column for column in _EVERY_ROW_SAME if column in frame and frame[column].nunique(dropna=False) == 1}
+    told = [c for c in frame.columns if frame[c].notna().any() and c not in same and not _DETAILS.search(c)]
+    return frame[["source", *(column for column in told if column != "source")]]
 
 
 def method_labels(frame: pd.DataFrame) -> list[str]:

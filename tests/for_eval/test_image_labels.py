@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,8 @@ def test_what_is_right_wrong_and_unknown() -> None:
     first = judged(found, DATASET, 1)
     assert [label.verdict for label in first.labels] == ["right", "wrong", "unknown"]
     assert first.missed == ("boat",)
+    federated = judged(found, replace(DATASET, negatives={1: frozenset()}), 1)  # nothing is known about clocks
+    assert [label.verdict for label in federated.labels] == ["right", "unknown", "unknown"]
     second = judged(found, DATASET, 2)  # nothing is annotated in it
     assert [label.verdict for label in second.labels] == ["wrong", "wrong", "unknown"]
     assert second.missed == ()
