@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000  # of anything but an upload; a list of 1,000 names of 100 characters fits
-MAX_UPLOAD_BODY_BYTES = 21_000_000  # the largest file and what is around it
+MAX_UPLOAD_BODY_BYTES = 22_000_000  # the largest file and what is around it
 
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 _FETCHES = re.compile(r"/proxy=|/file[=/]\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
