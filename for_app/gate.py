@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 1_000_000  # of anything but an upload; a list of 1,000 names of 100 characters fits
 MAX_UPLOAD_BODY_BYTES = 22_000_000  # the largest file and what is around it
+_MAX_THROWN_AWAY_BYTES = 200_000_000
 
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 _FETCHES = re.compile(r"/proxy=|/file[=/]\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
@@ -65,6 +66,12 @@ class Gate:
         if not length.isdigit():
             await _refuse(send, 411, "tell the length of the upload")
         elif int(length) > MAX_UPLOAD_BODY_BYTES:
+            thrown_away = 0
+            while thrown_away < _MAX_THROWN_AWAY_BYTES:  # a browser that is still sending doesn't hear the answer
+                message = await receive()
+                thrown_away += len(message.get("body", b""))
+                if not message.get("more_body"):
+                    break
             await _refuse(send, 413, f"the upload is too large: at most {MAX_UPLOAD_BODY_BYTES:,} bytes are accepted")
         else:
             await self._app(scope, receive, send)
