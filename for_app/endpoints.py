@@ -3,13 +3,14 @@
 import gradio as gr
 
 from for_app.guard import api_endpoint
-from for_app.uploads import uploaded_image
+from for_app.uploads import DECODED_PX, uploaded_image
 from for_eval import api
 from for_eval.library import Library
+from for_model.errors import UsageError
 
 
 def add_endpoints(library: Library) -> None:
-    """Add `search`, `search_image`, `compare`, `evidence` and `stats` to the page that is being built."""
+    """Add an endpoint for each function of `for_eval.api` to the page that is being built."""
 
     def search(query: str, k: int = 12, index: str = "") -> dict:
         """The images that match a text, best first: rank, id, score, and the number of the embedding that matched."""
@@ -31,9 +32,27 @@ def add_endpoints(library: Library) -> None:
         """Where in an image the embedding comes from that matches a text best: shares of the cells, 0 to 1."""
         return api.evidence(library, query, image_id, index)
 
+    def pseudo_label(
+        image: dict | None = None,
+        image_id: str = "",
+        index: str = "",
+        vocabulary: str = "",
+        names: list[str] | None = None,
+        threshold: float | None = None,
+    ) -> dict:
+        """The names that Cluster-CLIP sees in an image: name, probability, cluster, and whether it is right.
+
+        image: an uploaded file; or image_id, of an image of the index.  vocabulary: `dataset`, `imagenet21k`,
+        `miniscenes`, or `own`, which takes `names`.  threshold: the least probability.
+        """
+        if (image is None) != bool(image_id):
+            raise UsageError("give either an image or the image_id of one of the index")
+        what = image_id if image is None else uploaded_image(image, target=DECODED_PX)
+        return api.pseudo_label(library, what, index, vocabulary, names or [], threshold)
+
     def stats(index: str = "") -> dict:
         """What an index holds: images, method, bytes, skipped images with reasons; and the names of all indexes."""
         return api.stats(library, index)
 
-    for function in (search, search_image, search_like, compare, evidence, stats):
+    for function in (search, search_image, search_like, compare, evidence, pseudo_label, stats):
         gr.api(api_endpoint(library, function), api_name=function.__name__)

@@ -7,12 +7,13 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from for_app.guard import api_endpoint, page_event
-from for_app.uploads import uploaded_image
+from for_app.guard import page_event
+from for_app.uploads import DECODED_PX, uploaded_image
 from for_eval.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
-from for_eval.labelling import DEFAULT_THRESHOLD, DEFAULT_THRESHOLDS, Labeller, labels_html, sample_images
+from for_eval.labelling import DEFAULT_THRESHOLD, DEFAULT_THRESHOLDS, default_vocabulary, labels_html, sample_images
+from for_eval.labelling import label as label_image
 from for_eval.library import Library
-from for_eval.presentation import THUMBNAIL_PX, picture
+from for_eval.presentation import pictures_of
 from for_eval.region_drawing import draw_regions
 from for_model.errors import UsageError
 
@@ -35,7 +36,9 @@ class _Parts:
     samples: gr.Gallery
     others: gr.Button
     vocabulary: gr.Radio
+    own_box: gr.Column
     own: gr.Textbox
+    use: gr.Button
     threshold: gr.Slider
     drawing: gr.Image
     labels: gr.HTML
@@ -48,13 +51,14 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
     gr.HTML(
         "<p>What FOR learns from where nobody has labelled anything: the names that Cluster-CLIP sees in an image, "
         "each with its probability and the part of the image that shows it.</p>",
-        elem_classes="lead",
+        elem_classes="hint",
     )
     with gr.Row(elem_id="label-row"):
         with gr.Column(scale=2, min_width=300):
             upload = gr.Image(
                 label="Drop an image here, or choose one below",
                 type="filepath",
+                image_mode=None,
                 sources=["upload", "clipboard"],
                 height=180,
                 elem_id="label-upload",
@@ -74,14 +78,15 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
             vocabulary = gr.Radio(
                 list(_CHOICES), value="dataset", label="Names to choose from", elem_id="label-vocabulary"
             )
-            own = gr.Textbox(
-                label="Your names",
-                info=f"2 to {MAX_NAMES:,}, one a line or with commas between; Shift+Enter when done",
-                lines=3,
-                max_length=MAX_NAMES * (MAX_NAME_CHARACTERS + 2),
-                visible=False,
-                elem_id="label-own",
-            )
+            with gr.Column(visible=False) as own_box:
+                own = gr.Textbox(
+                    label="Your names",
+                    info=f"2 to {MAX_NAMES:,}, one a line or with commas between",
+                    lines=3,
+                    max_length=MAX_NAMES * (MAX_NAME_CHARACTERS + 2),
+                    elem_id="label-own",
+                )
+                use = gr.Button("Label with these", size="sm", elem_id="label-use")
             threshold = gr.Slider(
                 0, 1, DEFAULT_THRESHOLD, step=0.01, label="Least probability", elem_id="label-threshold"
             )
@@ -96,25 +101,27 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
             )
             labels = gr.HTML(elem_id="label-list")
     parts = _Parts(
-        upload, samples, others, vocabulary, own, threshold, drawing, labels, gr.State(None), gr.State([])
+        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels, gr.State(None), gr.State([])
     )  # fmt: skip
-    _connect(library, Labeller(library), current, tab, parts)
+    _connect(library, current, tab, parts)
 
 
-def _connect(library: Library, labeller: Labeller, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> None:
-    """Connect the tab's events with the labeller, and add the API endpoint."""
+def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> None:
+    """Connect the tab's events with what labels images."""
 
     def label(
         name: str, picked: Any, vocabulary: str, own: str, least: float, progress: gr.Progress = gr.Progress()  # noqa: B008
     ) -> tuple[Any, Any]:  # fmt: skip
+        if vocabulary == OWN and not (own or "").strip():
+            return gr.skip(), gr.skip()  # they are about to be typed
         if picked is None:
             raise UsageError("choose an image first, or drop one")
-        image = uploaded_image(picked, target=2 * THUMBNAIL_PX) if isinstance(picked, dict) else picked
+        image = uploaded_image(picked, target=DECODED_PX) if isinstance(picked, dict) else picked
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="embedding the names, once", unit="names")
 
-        shown, found = labeller.label(name, image, vocabulary, own, least, report)
+        shown, found = label_image(library, name, image, vocabulary, own, least, report)
         return draw_regions(shown, found), labels_html(found)
 
     def open_tab(name: str, shown: list) -> tuple[Any, ...]:
@@ -122,7 +129,7 @@ def _connect(library: Library, labeller: Labeller, current: gr.Dropdown, tab: gr
 
     def change_index(name: str) -> tuple[Any, ...]:
         pictures, ids = _samples(library, name, seed=0)
-        vocabulary = labeller.default_vocabulary(name)
+        vocabulary = default_vocabulary(library, name)
         return pictures, ids, ids[0], vocabulary, _slider(vocabulary)
 
     def other_images(name: str) -> tuple[Any, ...]:
@@ -132,7 +139,7 @@ def _connect(library: Library, labeller: Labeller, current: gr.Dropdown, tab: gr
         return shown[chosen.index], None
 
     def change_vocabulary(vocabulary: str) -> tuple[Any, Any]:
-        return gr.Textbox(visible=vocabulary == OWN), _slider(vocabulary)
+        return gr.Column(visible=vocabulary == OWN), _slider(vocabulary)
 
     private: dict[str, Any] = {"api_visibility": "private"}
     quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
@@ -141,7 +148,7 @@ def _connect(library: Library, labeller: Labeller, current: gr.Dropdown, tab: gr
         tab.select(page_event(library, open_tab), [current, p.shown], opened, **quiet),
         p.samples.select(page_event(library, choose), p.shown, [p.picked, p.upload], **quiet),
         p.upload.upload(lambda value: value, p.upload, p.picked, preprocess=False, **quiet),
-        p.vocabulary.input(page_event(library, change_vocabulary), p.vocabulary, [p.own, p.threshold], **quiet),
+        p.vocabulary.input(page_event(library, change_vocabulary), p.vocabulary, [p.own_box, p.threshold], **quiet),
     ]
     labelling: dict[str, Any] = {
         "fn": page_event(library, label),
@@ -152,45 +159,17 @@ def _connect(library: Library, labeller: Labeller, current: gr.Dropdown, tab: gr
     }
     for event in events:
         event.success(**labelling)
-    gr.on([p.threshold.input, p.own.submit], trigger_mode="always_last", **labelling)
+    gr.on([p.threshold.input, p.own.submit, p.use.click], trigger_mode="always_last", **labelling)
     p.others.click(page_event(library, other_images), current, [p.samples, p.shown], **quiet)
     # the next visit of the tab shows the new index's images
     current.change(lambda: [], None, p.shown, **quiet)
-    gr.api(api_endpoint(library, _endpoint(library, labeller)), api_name="pseudo_label")
-
-
-def _endpoint(library: Library, labeller: Labeller) -> Any:
-    def pseudo_label(
-        image: dict | None = None,
-        image_id: str | None = None,
-        index: str | None = None,
-        vocabulary: str | None = None,
-        names: list[str] | None = None,
-        threshold: float | None = None,
-    ) -> dict:
-        """The names that Cluster-CLIP sees in an image: name, probability, cluster, and whether it is right.
-
-        image: an uploaded file, or image_id: an image of the index.  index: its name, the first if not told.
-        vocabulary: dataset, imagenet21k, miniscenes or own, which takes `names`.  threshold: the least probability.
-        """
-        if (image is None) == (image_id is None):
-            raise UsageError("give either an image or the image_id of one of the index")
-        where = index or library.default
-        what: Image.Image | str = image_id or ""
-        if image is not None:
-            what = uploaded_image(image, target=2 * THUMBNAIL_PX)
-        chosen = vocabulary or (OWN if names else labeller.default_vocabulary(where))
-        _, found = labeller.label(where, what, chosen, "\n".join(map(str, names or [])), threshold)
-        return found.to_json()
-
-    return pseudo_label
 
 
 def _samples(library: Library, name: str, seed: int) -> tuple[list[Image.Image], list[int | str]]:
     """Pictures to choose from, and their ids."""
     searcher = library.searcher(name)
     records = sample_images(searcher, N_SAMPLES, seed)
-    return [picture(searcher, record)[0] for record in records], [record.id for record in records]
+    return [shown for shown, _ in pictures_of(searcher, records)], [record.id for record in records]
 
 
 def _slider(vocabulary: str) -> gr.Slider:

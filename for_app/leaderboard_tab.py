@@ -9,16 +9,19 @@ import pandas as pd
 
 from for_eval.ablation_curves import read_ablations
 from for_eval.leaderboard_charts import bars, curves
-from for_eval.leaderboard_view import FOLDER, Board, main_columns, read_boards
+from for_eval.leaderboard_view import FOLDER, Board, main_columns, read_boards, sorted_by
 from for_model.errors import DataError
+
+_AS_IT_IS = "as in the table"
 
 
 def leaderboard_tab(folder: Path = FOLDER) -> None:
     """Build the tab from the CSVs of a leaderboards folder; without them it says how to get them."""
     gr.HTML(
         "<p>mAP@50 of every method, in percent: for a name, how many of the best 50 images contain the object and how "
-        "far up; <i>base</i> names were labelled in training, <i>novel</i> ones never. A click on a heading sorts.</p>",
-        elem_classes="lead",
+        "far up; <i>base</i> names were labelled in training, <i>novel</i> ones never. Sort here, or with the ⋮ of a "
+        "heading.</p>",
+        elem_classes="hint",
     )
     try:
         boards = {board.title: board for board in read_boards(folder)}
@@ -29,6 +32,9 @@ def leaderboard_tab(folder: Path = FOLDER) -> None:
     first = next(iter(boards))
     with gr.Row(elem_id="board-row"):
         choice = gr.Dropdown(list(boards), value=first, label="Table", elem_id="board", scale=3)
+        order = gr.Dropdown(
+            _orders(boards[first]), value=_AS_IT_IS, label="Sort by, largest first", elem_id="board-order", scale=2
+        )
         details = gr.Checkbox(False, label="All columns", elem_id="board-details", scale=1)
     ours = _dataframe("Measured with FOR", main_columns(boards[first].ours), "board-ours")
     paper = _dataframe(
@@ -38,20 +44,24 @@ def leaderboard_tab(folder: Path = FOLDER) -> None:
     )
     drawings = gr.HTML(_drawings(boards[first]), elem_id="board-bars")
 
-    def show(title: str, every: bool) -> tuple[Any, ...]:
+    def show(title: str, by: str, every: bool) -> tuple[Any, ...]:
         board = boards.get(title, boards[first])
-        shown = [frame if every else main_columns(frame) for frame in (board.ours, board.paper)]
-        return *(gr.Dataframe(**_content(frame)) for frame in shown), _drawings(board)
+        shown = [sorted_by(frame if every else main_columns(frame), by) for frame in (board.ours, board.paper)]
+        return tuple(gr.Dataframe(**_content(frame)) for frame in shown)
 
-    gr.on(
-        [choice.change, details.change],
-        show,
-        [choice, details],
-        [ours, paper, drawings],
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    def change(title: str, every: bool) -> tuple[Any, ...]:
+        board = boards.get(title, boards[first])
+        return gr.Dropdown(choices=_orders(board), value=_AS_IT_IS), *show(title, "", every), _drawings(board)
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    choice.input(change, [choice, details], [order, ours, paper, drawings], **quiet)
+    gr.on([order.input, details.input], show, [choice, order, details], [ours, paper], **quiet)
     gr.HTML(ablations, elem_id="ablations")
+
+
+def _orders(board: Board) -> list[str]:
+    columns = dict.fromkeys([*main_columns(board.ours), *main_columns(board.paper)])
+    return [_AS_IT_IS, *(column for column in columns if column != "source")]
 
 
 def _dataframe(label: str, frame: pd.DataFrame, elem_id: str) -> gr.Dataframe:

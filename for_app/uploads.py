@@ -11,6 +11,7 @@ from for_model.errors import ImageError, UsageError
 
 MAX_UPLOAD = "20mb"  # a file, as `launch` takes it
 MAX_UPLOAD_PIXELS = 50_000_000
+DECODED_PX = 1024  # what an upload may be scaled down to: no backbone looks at more
 
 
 def uploaded_image(value: Any, target: int | None = None) -> Image.Image:

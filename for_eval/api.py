@@ -3,11 +3,14 @@
 `index` is the name of one of the library's indexes, as `stats` lists them; an empty one is the first.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from for_eval.evidence import find_evidence
+from for_eval.image_labels import OWN
+from for_eval.labelling import default_vocabulary, label
 from for_eval.library import Library
 from for_eval.presentation import clean_query
 from for_eval.search import Query, Searcher
@@ -56,6 +59,24 @@ def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -
     """Where in an image the embedding comes from that matches a text best; see `evidence.Evidence`."""
     searcher = _searcher(library, index)
     return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
+
+
+def pseudo_label(
+    library: Library,
+    image: Image.Image | ImageId,
+    index: str = "",
+    vocabulary: str = "",
+    names: Sequence[str] = (),
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """The names that Cluster-CLIP sees in an image, or the image of an id; see `labelling.label`, `ImageLabels`.
+
+    vocabulary: empty for `own` if there are `names`, else for the names of the index's dataset, and ImageNet-21K if
+    it isn't annotated.
+    """
+    name = index or library.default
+    chosen = vocabulary or (OWN if names else default_vocabulary(library, name))
+    return label(library, name, image, chosen, names, threshold)[1].to_json()
 
 
 def stats(library: Library, index: str = "") -> dict[str, Any]:

@@ -77,11 +77,11 @@ class ImageLabels:
         }
 
 
-def vocabulary_names(choice: str, dataset: Dataset | None = None, own: str = "") -> list[str]:
+def vocabulary_names(choice: str, dataset: Dataset | None = None, own: str | Sequence[str] = "") -> list[str]:
     """The V names of a vocabulary, each once.
 
-    choice: one of VOCABULARIES.  dataset: the labelled one that `dataset` stands for.  own: the names of `own`, one a
-    line or with commas between.
+    choice: one of VOCABULARIES.  dataset: the labelled one that `dataset` stands for.  own: the names of `own`, see
+    `own_names`.
     Raises UsageError for another choice, an index without labelled categories, and a list of one's own that is too
     short or too long.
     """
@@ -96,16 +96,20 @@ def vocabulary_names(choice: str, dataset: Dataset | None = None, own: str = "")
     return vocabulary(choice)
 
 
-def own_names(text: str) -> list[str]:
-    """Typed names, one a line or with commas between, each once, without what UTF-8 can't hold.
+def own_names(typed: str | Sequence[str]) -> list[str]:
+    """Names of one's own, each once, without what UTF-8 can't hold.
+
+    typed: a list, or a text with one a line or with commas between.
 
     Raises UsageError for fewer than two names, since the probability of a single one would always be 1, more than
     MAX_NAMES, or one of more than MAX_NAME_CHARACTERS.
     """
-    if len(text) > MAX_NAMES * (MAX_NAME_CHARACTERS + 2):
-        raise UsageError(f"the list has {len(text):,} characters: give at most {MAX_NAMES:,} names")
-    readable = text.encode("utf-8", "replace").decode()
-    names = list(dict.fromkeys(name.strip() for name in readable.replace(",", "\n").splitlines() if name.strip()))
+    if isinstance(typed, str):
+        if len(typed) > MAX_NAMES * (MAX_NAME_CHARACTERS + 2):
+            raise UsageError(f"the list has {len(typed):,} characters: give at most {MAX_NAMES:,} names")
+        typed = typed.replace(",", "\n").splitlines()
+    readable = (str(name).encode("utf-8", "replace").decode().strip() for name in typed[: MAX_NAMES + 1])
+    names = list(dict.fromkeys(name for name in readable if name))
     if not 2 <= len(names) <= MAX_NAMES:
         raise UsageError(f"got {len(names):,} names: type 2 to {MAX_NAMES:,}, one a line or with commas between")
     longest = max(names, key=len)

@@ -24,9 +24,8 @@ from for_eval.region_drawing import region_colour, region_numbers
 from for_eval.search import Searcher
 from for_eval.vocabulary_texts import VocabularyTexts
 from for_model.clip_method import ClipMethod
-from for_model.data.dataset import ImageRecord
+from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
-from for_model.errors import UsageError
 
 # What a name must reach to be a label, if nobody says: the paper's for ImageNet-21K (section 4.1); among a few hundred
 # names a probability is much larger, and this is the one that FOR is trained with on MiniScenes.
@@ -34,69 +33,57 @@ DEFAULT_THRESHOLD = 0.3
 DEFAULT_THRESHOLDS = {"imagenet21k": 5e-4}
 
 _POLL_S = 0.2
+_TEXTS = VocabularyTexts()  # of whoever asks: a vocabulary's embeddings depend on nothing but its names and the model
 _VERDICTS: dict[Verdict, str] = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not annotated"}
 
 Report = Callable[[int, int], None]
 
 
-class Labeller:
-    """Labels images with the backbones of a library's indexes. Threads may share one."""
-
-    def __init__(self, library: Library) -> None:
-        self._library = library
-        self._texts = VocabularyTexts()
-
-    def default_vocabulary(self, index: str) -> str:
-        """The names that an index's dataset is annotated with, if it is, else ImageNet-21K."""
-        return DATASET if self._library.labels(index) is not None else "imagenet21k"
-
-    def label(
-        self,
-        index: str,
-        image: Image.Image | str | int,
-        vocabulary: str,
-        own: str = "",
-        threshold: float | None = None,
-        report: Report | None = None,
-    ) -> tuple[Image.Image, ImageLabels]:
-        """The image and its pseudo-labels, compared with its annotations where it has some.
-
-        index: a name of the library; its backbone is used.  image: RGB, or the id of one of the index.
-        vocabulary, own: see `vocabulary_names`.  threshold: in 0..1; None for the vocabulary's own.
-        report: called now and then with the numbers of names that are embedded and that there are, while the
-            vocabulary is being embedded: seconds, or much longer the first time for ImageNet-21K on a large model.
-        Raises UsageError for what makes no sense or isn't there, ImageError for an image of the index that can't be
-        decoded, and what opening the index raises.
-        """
-        searcher = self._library.searcher(index)
-        method = labelling_method(searcher.method)
-        dataset = self._library.labels(index)
-        names = vocabulary_names(vocabulary, dataset, own)
-        record = None if isinstance(image, Image.Image) else image_record(searcher, image)
-        if record is not None:  # decoded as for embedding
-            image = load_image(searcher.image_path(record), target=2 * method.info.image_size)
-        assert isinstance(image, Image.Image)
-        texts = self._embedded(method, names, vocabulary != OWN, report)
-        wanted = DEFAULT_THRESHOLDS.get(vocabulary, DEFAULT_THRESHOLD) if threshold is None else threshold
-        found = label_image(method, image, names, texts, wanted)
-        if record is not None and dataset is not None:
-            found = judged(found, dataset, record.id)
-        return image, found
-
-    def _embedded(self, method: ClipMethod, names: Sequence[str], keep: bool, report: Report | None) -> Tensor:
-        embedding = self._texts.embedding(method, names, keep)
-        while report is not None and not embedding.texts.done():
-            report(embedding.done, embedding.total)
-            concurrent.futures.wait([embedding.texts], timeout=_POLL_S)
-        return embedding.texts.result()
+def default_vocabulary(library: Library, index: str) -> str:
+    """The names that an index's dataset is annotated with, if it is, else ImageNet-21K."""
+    return DATASET if library.labels(index) is not None else "imagenet21k"
 
 
-def image_record(searcher: Searcher, image_id: str | int) -> ImageRecord:
-    """The image of an index by its id, as a number or as text. Raises UsageError when there is none."""
-    for record in searcher.index.images:
-        if str(record.id) == str(image_id):
-            return record
-    raise UsageError(f"this index has no image {str(image_id)[:80]!r}: take an id from a search")
+def label(
+    library: Library,
+    index: str,
+    image: Image.Image | ImageId,
+    vocabulary: str,
+    own: str | Sequence[str] = "",
+    threshold: float | None = None,
+    report: Report | None = None,
+) -> tuple[Image.Image, ImageLabels]:
+    """An image and its pseudo-labels, compared with its annotations where it has some.
+
+    index: a name of the library; its backbone is used.  image: RGB, or the id of one of the index.
+    vocabulary, own: see `vocabulary_names`.  threshold: in 0..1; None for the vocabulary's own.
+    report: called now and then with the numbers of names that are embedded and that there are, while the vocabulary is
+        being embedded: seconds, or much longer the first time for ImageNet-21K on a large model.
+    Raises UsageError for what makes no sense or isn't there, ImageError for an image of the index that can't be
+    decoded, and what opening the index raises.
+    """
+    searcher = library.searcher(index)
+    method = labelling_method(searcher.method)
+    dataset = library.labels(index)
+    names = vocabulary_names(vocabulary, dataset, own)
+    record = None if isinstance(image, Image.Image) else searcher.index.image(image)
+    if record is not None:  # decoded as for embedding
+        image = load_image(searcher.image_path(record), target=2 * method.info.image_size)
+    assert isinstance(image, Image.Image)
+    texts = _embedded(method, names, vocabulary != OWN, report)
+    wanted = DEFAULT_THRESHOLDS.get(vocabulary, DEFAULT_THRESHOLD) if threshold is None else threshold
+    found = label_image(method, image, names, texts, wanted)
+    if record is not None and dataset is not None:
+        found = judged(found, dataset, record.id)
+    return image, found
+
+
+def _embedded(method: ClipMethod, names: Sequence[str], keep: bool, report: Report | None) -> Tensor:
+    embedding = _TEXTS.embedding(method, names, keep)
+    while report is not None and not embedding.texts.done():
+        report(embedding.done, embedding.total)
+        concurrent.futures.wait([embedding.texts], timeout=_POLL_S)
+    return embedding.texts.result()
 
 
 def sample_images(searcher: Searcher, count: int, seed: int) -> list[ImageRecord]:

@@ -101,6 +101,17 @@ def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[["source", *(column for column in told if column != "source")]]
 
 
+def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows by a column: numbers from the largest, words from A, what is missing last; equal rows as they were.
+
+    A column that the table doesn't have leaves it as it is.
+    """
+    if column not in frame.columns:
+        return frame
+    ascending = not pd.api.types.is_numeric_dtype(frame[column])
+    return frame.sort_values(column, ascending=ascending, kind="stable", na_position="last", ignore_index=True)
+
+
 def method_labels(frame: pd.DataFrame) -> list[str]:
     """What tells the rows of a table apart, in a line each: the cells of its columns that are no measurement."""
     texts = [c for c in ("method", "frozen", "losses", "labelled", "queries", "decoder layers") if c in frame.columns]

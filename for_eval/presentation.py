@@ -15,18 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-<<<<<<< HEAD
 from for_eval.evidence import Evidence, find_evidence, heat_map
 from for_eval.index import Hit, SearchIndex
 from for_eval.library import method_title
 from for_eval.rank import score_images
 from for_eval.search import Query, Searcher
 from for_model.data.dataset import ImageId, ImageRecord
-=======
-from for_eval.index import SearchIndex
-from for_eval.search import Searcher
-from for_model.data.dataset import ImageRecord
->>>>>>> 521e88d (Pseudo-labels and Leaderboard tabs; nothing is fetched from other machines, and bodies have an end)
 from for_model.data.images import load_image
 from for_model.errors import ForError, ImageError, StoreError
 
@@ -60,21 +54,12 @@ def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None
 
     cutoff: leave out what scores less; None for nothing. Raises UsageError for k < 1.
     """
-<<<<<<< HEAD
     result = searcher.find(query, k)
     hits = tuple(hit for hit in result.hits if cutoff is None or hit.score >= cutoff)
     shown = pictures_of(searcher, [hit.image for hit in hits])
     captions = [
         f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}"
         for rank, (hit, (_, problem)) in enumerate(zip(hits, shown, strict=True), start=1)
-=======
-    result = searcher.search(clean_query(text), k)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        shown = list(pool.map(lambda hit: picture(searcher, hit.image), result.hits))
-    pictures = [
-        (image, f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}")
-        for rank, (hit, (image, problem)) in enumerate(zip(result.hits, shown, strict=True), start=1)
->>>>>>> 521e88d (Pseudo-labels and Leaderboard tabs; nothing is fetched from other machines, and bodies have an end)
     ]
     scores = score_images(searcher.index, query.embeddings, _COUNTED_ROWS).mean(axis=0)
     low, high = math.floor(float(scores.min()) * 100) / 100, math.ceil(float(scores.max()) * 100) / 100
@@ -170,7 +155,6 @@ def clean_query(text: str) -> str:
     return text[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode()
 
 
-<<<<<<< HEAD
 def pictures_of(
     searcher: Searcher, images: Sequence[ImageRecord], size: int = THUMBNAIL_PX
 ) -> list[tuple[Image.Image, str | None]]:
@@ -183,12 +167,6 @@ def picture(searcher: Searcher, record: ImageRecord, size: int) -> tuple[Image.I
     """An image of at most `size` pixels a side, and None; or a placeholder, and why it can't be shown."""
     try:
         image = load_image(searcher.image_path(record), target=size)
-=======
-def picture(searcher: Searcher, record: ImageRecord) -> tuple[Image.Image, str | None]:
-    """A thumbnail of an image of the index, and None; or a placeholder, and why the image can't be shown."""
-    try:
-        image = load_image(searcher.image_path(record), target=THUMBNAIL_PX)
->>>>>>> 521e88d (Pseudo-labels and Leaderboard tabs; nothing is fetched from other machines, and bodies have an end)
     except ImageError as error:
         return _placeholder(), str(error)
     except StoreError:  # an index from somewhere else may name any path

@@ -131,7 +131,8 @@ def test_vocabularies() -> None:
 
 
 def test_a_list_of_ones_own_has_limits() -> None:
-    assert own_names("a\ud800,b") == ["a?", "b"]
+    assert own_names("a\ud800,b") == own_names(["a\ud800", " b ", "b", ""]) == ["a?", "b"]
+    assert own_names(["salt, pepper", "dog"]) == ["salt, pepper", "dog"]
     assert len(own_names("\n".join(f"n{i}" for i in range(MAX_NAMES)))) == MAX_NAMES
     for text, said in (
         ("", "got 0 names"),

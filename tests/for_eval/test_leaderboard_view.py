@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from for_eval.ablation_curves import Curve, read_ablations
-from for_eval.leaderboard_view import FOLDER, MEASURED, main_columns, method_labels, read_boards
+from for_eval.leaderboard_view import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
 from for_model.errors import DataError
 
 PAPER = """source,method,embeddings an image,labels,pseudo-labels,setting,COCO base,COCO novel,new column
@@ -72,6 +72,14 @@ def test_the_columns_that_tell_rows_apart(folder: Path) -> None:
     assert method_labels(whole.ours) == ["clip 1", "for 8"]
     assert method_labels(queries.ours) == ["8 queries", "2 queries"]
     assert method_labels(every.paper)[2:4] == ["FOR 50, labels + pseudo-labels", "FOR 50, labels, 5% labelled"]
+
+
+def test_sorting() -> None:
+    frame = pd.DataFrame({"method": ["b", "a", "c", "a"], "score": [1.0, float("nan"), 3.0, 1.0]})
+    assert sorted_by(frame, "score").index.tolist() == [0, 1, 2, 3]
+    assert sorted_by(frame, "score")["method"].tolist() == ["c", "b", "a", "a"]
+    assert sorted_by(frame, "method")["score"].tolist()[1:] == [1.0, 1.0, 3.0]
+    assert sorted_by(frame, "nothing") is frame
 
 
 def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:
