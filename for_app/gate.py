@@ -15,8 +15,8 @@ MAX_BODY_BYTES = 1_000_000  # of anything but an upload; a list of 1,000 names o
 MAX_UPLOAD_BODY_BYTES = 22_000_000  # the largest file and what is around it
 _MAX_THROWN_AWAY_BYTES = 200_000_000
 
-_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
-_FETCHES = re.compile(r"/proxy=|/file[=/]\s*[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_FETCHES = re.compile(r"/proxy=|/file[=/]\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 
 
 class Gate:
