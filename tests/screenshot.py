@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from browser import Page, open_page
+from PIL import Image
 
 from app import serve
 from for_app.compare_tab import DEFAULT_K as COMPARED
@@ -28,6 +29,8 @@ LOADED = f"{_SHOWN.format(where='#gallery')} == {DEFAULT_K}"
 TABS = {
     "search": ("Search", LOADED),
     "compare": ("Compare", f"{_SHOWN.format(where='#comparison')} == {4 * COMPARED}"),
+    "labels": ("Pseudo-labels", "document.querySelector('#label-drawing img')?.naturalWidth"),
+    "leaderboard": ("Leaderboard", "document.querySelector('#ablations svg')"),
     "index": ("Index", "document.querySelector('#about').innerText.includes('Backbone')"),
 }
 
@@ -47,13 +50,21 @@ def _settle(page: Page, condition: str) -> None:
     time.sleep(1)
 
 
+def _shrunk(page: Page, out: Path) -> None:
+    """Write what the window shows with 256 colours, a third of the bytes: the repository keeps these pictures."""
+    page.screenshot(out)
+    with Image.open(out) as image:
+        small = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(out, optimize=True)
+
+
 def _evidence(page: Page, out: Path) -> None:
     """Open the best result and write a picture of where it matched."""
     page.click("#gallery .thumbnail-lg")
     _settle(page, f"{_SHOWN.format(where='#evidence')} == 2")
     page.value("document.querySelector('#evidence').scrollIntoView({ block: 'center' })")
     time.sleep(1)
-    page.screenshot(out)
+    _shrunk(page, out)
     page.click("#close")
 
 
@@ -79,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 page.value("window.scrollTo(0, 0)")
                 page.click("[role=tab]", label)
                 _settle(page, loaded)
-                page.screenshot(out / f"{name}.png")
+                _shrunk(page, out / f"{name}.png")
     finally:
         app.close()
 
