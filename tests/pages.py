@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from browser import Page
+
 from for_eval.library import Library
 
 
@@ -13,3 +15,12 @@ class Served:
     url: str
     library: Library
     folder: Path
+
+
+def open_tab_on_phone(page: Page, tab: str) -> None:
+    """Choose a tab where there is no room for all of them: those left out are behind three dots."""
+    if not page.value(f"[...document.querySelectorAll('[role=tab]')].some(e => e.innerText.includes({tab!r}))"):
+        page.click("[aria-label='More tabs']")
+        page.click(".overflow-dropdown button", tab)
+    else:
+        page.click("[role=tab]", tab)

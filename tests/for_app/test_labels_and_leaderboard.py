@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from browser import Page
-from pages import Served
+from pages import Served, open_tab_on_phone
 from PIL import Image
 
 from for_eval import api
@@ -164,7 +164,6 @@ def test_a_visitor_sorts_the_leaderboard(served: Served, browser: Page) -> None:
 def test_fits_a_phone_in_the_dark(served: Served, browser: Page, tab: str) -> None:
     browser.open(f"{served.url}?q=guitar", width=390, height=800, dark=True)
     browser.wait('document.querySelectorAll("#gallery .caption-label").length > 0')
-    browser.click("[aria-label='More tabs']")
-    browser.click(".overflow-dropdown button", tab)
+    open_tab_on_phone(browser, tab)
     browser.wait('[...document.querySelectorAll("#label-list p, .charts svg")].some(e => e.offsetParent || e.getBBox)')
     assert browser.value("document.documentElement.scrollWidth <= 390")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import Page
-from pages import Served
+from pages import Served, open_tab_on_phone
 from PIL import Image
 
 from for_app import compare_tab, search_tab
@@ -51,6 +51,8 @@ def choose(page: Page, name: str, option: str) -> None:
 
 
 def test_shows_what_the_address_asks_for(served: Served, browser: Page) -> None:
+    browser.requested.clear()
+    browser.problems.clear()
     browser.open(f"{served.url}?q=guitar&k=7")
     browser.wait(LOADED.format(k=7, query="guitar"))
     assert captions(browser) == shown(served.library.searcher(served.library.default).search("guitar", 7))
@@ -208,7 +210,7 @@ def test_fits_a_phone(served: Served, browser: Page, tab: str) -> None:
     browser.wait(LOADED.format(k=search_tab.DEFAULT_K, query="guitar"))
     wide = browser.value('Math.max(...[...document.querySelectorAll("#gallery img")].map(i => i.clientWidth))')
     assert 120 <= wide <= 195  # two columns
-    browser.click("[role=tab]", tab)
+    open_tab_on_phone(browser, tab)
     if tab == "Compare":
         browser.wait('document.querySelectorAll("#comparison img").length')
     assert browser.value("document.documentElement.scrollWidth <= 390")
