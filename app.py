@@ -68,6 +68,7 @@ def serve(
             ssr_mode=False,
             max_file_size=MAX_UPLOAD,
             app_kwargs={"middleware": [Middleware(Gate)]},
+            state_session_capacity=1000,  # visitors remembered at once; whoever invents sessions can't fill the memory
         )
     except OSError as error:
         raise UsageError(f"can't serve on {host} port {port} ({error}): choose another with --port") from error
