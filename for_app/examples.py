@@ -4,7 +4,7 @@ from for_eval.library import Library
 
 EXAMPLES = {
     "miniscenes": (
-        *("umbrella", "dog", "guitar", "skateboard", "pizza", "airplane", "bicycle", "scissors"),
+        *("kite", "fork", "guitar", "umbrella", "tie", "skateboard", "pizza", "airplane"),
         *("elephant", "cake", "cactus", "robot"),
     ),
 }

@@ -1,5 +1,6 @@
 """The Leaderboard tab: what was measured with FOR beside what the paper says, as sortable tables and as drawings."""
 
+import functools
 import html
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from for_model.errors import DataError
 _AS_IT_IS = "as in the table"
 
 
-def leaderboard_tab(folder: Path = FOLDER) -> None:
-    """Build the tab from the CSVs of a leaderboards folder; without them it says how to get them."""
+def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
+    """Build the tab from the CSVs of a leaderboards folder; without them it says how to get them.
+
+    tab: this one. It is filled when it is opened: that takes seconds, which the page's first search needn't wait for.
+    """
     gr.HTML(
         "<p>mAP@50 of every method, in percent: for a name, how many of the best 50 images contain the object and how "
         "far up; <i>base</i> names were labelled in training, <i>novel</i> ones never. Sort here, or with the ⋮ of a "
@@ -25,7 +29,7 @@ def leaderboard_tab(folder: Path = FOLDER) -> None:
     )
     try:
         boards = {board.title: board for board in read_boards(folder)}
-        ablations = _ablations_html(folder)
+        read_ablations(folder)
     except DataError as error:
         gr.HTML(f"<p>No leaderboard here ({type(error).__name__}): <code>make leaderboards</code> makes it.</p>")
         return
@@ -36,27 +40,29 @@ def leaderboard_tab(folder: Path = FOLDER) -> None:
             _orders(boards[first]), value=_AS_IT_IS, label="Sort by, largest first", elem_id="board-order", scale=2
         )
         details = gr.Checkbox(False, label="All columns", elem_id="board-details", scale=1)
-    ours = _dataframe("Measured with FOR", main_columns(boards[first].ours), "board-ours")
-    paper = _dataframe(
-        "The paper's own numbers, not measured here: other images, another model",
-        main_columns(boards[first].paper),
-        "board-paper",
-    )
-    drawings = gr.HTML(_drawings(boards[first]), elem_id="board-bars")
+    ours = _dataframe("Measured with FOR", "board-ours")
+    paper = _dataframe("The paper's own numbers, not measured here: other images, another model", "board-paper")
+    drawings = gr.HTML(elem_id="board-bars")
+    ablations = gr.HTML(elem_id="ablations")
+    drawn_bars = functools.cache(lambda title: _drawings(boards[title]))
+    drawn_curves = functools.cache(lambda: _ablations_html(folder))
 
     def show(title: str, by: str, every: bool) -> tuple[Any, ...]:
         board = boards.get(title, boards[first])
         shown = [sorted_by(frame if every else main_columns(frame), by) for frame in (board.ours, board.paper)]
         return tuple(gr.Dataframe(**_content(frame)) for frame in shown)
 
+    def open_tab(title: str, by: str, every: bool) -> tuple[Any, ...]:
+        return *show(title, by, every), drawn_bars(title if title in boards else first), drawn_curves()
+
     def change(title: str, every: bool) -> tuple[Any, ...]:
-        board = boards.get(title, boards[first])
-        return gr.Dropdown(choices=_orders(board), value=_AS_IT_IS), *show(title, "", every), _drawings(board)
+        title = title if title in boards else first
+        return gr.Dropdown(choices=_orders(boards[title]), value=_AS_IT_IS), *show(title, "", every), drawn_bars(title)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     choice.input(change, [choice, details], [order, ours, paper, drawings], **quiet)
     gr.on([order.input, details.input], show, [choice, order, details], [ours, paper], **quiet)
-    gr.HTML(ablations, elem_id="ablations")
+    tab.select(open_tab, [choice, order, details], [ours, paper, drawings, ablations], api_visibility="private")
 
 
 def _orders(board: Board) -> list[str]:
@@ -64,10 +70,8 @@ def _orders(board: Board) -> list[str]:
     return [_AS_IT_IS, *(column for column in columns if column != "source")]
 
 
-def _dataframe(label: str, frame: pd.DataFrame, elem_id: str) -> gr.Dataframe:
-    return gr.Dataframe(
-        label=label, interactive=False, wrap=False, max_height=520, elem_id=elem_id, **_content(frame)
-    )  # fmt: skip
+def _dataframe(label: str, elem_id: str) -> gr.Dataframe:
+    return gr.Dataframe(label=label, interactive=False, wrap=False, max_height=520, elem_id=elem_id)
 
 
 def _content(frame: pd.DataFrame) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:
                 compare_tab(library, current, tab, query)
             with gr.Tab("Pseudo-labels", id="labels") as labels:
                 labels_tab(library, current, labels)
-            with gr.Tab("Leaderboard", id="leaderboard"):
-                leaderboard_tab()
+            with gr.Tab("Leaderboard", id="leaderboard") as boards:
+                leaderboard_tab(boards)
             with gr.Tab("Index", id="index"):
                 index_tab(library, current, app, allow_build)
         app.load(

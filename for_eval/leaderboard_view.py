@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from for_eval.suites import SUITES
 from for_model.errors import DataError
 
 MEASURED = "measured with FOR"
@@ -17,17 +18,8 @@ PAPER_FILE = "paper.csv"
 # next to app.py: the CSVs come with the source code, like the page itself
 FOLDER = Path(__file__).parents[1] / "leaderboards"
 
-# A table's CSV, by the end of its name -> what it shows, and the paper's tables that say the same
-_TABLES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "main": ("FOR beside what it is compared with", ("1", "2")),
-    "vocabulary": ("The vocabulary of the pseudo-labels", ("3",)),
-    "freezing": ("The projections that stay CLIP's", ("4",)),
-    "labelled": ("The share of the images that is labelled", ("5",)),
-    "queries": ("The number of queries", ("6",)),
-    "layers": ("The number of decoder layers", ("7",)),
-}
 _DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
-_EVERY_ROW_SAME = ("dataset", "split", "protocol", "weights", "image size", "device")
+_SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size", "device", "images", "skipped")
 
 
 @dataclass(frozen=True)
@@ -60,11 +52,11 @@ def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
     whole, parts = [], []
     for path in paths:
         dataset, _, part = path.stem.rpartition("-")
-        if part in _TABLES and dataset:
-            what, numbers = _TABLES[part]
-            title = f"{'Tables' if len(numbers) > 1 else 'Table'} {' and '.join(numbers)}: {what} ({dataset})"
-            board = Board(title, dataset, _ours(path), _without_empty(paper[_of_tables(paper, numbers)]))
-            parts.append((list(_TABLES).index(part), dataset, board))
+        tables = SUITES[dataset].tables if dataset in SUITES else {}
+        if part in tables:
+            table = tables[part]
+            theirs = _without_empty(paper[_of_tables(paper, table.paper)])
+            parts.append((table.paper, dataset, Board(f"{table.title} ({dataset})", dataset, _ours(path), theirs)))
         else:
             whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, _ours(path), paper.iloc[:0]))
     every = Board("The paper's own numbers", "", pd.DataFrame({"source": []}), paper)
@@ -86,7 +78,7 @@ def _ours(path: Path) -> pd.DataFrame:
     return frame.assign(source=MEASURED)[["source", *frame.columns]].reset_index(drop=True)
 
 
-def _of_tables(paper: pd.DataFrame, numbers: Sequence[str]) -> "pd.Series[bool]":
+def _of_tables(paper: pd.DataFrame, numbers: Sequence[int]) -> "pd.Series[bool]":
     return paper["source"].isin([f"paper Table {number}" for number in numbers])
 
 
@@ -96,7 +88,7 @@ def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
 
 def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """A table without the columns that say the same in every row, are empty, or are details of the metric."""
-    same = {column for column in _EVERY_ROW_SAME if column in frame and frame[column].nunique(dropna=False) == 1}
+    same = {column for column in _SETTING if column in frame and frame[column].nunique(dropna=False) == 1}
     told = [c for c in frame.columns if frame[c].notna().any() and c not in same and not _DETAILS.search(c)]
     return frame[["source", *(column for column in told if column != "source")]]
 

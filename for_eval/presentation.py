@@ -95,7 +95,7 @@ def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff:
     )
     above = int((scores >= limit).sum()) if cutoff is not None else len(scores)
     of = f"all {n_images:,} images" if len(scores) == n_images else f"{len(scores):,} of {n_images:,} images, a sample"
-    told = f"scores of {of}, {low:.2f} to {high:.2f}"
+    told = f"scores of {of}, {low:.2f} to {high:.2f}; heights are logarithms"
     if cutoff is not None:
         told += f"; {above:,} score {cutoff:.3f} or more"
     return (

@@ -24,15 +24,15 @@ labels,0.5%,44.56,
 both,0.5%,50.96,48.17
 """
 WHOLE = """dataset,method,embeddings an image,base mAP@50,base low,base high,all recall@5,device
-tiny,clip,1,43.67,41.37,46.01,4.6,cpu
-tiny,for,8,53.34,50.86,55.78,4.9,cpu
+miniscenes,clip,1,43.67,41.37,46.01,4.6,cpu
+miniscenes,for,8,53.34,50.86,55.78,4.9,cpu
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     for name, text in (
-        ("paper", PAPER), ("tiny-queries", QUERIES), ("tiny-labelled", LABELLED), ("tiny", WHOLE),
+        ("paper", PAPER), ("miniscenes-queries", QUERIES), ("miniscenes-labelled", LABELLED), ("miniscenes", WHOLE),
     ):  # fmt: skip
         (tmp_path / f"{name}.csv").write_text(text)
     return tmp_path
@@ -41,16 +41,16 @@ def folder(tmp_path: Path) -> Path:
 def test_ours_and_the_papers_rows_stay_apart(folder: Path) -> None:
     boards = read_boards(folder)
     assert [board.title for board in boards] == [
-        "tiny: methods with 95% intervals",
-        "Table 5: The share of the images that is labelled (tiny)",
-        "Table 6: The number of queries (tiny)",
+        "miniscenes: methods with 95% intervals",
+        "Table 5: the share of the images that is labelled (miniscenes)",
+        "Table 6: the number of queries (miniscenes)",
         "The paper's own numbers",
     ]
     for board in boards:
         assert set(board.ours["source"]) <= {MEASURED}
         assert all(source.startswith("paper Table ") for source in board.paper["source"])
     queries = boards[2]
-    assert queries.dataset == "tiny"
+    assert queries.dataset == "miniscenes"
     assert queries.ours["base mAP@50"].tolist() == [53.34, 49.91]
     assert queries.ours["base std"].isna().all()  # not measured, and so not 0
     assert queries.paper["COCO base"].tolist() == [90.72]
@@ -58,8 +58,8 @@ def test_ours_and_the_papers_rows_stay_apart(folder: Path) -> None:
 
 
 def test_rows_of_the_paper_in_a_csv_of_ours_are_left_out(folder: Path) -> None:
-    (folder / "tiny-queries.csv").write_text("source,queries,base mAP@50\nours,8,53.34\npaper Table 6,5,90.72\n")
-    (folder / "tiny-queries-with-paper.csv").write_text("source,queries\npaper Table 6,5\n")
+    (folder / "miniscenes-queries.csv").write_text("source,queries,base mAP@50\nours,8,53.34\npaper Table 6,5,90.72\n")
+    (folder / "miniscenes-queries-with-paper.csv").write_text("source,queries\npaper Table 6,5\n")
     board = read_boards(folder)[2]
     assert board.ours.to_dict("records") == [{"source": MEASURED, "queries": 8, "base mAP@50": 53.34}]
 
@@ -87,10 +87,10 @@ def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:
         read_boards(tmp_path)
     with pytest.raises(DataError, match="make leaderboards"):
         read_boards(tmp_path / "missing")
-    (tmp_path / "tiny.csv").write_bytes(b"")
-    with pytest.raises(DataError, match=r"tiny\.csv can't be read"):
+    (tmp_path / "miniscenes.csv").write_bytes(b"")
+    with pytest.raises(DataError, match=r"miniscenes\.csv can't be read"):
         read_boards(tmp_path)
-    (tmp_path / "tiny.csv").write_text(WHOLE)
+    (tmp_path / "miniscenes.csv").write_text(WHOLE)
     (tmp_path / "paper.csv").write_text("method\nFOR\n")
     with pytest.raises(DataError, match="no column `source`"):
         read_boards(tmp_path)
@@ -99,7 +99,7 @@ def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:
 
 
 def test_curves_take_the_papers_points_from_whichever_table_has_them(folder: Path) -> None:
-    queries, layers, labelled = read_ablations(folder, "tiny")
+    queries, layers, labelled = read_ablations(folder, "miniscenes")
     assert queries.ours == (Curve("base", "", (2, 8), (49.91, 53.34)), Curve("novel", "", (2, 8), (43.40, 50.12)))
     assert queries.paper == (
         Curve("base", "both losses", (5, 50), (90.72, 88.14)),
