@@ -6,10 +6,10 @@ import gradio as gr
 
 from for_app.examples import examples_of
 from for_app.guard import page_event
-from for_eval.compare_view import comparison_html
 from for_eval.library import Library
-from for_eval.presentation import MAX_QUERY_CHARACTERS, clean_query
 from for_eval.side_by_side import compare
+from for_eval.views.compare import comparison_html
+from for_eval.views.presentation import MAX_QUERY_CHARACTERS, clean_query
 from for_model.errors import UsageError
 
 MIN_K, MAX_K, DEFAULT_K = 4, 24, 8

@@ -10,7 +10,7 @@ import gradio as gr
 from for_app.guard import page_event, without_paths
 from for_eval.building import Builder, BuildState
 from for_eval.library import Library
-from for_eval.presentation import about_html
+from for_eval.views.presentation import about_html
 from for_model.errors import UsageError
 from for_model.photo_lite import missing_packages
 

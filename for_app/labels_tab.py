@@ -13,8 +13,8 @@ from for_eval.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULAR
 from for_eval.labelling import DEFAULT_THRESHOLD, DEFAULT_THRESHOLDS, default_vocabulary, labels_html, sample_images
 from for_eval.labelling import label as label_image
 from for_eval.library import Library
-from for_eval.presentation import pictures_of
-from for_eval.region_drawing import draw_regions
+from for_eval.views.presentation import pictures_of
+from for_eval.views.regions import draw_regions
 from for_model.errors import UsageError
 
 N_SAMPLES = 12

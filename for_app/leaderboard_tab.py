@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 import pandas as pd
 
-from for_eval.ablation_curves import read_ablations
-from for_eval.leaderboard_charts import bars, curves
-from for_eval.leaderboard_view import FOLDER, Board, main_columns, read_boards, sorted_by
+from for_eval.views.charts import bars, curves
+from for_eval.views.curves import read_ablations
+from for_eval.views.leaderboard import FOLDER, Board, main_columns, read_boards, sorted_by
 from for_model.errors import DataError
 
 _AS_IT_IS = "as in the table"

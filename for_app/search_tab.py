@@ -9,8 +9,8 @@ from for_app.examples import EXAMPLES, PHOTO_EXAMPLES, examples_of
 from for_app.guard import page_event
 from for_app.uploads import uploaded_image
 from for_eval.library import Library
-from for_eval.presentation import MAX_QUERY_CHARACTERS, answer, clean_query, open_image
 from for_eval.search import Query
+from for_eval.views.presentation import MAX_QUERY_CHARACTERS, answer, clean_query, open_image
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 

@@ -12,9 +12,9 @@ from for_eval.evidence import find_evidence
 from for_eval.image_labels import OWN
 from for_eval.labelling import default_vocabulary, label
 from for_eval.library import Library
-from for_eval.presentation import clean_query
 from for_eval.search import Query, Searcher
 from for_eval.side_by_side import compare as compare_methods
+from for_eval.views.presentation import clean_query
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 

@@ -146,9 +146,9 @@ def run_classes(arguments: argparse.Namespace) -> None:
 
 
 def run_fetch(arguments: argparse.Namespace) -> None:
-    from for_eval.dataset_check import check
-    from for_eval.dataset_sources import PARTS, SOURCES
-    from for_eval.fetch import choose_splits, describe, fetch
+    from for_eval.datasets.check import check
+    from for_eval.datasets.fetch import choose_splits, describe, fetch
+    from for_eval.datasets.sources import PARTS, SOURCES
 
     source = SOURCES.get(arguments.name)
     if source is None:
@@ -170,7 +170,7 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.compare import compare, load_ranked
-    from for_eval.compare_report import figure_format, name_of, to_text, write_figure
+    from for_eval.views.compare_report import figure_format, name_of, to_text, write_figure
 
     if arguments.out is not None:
         figure_format(arguments.out)

@@ -20,8 +20,8 @@ from for_eval.image_labels import (
     vocabulary_names,
 )
 from for_eval.library import Library
-from for_eval.region_drawing import region_colour, region_numbers
 from for_eval.search import Searcher
+from for_eval.views.regions import region_colour, region_numbers
 from for_eval.vocabulary_texts import VocabularyTexts
 from for_model.clip_method import ClipMethod
 from for_model.data.dataset import ImageId, ImageRecord

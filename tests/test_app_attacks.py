@@ -23,8 +23,8 @@ from tiny_index import make_searcher
 
 from for_app.gate import MAX_BODY_BYTES
 from for_eval.library import Library
-from for_eval.presentation import pictures_of
 from for_eval.search import Query, Searcher
+from for_eval.views.presentation import pictures_of
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,7 @@ from PIL import Image
 from for_eval import api
 from for_eval.image_labels import DATASET
 from for_eval.labelling import DEFAULT_THRESHOLD, label, sample_images
-from for_eval.leaderboard_view import main_columns, read_boards
+from for_eval.views.leaderboard import main_columns, read_boards
 
 pytestmark = [
     pytest.mark.slow,

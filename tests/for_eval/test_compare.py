@@ -13,10 +13,10 @@ from slow_metrics import random_case, slow_scores
 from for_eval import rankings as rankings_module
 from for_eval.__main__ import main
 from for_eval.compare import compare, load_ranked
-from for_eval.compare_report import to_text, write_figure
 from for_eval.leaderboard import FORMAT, write_result
 from for_eval.metrics import UNRANKED
 from for_eval.rankings import rankings_of
+from for_eval.views.compare_report import to_text, write_figure
 from for_model.errors import DataError, UsageError
 
 GROUPS = ("base",) * 4 + ("novel",) * 3

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from tiny_index import make_library
 
-from for_eval.compare_view import comparison_html
 from for_eval.library import Library
 from for_eval.search import Searcher
 from for_eval.side_by_side import Comparison, compare, named_category
+from for_eval.views.compare import comparison_html
 from for_model.data.dataset import Category, Dataset
 from for_model.errors import UsageError
 

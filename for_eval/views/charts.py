@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from for_eval.ablation_curves import PAPER_DATASET, Ablation, Curve
-from for_eval.leaderboard_view import method_labels
+from for_eval.views.curves import PAPER_DATASET, Ablation, Curve
+from for_eval.views.leaderboard import method_labels
 
 _TEXT = "#010203"  # stands for currentColor while matplotlib draws
 _GROUPS = {"base": ("#1f8a9e", "o"), "novel": ("#d9772b", "s")}

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from tiny_index import make_searcher
 
-from for_eval.presentation import (
+from for_eval.search import Searcher
+from for_eval.store import SkippedImage
+from for_eval.views.presentation import (
     LARGE_PX,
     MAX_QUERY_CHARACTERS,
     SHOWN_SKIPPED,
@@ -18,8 +20,6 @@ from for_eval.presentation import (
     histogram_html,
     open_image,
 )
-from for_eval.search import Searcher
-from for_eval.store import SkippedImage
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from for_eval.dataset_sources import PARTS, Part, Source, Split
-from for_eval.fetch import archives_for, count_images
+from for_eval.datasets.fetch import archives_for, count_images
+from for_eval.datasets.sources import PARTS, Part, Source, Split
 from for_model.data.instances import read_lists
 from for_model.data.nuimages import SURFACES
 from for_model.errors import DataError

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from for_eval.leaderboard_view import FOLDER, PAPER_FILE, read_table
+from for_eval.views.leaderboard import FOLDER, PAPER_FILE, read_table
 
 Row: TypeAlias = "pd.Series[Any]"
 

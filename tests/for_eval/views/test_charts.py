@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 import pandas as pd
 import pytest
 
-from for_eval.ablation_curves import Ablation, Curve
-from for_eval.leaderboard_charts import bars, curves
+from for_eval.views.charts import bars, curves
+from for_eval.views.curves import Ablation, Curve
 
 SVG = "{http://www.w3.org/2000/svg}"
 FRAME = pd.DataFrame(

@@ -3,8 +3,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from for_eval.ablation_curves import Curve, read_ablations
-from for_eval.leaderboard_view import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
+from for_eval.views.curves import Curve, read_ablations
+from for_eval.views.leaderboard import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
 from for_model.errors import DataError
 
 PAPER = """source,method,embeddings an image,labels,pseudo-labels,setting,COCO base,COCO novel,new column

@@ -6,9 +6,9 @@ import io
 
 from PIL import Image
 
-from for_eval.presentation import pictures_of
 from for_eval.search import Searcher
 from for_eval.side_by_side import Comparison, MethodAnswer
+from for_eval.views.presentation import pictures_of
 
 _PICTURE_PX = 240
 # Shape and word as well as colour, so that nobody needs to tell red from green.

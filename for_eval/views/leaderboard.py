@@ -1,6 +1,6 @@
 """The leaderboards' CSVs as tables to look at: what was measured here beside what the paper says, never mixed.
 
-Everything is read by the names in the headers, so that a CSV may gain columns. `leaderboard_charts` draws them.
+Everything is read by the names in the headers, so that a CSV may gain columns. `charts` draws them.
 """
 
 import re
@@ -16,7 +16,7 @@ from for_model.errors import DataError
 MEASURED = "measured with FOR"
 PAPER_FILE = "paper.csv"
 # next to app.py: the CSVs come with the source code, like the page itself
-FOLDER = Path(__file__).parents[1] / "leaderboards"
+FOLDER = Path(__file__).parents[2] / "leaderboards"
 
 _DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
 _SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size", "device", "images", "skipped")

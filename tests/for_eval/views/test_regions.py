@@ -2,7 +2,7 @@ import numpy as np
 from PIL import Image
 
 from for_eval.image_labels import ImageLabel, ImageLabels
-from for_eval.region_drawing import COLOURS, SHOWN_PX, draw_regions, region_colour, region_numbers
+from for_eval.views.regions import COLOURS, SHOWN_PX, draw_regions, region_colour, region_numbers
 
 CELLS = np.array([[7, 7, 2], [2, 7, 2], [2, 2, 4]])
 

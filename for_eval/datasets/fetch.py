@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from for_eval.dataset_sources import PARTS, Archive, Part, Source
+from for_eval.datasets.sources import PARTS, Archive, Part, Source
 from for_model.errors import DataError, UsageError
 from for_model.files import is_safe_path, locked
 

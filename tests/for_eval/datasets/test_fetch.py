@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from for_eval.__main__ import main
-from for_eval.dataset_check import check
-from for_eval.dataset_sources import SOURCES, Archive, Source, Split
-from for_eval.fetch import archives_for, choose_splits, describe, fetch, is_there, space_needed
+from for_eval.datasets.check import check
+from for_eval.datasets.fetch import archives_for, choose_splits, describe, fetch, is_there, space_needed
+from for_eval.datasets.sources import SOURCES, Archive, Source, Split
 from for_model.data.coco import load_coco
 from for_model.errors import DataError, UsageError
 from for_model.files import locked
@@ -193,12 +193,12 @@ def test_a_kill_loses_nothing(server: Server, source: Source, tmp_path: Path) ->
     server.cut, server.stall = 40_000, True
     script = f"""
 from pathlib import Path
-from for_eval.dataset_sources import Archive, Source, Split
-from for_eval.fetch import fetch
+from for_eval.datasets.sources import Archive, Source, Split
+from for_eval.datasets.fetch import fetch
 fetch({source!r}, Path({str(tmp_path)!r}), ("train2017",), ("images",))
 """
     part = tmp_path / "downloads" / "train2017.zip.part"
-    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2]) as process:
+    with subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[3]) as process:
         deadline = time.monotonic() + 60
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
