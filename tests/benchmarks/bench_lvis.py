@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from for_eval.metrics import bootstrap_interval, recall_at_k, retrieval_scores
+from for_eval.bootstrap import bootstrap_interval
+from for_eval.metrics import recall_at_k, retrieval_scores
 from for_eval.rank import score_matrix
 from for_eval.store import Store, open_store, write_manifest, write_shard
 from for_model.data.dataset import ImageRecord
