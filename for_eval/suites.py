@@ -54,6 +54,7 @@ class Suite:
 
     split: what is scored.  config: the training that rows change settings of, and whose backbone methods run on.
     tables: by name.  protocols: in which ways the dataset is scored, `leaderboard.Protocol`.
+    folder: of another dataset that this one may lie in too.
     """
 
     dataset: str
@@ -61,6 +62,7 @@ class Suite:
     config: Path
     tables: Mapping[str, Table]
     protocols: tuple[str, ...] = ("all",)
+    folder: str = ""
 
     def training(self, row: Row, seed: int, root: Path | None = None) -> TrainConfig:
         """What a trained row is trained by. root: the dataset's folder, None for a built-in one."""
@@ -238,6 +240,7 @@ SUITES: dict[str, Suite] = {
                 "baselines": _baselines(),
             },
             protocols=("all", "federated"),
+            folder="coco",  # LVIS's images are COCO's
         ),
         Suite(
             "nuimages",

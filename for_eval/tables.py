@@ -67,6 +67,8 @@ def find_data(suite: Suite, data: Path | None) -> tuple[Path | None, Dataset]:
         if data is None:
             raise DataError(f"no folder of datasets was given: --data DIR, with {suite.dataset} in DIR/{suite.dataset}")
         root = data.expanduser() / suite.dataset
+        if not root.is_dir() and suite.folder and (root.parent / suite.folder).is_dir():
+            root = root.parent / suite.folder
         if not root.is_dir():
             raise DataError(f"{root} doesn't exist: `python -m for_eval fetch {suite.dataset} --root {root}`")
     dataset = load_dataset(suite.dataset, root, suite.split)

@@ -17,7 +17,9 @@ from for_eval.suites import SUITES, Row, Suite, Table
 from for_eval.tables import Verdict, find_data, measure, parse_tables, run_tables, write_table_csvs
 from for_model.clip_method import build_method, parse_method
 from for_model.data.coco import load_coco
+from for_model.data.dataset import Dataset
 from for_model.data.miniscenes import write_scenes
+from for_model.data.registry import load_dataset
 from for_model.dual_encoders import COCA
 from for_model.errors import DataError, UsageError
 from for_model.hub_models import PUBLISHED
@@ -60,7 +62,11 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
         "threshold = 0.2\n[optimizer]\nepochs = 1\n"
     )
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(tables, "load_dataset", lambda name, _, split: load_coco(root, split, name=name))
+
+    def load(name: str, place: Path | None, split: str) -> Dataset:
+        return load_coco(root, split, name=name) if name == "miniscenes" else load_dataset(name, place, split)
+
+    monkeypatch.setattr(tables, "load_dataset", load)
     suite = Suite("miniscenes", "val", config, SMALL)
     monkeypatch.setitem(SUITES, "miniscenes", suite)
     return World(suite, tmp_path / "out")
@@ -219,7 +225,8 @@ def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pyte
     assert [line.split()[0] for line in printed] == ["miniscenes"] * 3 + ["coco", "coco2014", "lvis", "nuimages"]
     assert "coco       left out: " in printed[3]
     assert "instances_val2017.json doesn't exist" in printed[3]
-    assert f"`python -m for_eval fetch lvis --root {data}/lvis`" in printed[5]
+    assert f"{data}/coco/lvis_v1_val.json doesn't exist" in printed[5]  # it may lie in COCO's folder
+    assert f"`python -m for_eval fetch nuimages --root {data}/nuimages`" in printed[6]
     assert all(path.name.startswith("miniscenes-") for path in small.out.glob("*.csv"))
     assert main(["tables", "--dataset", "lvis", "--data", data]) == 2
     assert main(["tables", "--dataset", "lvis"]) == 2
