@@ -1,17 +1,15 @@
 """Check a dataset on disk against what was published, before a long run: images, annotations, categories, files."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
 from for_eval.datasets.fetch import archives_for, count_images
 from for_eval.datasets.sources import PARTS, Part, Source, Split
 from for_model.data.instances import read_lists
-from for_model.data.nuimages import SURFACES
+from for_model.data.nuimages import SURFACES, read_table
 from for_model.errors import DataError
 
 _NUIMAGES_TABLES = (
@@ -97,23 +95,11 @@ def _nuimages(root: Path, split: str) -> _Found:
     folder = root / f"v1.0-{split}"
     if missing := [name for name in _NUIMAGES_TABLES if not (folder / f"{name}.json").is_file()]:
         raise DataError(f"{folder} lacks {', '.join(missing)} of its tables: unpack the metadata archive")
-    names = {str(row.get("name")) for row in _records(folder / "category.json")}
-    keys = {str(row.get("key_camera_token")) for row in _records(folder / "sample.json")}
-    rows = _records(folder / "sample_data.json")
+    names = {str(row.get("name")) for row in read_table(root, split, "category")}
+    keys = {str(row.get("key_camera_token")) for row in read_table(root, split, "sample")}
+    rows = read_table(root, split, "sample_data")
     paths = [str(row.get("filename")) for row in rows if str(row.get("token")) in keys]
-    return _Found(len(_records(folder / "object_ann.json")), len(names - set(SURFACES)), paths)
+    return _Found(len(read_table(root, split, "object_ann")), len(names - set(SURFACES)), paths)
 
 
 _READERS: dict[str, Callable[[Path, str], _Found]] = {"coco": _coco, "lvis": _lvis, "nuimages": _nuimages}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        records = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is damaged, it is not valid JSON ({error}): unpack the metadata archive again"
-        ) from error
-    if not isinstance(records, list) or not all(isinstance(row, dict) for row in records):
-        raise DataError(f"{path} is damaged, it is not a list of records: unpack the metadata archive again")
-    return records
