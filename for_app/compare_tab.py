@@ -4,12 +4,12 @@ from typing import Any
 
 import gradio as gr
 
-from for_app.examples import examples_of
+from for_app.examples import asking, examples_of
 from for_app.guard import page_event
 from for_eval.library import Library
 from for_eval.side_by_side import compare
 from for_eval.views.compare import comparison_html
-from for_eval.views.presentation import MAX_QUERY_CHARACTERS, clean_query
+from for_eval.views.presentation import clean_query
 from for_model.errors import UsageError
 
 MIN_K, MAX_K, DEFAULT_K = 4, 24, 8
@@ -25,25 +25,7 @@ def compare_tab(library: Library, current: gr.Dropdown, tab: gr.Tab, searched: g
         "<p>The same query through every method that has an index of these images: what each finds, and how fast.</p>",
         elem_classes="hint",
     )
-    with gr.Row(elem_classes="ask"):
-        query = gr.Textbox(
-            placeholder="A name, or a sentence",
-            max_length=MAX_QUERY_CHARACTERS,
-            label="Compare on",
-            show_label=False,
-            container=False,
-            scale=6,
-            elem_id="compare-query",
-        )
-        button = gr.Button("Compare", variant="primary", scale=0, min_width=110)
-    chips = gr.Dataset(
-        components=[query],
-        samples=[[example] for example in examples_of(library, library.default)],
-        samples_per_page=20,
-        label="Try",
-        show_label=False,
-        elem_id="compare-chips",
-    )
+    query, button, chips = asking(library, "A name, or a sentence", "Compare on", "Compare", "compare-")
     with gr.Row(elem_classes="line"):
         methods = gr.CheckboxGroup(
             _choices(library, library.default),

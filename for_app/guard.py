@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
+from for_eval import search
 from for_eval.library import Library
 from for_model.errors import ForError
 
@@ -54,6 +55,4 @@ def _line(library: Library, error: Exception) -> str:
 
 def without_paths(library: Library, line: str) -> str:
     """A line without the paths of this machine."""
-    for path in library.private_paths():
-        line = line.replace(path, "…")
-    return line
+    return search.without_paths(line, library.private_paths())

@@ -2,6 +2,7 @@
 
 import functools
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gradio as gr
 import pandas as pd
 
 from for_eval.views.charts import bars, curves
-from for_eval.views.curves import read_ablations
+from for_eval.views.curves import Ablation, read_ablations
 from for_eval.views.leaderboard import FOLDER, Board, main_columns, read_boards, sorted_by
 from for_model.errors import DataError
 
@@ -29,7 +30,7 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
     )
     try:
         boards = {board.title: board for board in read_boards(folder)}
-        read_ablations(folder)
+        found = read_ablations(folder)
     except DataError as error:
         gr.HTML(f"<p>No leaderboard here ({type(error).__name__}): <code>make leaderboards</code> makes it.</p>")
         return
@@ -45,7 +46,7 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
     drawings = gr.HTML(elem_id="board-bars")
     ablations = gr.HTML(elem_id="ablations")
     drawn_bars = functools.cache(lambda title: _drawings(boards[title]))
-    drawn_curves = functools.cache(lambda: _ablations_html(folder))
+    drawn_curves = functools.cache(lambda: _ablations_html(found))
 
     def show(title: str, by: str, every: bool) -> tuple[Any, ...]:
         board = boards.get(title, boards[first])
@@ -95,10 +96,10 @@ def _drawings(board: Board) -> str:
     return f'<div class="charts">{"".join(parts)}</div>'
 
 
-def _ablations_html(folder: Path) -> str:
+def _ablations_html(found: Sequence[Ablation]) -> str:
     """The curves of Tables 5 to 7, ours and the paper's on axes of their own."""
     rows = []
-    for ablation in read_ablations(folder):
+    for ablation in found:
         figures = "".join(f"<figure>{svg}</figure>" for svg in curves(ablation))
         rows.append(f'<h3>{html.escape(ablation.title)}</h3><div class="charts">{figures}</div>')
     return "".join(rows)

@@ -5,12 +5,12 @@ from typing import Any
 
 import gradio as gr
 
-from for_app.examples import EXAMPLES, PHOTO_EXAMPLES, examples_of
+from for_app.examples import asking, examples_of
 from for_app.guard import page_event
 from for_app.uploads import uploaded_image
 from for_eval.library import Library
 from for_eval.search import Query
-from for_eval.views.presentation import MAX_QUERY_CHARACTERS, answer, clean_query, open_image
+from for_eval.views.presentation import answer, clean_query, open_image
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 
@@ -107,26 +107,8 @@ def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> gr.Tex
 
 def _asking(library: Library) -> tuple[gr.Textbox, gr.Button, gr.Dataset, gr.Image]:
     """What a search begins with: words, an example, or an image."""
-    with gr.Row(elem_classes="ask"):
-        query = gr.Textbox(
-            placeholder="What are you looking for? A name, or a sentence",
-            max_length=MAX_QUERY_CHARACTERS,
-            label="Search for",
-            show_label=False,
-            container=False,
-            autofocus=True,
-            scale=6,
-            elem_id="query",
-        )
-        button = gr.Button("Search", variant="primary", scale=0, min_width=110)
-    chips = gr.Dataset(
-        components=[query],
-        samples=[[example] for example in examples_of(library, library.default)],
-        samples_per_page=max(len(PHOTO_EXAMPLES), *map(len, EXAMPLES.values())),
-        label="Try",
-        show_label=False,
-        elem_id="chips",
-    )
+    placeholder = "What are you looking for? A name, or a sentence"
+    query, button, chips = asking(library, placeholder, "Search for", "Search", autofocus=True)
     with gr.Accordion("Search with an image", open=False, elem_id="by-image"):
         upload = gr.Image(
             label="Drop an image: what shows most of the same things comes first",

@@ -103,9 +103,7 @@ def _searcher(library: Library, index: str) -> Searcher:
 
 def _answer(searcher: Searcher, query: Query, k: int) -> dict[str, Any]:
     _check_k(k)
-    answered = searcher.find(query, k).to_json()
-    hits = [{name: hit[name] for name in ("rank", "id", "score", "embedding")} for hit in answered["hits"]]
-    return {**answered, "hits": hits}
+    return searcher.find(query, k).to_json(paths=False)
 
 
 def _check_k(k: int) -> None:

@@ -6,25 +6,36 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import json
 import shlex
+from typing import TYPE_CHECKING
 
 from for_model.errors import DataError, ForError, UsageError
 
+if TYPE_CHECKING:
+    from for_model.methods import Method
 
-def run_embed(arguments: argparse.Namespace) -> None:
-    from for_eval.embed import embed
-    from for_model.clip_method import build_method, parse_method
-    from for_model.data.registry import load_dataset
 
-    parse_method(arguments.method)
-    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    method = build_method(
-        arguments.method,
+def _method(arguments: argparse.Namespace, name: str) -> "Method":
+    """The method of a name, with the options that every command that embeds has."""
+    from for_model.clip_method import build_method
+
+    return build_method(
+        name,
         arguments.backbone,
         arguments.weights,
         image_size=arguments.image_size,
         device=arguments.device,
         cluster_engine=arguments.cluster_engine,
     )
+
+
+def run_embed(arguments: argparse.Namespace) -> None:
+    from for_eval.embed import embed
+    from for_model.clip_method import parse_method
+    from for_model.data.registry import load_dataset
+
+    parse_method(arguments.method)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    method = _method(arguments, arguments.method)
     report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
     print(
         f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
@@ -56,7 +67,7 @@ def run_search(arguments: argparse.Namespace) -> None:
 
 def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard import run_method, summary, write_result, write_tables
-    from for_model.clip_method import build_method, parse_method
+    from for_model.clip_method import parse_method
     from for_model.data.registry import load_dataset
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
@@ -69,14 +80,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
     results = []
     for name in methods:
-        method = build_method(
-            name,
-            arguments.backbone,
-            arguments.weights,
-            image_size=arguments.image_size,
-            device=arguments.device,
-            cluster_engine=arguments.cluster_engine,
-        )
+        method = _method(arguments, name)
         for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
             write_result(arguments.out, result, rankings)
             results.append(result)
@@ -96,17 +100,20 @@ def run_tables(arguments: argparse.Namespace) -> None:
     names = parse_tables(suites, arguments.only)
     failed = 0
     for suite in suites:
-        if not chosen:  # all that there is data of
-            try:
-                find_data(suite, arguments.data)
-            except DataError as error:
-                print(f"{suite.dataset:<10} left out: {error}", flush=True)
-                continue
+        if chosen and not set(names) & set(suite.tables):
+            continue
+        try:
+            found = find_data(suite, arguments.data)
+        except DataError as error:
+            if chosen:
+                raise
+            print(f"{suite.dataset:<10} left out: {error}", flush=True)  # all that there is data of are made
+            continue
         for verdict in run_tables(
             suite,
             names,
             arguments.out,
-            data=arguments.data,
+            *found,
             seeds=arguments.seeds,
             device=arguments.device,
             accept=arguments.accept,

@@ -16,7 +16,7 @@ from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json
-from for_model.methods import MethodInfo
+from for_model.methods import Method, MethodInfo
 from for_model.trained_heads import read_head_file
 
 BUILT_IN_METHODS = (DEFAULT_METHOD, "clip", "dense-clip", "cluster-clip:8")
@@ -76,7 +76,6 @@ class Library:
             read_head_file(head)
         self._entries: dict[str, _Entry] = {}
         self._backbones: dict[tuple[str, str, int], ImageTextBackbone] = {}
-        self._built_in_backbone: ImageTextBackbone | None = None
         self._labels: dict[str, Dataset | None] = {}
         self._lock = threading.RLock()  # of the dictionaries; never held while something is loaded
 
@@ -125,7 +124,7 @@ class Library:
         """Add an index that is open already, and return its name."""
         name = self.add(searcher.index.path)
         self._entry(name).searcher = searcher
-        self._keep_backbone(searcher)
+        self._keep_backbone(searcher.method)
         return name
 
     def searcher(self, name: str) -> Searcher:
@@ -161,16 +160,15 @@ class Library:
     def backbone(self, name: str) -> ImageTextBackbone | None:
         """A backbone of that name which an open index uses; None when there is none."""
         with self._lock:
-            built_in = [self._built_in_backbone] if self._built_in_backbone is not None else []
-            return next((each for each in (*built_in, *self._backbones.values()) if each.name == name), None)
+            return next((each for each in self._backbones.values() if each.name == name), None)
 
     def private_paths(self) -> list[str]:
-        """Paths of this machine that messages may hold and visitors need not see, the longest first."""
+        """Paths of this machine that messages may hold and visitors need not see; for `search.without_paths`."""
         with self._lock:
             opened = [entry.searcher for entry in self._entries.values() if entry.searcher is not None]
         places = {Path.home(), Path.cwd(), cache_dir(), Path(__file__).parents[1]}
         places.update(place for searcher in opened for place in (searcher.image_root, searcher.index.path.absolute()))
-        return sorted((str(place) for place in places if place != Path("/")), key=len, reverse=True)
+        return [str(place) for place in places if place != Path("/")]
 
     def _entry(self, name: str) -> _Entry:
         with self._lock:
@@ -199,13 +197,12 @@ class Library:
             heads=self._heads,
             loaded=self._backbone(index.info),
         )
-        self._keep_backbone(searcher)
+        self._keep_backbone(searcher.method)
         return searcher
 
     def _open_built_in(self, spec: str) -> Searcher:
-        method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self._built_in_backbone)
-        if isinstance(method, ClipMethod):
-            self._built_in_backbone = method.backbone
+        method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self.backbone(DEFAULT_BACKBONE))
+        self._keep_backbone(method)
         return load_searcher(default_index(method=method), method=method)
 
     def _backbone(self, info: MethodInfo) -> ImageTextBackbone | None:
@@ -213,8 +210,7 @@ class Library:
         with self._lock:
             return self._backbones.get((info.backbone, info.weights_sha256, info.image_size))
 
-    def _keep_backbone(self, searcher: Searcher) -> None:
-        method = searcher.method
+    def _keep_backbone(self, method: Method) -> None:
         if isinstance(method, ClipMethod):
             with self._lock:
                 info = method.info

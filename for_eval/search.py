@@ -6,7 +6,7 @@ Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ class SearchResult:
     def latency_ms(self) -> float:
         return self.encode_ms + self.search_ms
 
-    def to_json(self) -> dict[str, Any]:
-        """The answer as JSON values; `path` is relative to the index's image root, ranks count from 1."""
+    def to_json(self, paths: bool = True) -> dict[str, Any]:
+        """The answer as JSON values; ranks count from 1. paths: with each image's, relative to the index's root."""
         return {
             "query": self.query,
             "k": self.k,
@@ -56,7 +56,7 @@ class SearchResult:
                 {
                     "rank": rank,
                     "id": hit.image.id,
-                    "path": hit.image.path,
+                    **({"path": hit.image.path} if paths else {}),
                     "score": hit.score,
                     "embedding": hit.embedding,
                 }
@@ -165,6 +165,13 @@ class Searcher:
         if not path.is_relative_to(self.image_root) or not _stays_inside(path, self.image_root):
             raise StoreError(f"image {image.id!r} of {self.index.path} has a path outside {self.image_root}: {path}")
         return path
+
+
+def without_paths(line: str, places: Iterable[str]) -> str:
+    """A line without some paths of this machine, the longest first, so that none leaves its end."""
+    for place in sorted(places, key=len, reverse=True):
+        line = line.replace(place, "…")
+    return line
 
 
 def _stays_inside(path: Path, root: Path) -> bool:

@@ -61,8 +61,8 @@ class Comparison:
 
 
 def _to_json(answer: MethodAnswer) -> dict[str, Any]:
-    found = answer.result.to_json()
-    hits = [{name: hit[name] for name in ("rank", "id", "score", "embedding")} for hit in found["hits"]]
+    found = answer.result.to_json(paths=False)
+    hits = found["hits"]
     if answer.relevant is not None:
         hits = [{**hit, "relevant": relevant} for hit, relevant in zip(hits, answer.relevant, strict=True)]
     return {

@@ -80,26 +80,26 @@ def run_tables(
     suite: Suite,
     names: Sequence[str],
     out: Path,
+    root: Path | None,
+    dataset: Dataset,
     *,
-    data: Path | None = None,
     seeds: int | None = None,
     device: str | None = None,
     accept: bool = False,
 ) -> Iterator[Verdict]:
     """Make the rows of some tables of a suite, and compare each with its committed result under `out`.
 
-    names: those that the suite doesn't have are left out.  data: see `find_data`.
+    names: those that the suite doesn't have are left out.  root, dataset: as `find_data` gives them.
     seeds: trainings a row; None for each table's own number.  accept: let new results take the place of committed ones
     that differ; without it those stay, and a result that was never committed is added.
     All first seeds come before all second ones. The tables' CSVs are written after every row.
-    Raises UsageError for a wrong number of seeds, DataError as `find_data` does, and what training and scoring raise.
+    Raises UsageError for a wrong number of seeds, and what training and scoring raise.
     """
     if seeds is not None and seeds < 1:
         raise UsageError(f"--seeds {seeds}: expected at least 1")
     tables = {name: table for name, table in suite.tables.items() if name in names}
     if not tables:
         return
-    root, dataset = find_data(suite, data)
     todo = [(name, row) for name, table in tables.items() for row in table.rows]
     for seed in range(max(seeds or table.seeds for table in tables.values())):
         for number, (name, row) in enumerate(todo, start=1):

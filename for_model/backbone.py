@@ -156,19 +156,25 @@ class AttentionPool(nn.Module):
         Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged
         over the heads, each row summing to 1. Differentiable in both arguments.
         """
-        q, k, v = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # [B, heads, N or K', Ce / heads]
-            for projection, x in ((self.q_proj, queries), (self.k_proj, tokens), (self.v_proj, tokens))
-        )
-        # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, N, K']
-        Y: Tensor = self.c_proj((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))  # [B, N, Co]
+        Z, weights = attention(self.q_proj(queries), self.k_proj(tokens), self.v_proj(tokens), self.num_heads)
+        Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised; no positions, no
         attention."""
         return self.c_proj(self.v_proj(X))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Multi-head attention, its projections made: Z = softmax(q k^T) v (eq. 1 and 3).
+
+    q: [B, N, Ce].  k, v: [B, K', Ce]. Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1.
+    """
+    # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N or K', Ce / heads]
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
 
 
 def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:

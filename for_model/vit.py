@@ -6,14 +6,13 @@
 Shapes: B images, K cells, N embeddings an image, Ce width, Co joint width. X: [B, K + 1, Ce].
 """
 
-import math
 from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from for_model.backbone import OpenClipBackbone, check_tokens, interpolate_positions
+from for_model.backbone import OpenClipBackbone, attention, check_tokens, interpolate_positions
 from for_model.checkpoints import Checkpoint, load_checkpoint, model_config
 from for_model.pixels import check_image_size, check_pixels
 
@@ -56,14 +55,10 @@ class VitPool(nn.Module):
         Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged over
         the heads, each row summing to 1. Differentiable in both arguments.
         """
-        heads = self.block.attn.num_heads
         asking, shown = self.block.ln_1(queries), self.block.ln_1(tokens)
-        q, k, v = (
-            self._project_in(x, part).unflatten(-1, (heads, -1)).transpose(1, 2)  # [B, heads, N or K', Ce / heads]
-            for part, x in enumerate((asking, shown, shown))
-        )
-        weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, N, K']
-        x = queries + self.block.attn.out_proj((weights.to(v.dtype) @ v).transpose(1, 2).flatten(2))  # [B, N, Ce]
+        q, k, v = (self._project_in(x, part) for part, x in enumerate((asking, shown, shown)))
+        Z, weights = attention(q, k, v, self.block.attn.num_heads)
+        x = queries + self.block.attn.out_proj(Z)  # [B, N, Ce]
         x = x + self.block.mlp(self.block.ln_2(x))
         Y = self._project_out(x)
         return (Y, weights.mean(dim=1)) if return_weights else Y

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from for_eval.datasets.fetch import archives_for, count_images
 from for_eval.datasets.sources import PARTS, Part, Source, Split
 from for_model.data.instances import read_lists
+from for_model.data.lvis import annotation_file, image_path
 from for_model.data.nuimages import SURFACES, read_table
 from for_model.errors import DataError
 
@@ -84,10 +85,8 @@ def _coco(root: Path, split: str) -> _Found:
 
 
 def _lvis(root: Path, split: str) -> _Found:
-    name = f"lvis_v1_{split}.json"
-    path = root / "annotations" / name
-    content = read_lists(path if path.exists() else root / name, "LVIS's", "it there, or in annotations")
-    paths = ["/".join(str(image.get("coco_url")).split("/")[-2:]) for image in content["images"]]  # train2017/1.jpg
+    content = read_lists(annotation_file(root, split, "v1")[0], "LVIS's", "LVIS's layout")
+    paths = [str(image_path(image)) for image in content["images"]]  # train2017/000000000001.jpg
     return _Found(len(content["annotations"]), len(content["categories"]), paths)
 
 

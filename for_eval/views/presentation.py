@@ -19,7 +19,7 @@ from for_eval.evidence import Evidence, find_evidence, heat_map
 from for_eval.index import Hit, SearchIndex
 from for_eval.library import method_title
 from for_eval.rank import score_images
-from for_eval.search import Query, Searcher
+from for_eval.search import Query, Searcher, without_paths
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
 from for_model.errors import ForError, ImageError, StoreError
@@ -130,7 +130,8 @@ def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
     try:
         found = find_evidence(searcher, record.id, query.embeddings)
     except ForError as error:
-        return Opened(image, None, f"{title} · {html.escape(_without_folders(searcher, str(error)))}", None)
+        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
+        return Opened(image, None, f"{title} · {html.escape(line)}", None)
     info = searcher.index.info
     lines = [
         title,
@@ -141,13 +142,6 @@ def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
     if not found.as_indexed:
         lines.append("the image has changed since it was indexed, so this may not be what matched")
     return Opened(image, heat_map(image, found.cells), " · ".join(lines), found)
-
-
-def _without_folders(searcher: Searcher, line: str) -> str:
-    """An error's line without the paths of this machine."""
-    for place in sorted((str(searcher.image_root), str(searcher.index.path.absolute())), key=len, reverse=True):
-        line = line.replace(place, "…")
-    return line
 
 
 def clean_query(text: str) -> str:

@@ -29,10 +29,10 @@ def load_lvis(root: Path, split: str, version: str | None = None) -> Dataset:
     Raises DataError when a file or folder is missing, or when the JSON is damaged or not in LVIS's format.
     """
     root = Path(root).expanduser().resolve()
-    path, version = _annotation_file(root, split, version)
+    path, version = annotation_file(root, split, version)
     content = read_lists(path, "LVIS's", "LVIS's layout")
     try:
-        images = image_records((item.get("id"), _image_path(item)) for item in content["images"])
+        images = image_records((item.get("id"), image_path(item)) for item in content["images"])
         categories = _categories(content["categories"])
         ids = {image.id for image in images}
         check_annotations(content["annotations"], ids, categories)
@@ -50,7 +50,8 @@ def load_lvis(root: Path, split: str, version: str | None = None) -> Dataset:
     return Dataset(_NAMES[version], split, root, images, tuple(categories.values()), labels, absent)
 
 
-def _annotation_file(root: Path, split: str, version: str | None) -> tuple[Path, str]:
+def annotation_file(root: Path, split: str, version: str | None) -> tuple[Path, str]:
+    """Where a split's annotations lie, and of which version they are; see `load_lvis`. Raises DataError for none."""
     versions = _NAMES if version is None else (version,)
     places = [(root / folder / f"lvis_{v}_{split}.json", v) for v in versions for folder in ("", "annotations")]
     for path, found in places:
@@ -62,7 +63,7 @@ def _annotation_file(root: Path, split: str, version: str | None) -> tuple[Path,
     )
 
 
-def _image_path(item: dict[str, Any]) -> Any:
+def image_path(item: dict[str, Any]) -> Any:
     """`val2017/000000397133.jpg`: v1 says where an image lies by its address at COCO only."""
     address = item.get("coco_url")
     if not isinstance(address, str):

@@ -48,7 +48,7 @@ class World:
         return self.out / "results" / "tables" / "miniscenes"
 
     def run(self, *names: str, **options: Any) -> list[Verdict]:
-        return list(run_tables(self.suite, names, self.out, **options))
+        return list(run_tables(self.suite, names, self.out, *find_data(self.suite, None), **options))
 
 
 @pytest.fixture
@@ -239,8 +239,7 @@ def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.Mo
     scenes = load_coco(small.out.parent / "scenes", "val", name="miniscenes")
     some = {image.id: frozenset(range(5)) for image in scenes.images}
     federated = replace(scenes, negatives={key: found - scenes.labels[key] for key, found in some.items()})
-    monkeypatch.setattr(tables, "find_data", lambda *_: (None, federated))
-    verdicts = list(run_tables(suite, ["queries"], small.out, seeds=1))
+    verdicts = list(run_tables(suite, ["queries"], small.out, None, federated, seeds=1))
     assert "all: base" in verdicts[0].line
     assert "federated: base" in verdicts[0].line
     found = rows(small.out, "queries")
@@ -251,7 +250,10 @@ def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.Mo
         ("4", "federated"),
     ]
     assert found[0]["base mAP@50"] != found[1]["base mAP@50"]
-    assert [verdict.ok for verdict in run_tables(suite, ["queries"], small.out, seeds=1)] == [True, True]
+    assert [verdict.ok for verdict in run_tables(suite, ["queries"], small.out, None, federated, seeds=1)] == [
+        True,
+        True,
+    ]
 
 
 def test_slips_are_said(small: World) -> None:
