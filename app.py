@@ -18,8 +18,11 @@ Several indexes can be given, and are compared where they are of the same images
 
 import argparse
 import ipaddress
+import logging
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from for_eval.library import Library
+    from for_eval.search import Searcher
+
+_log = logging.getLogger(__name__)
+_HEAD_START_S = 2  # for the first visitor: loading an encoder keeps Python from doing anything else
 
 
 def serve(
@@ -113,15 +120,15 @@ def _check_auth(auth: str | None) -> tuple[str, str] | None:
 def _library(arguments: argparse.Namespace) -> "Library":
     """The indexes that the page will know; the first of them opened, so that what is wrong shows now."""
     _check_sources(arguments)
-    from for_eval.library import Library
+    from for_eval.library import DEFAULT_DATASET, Library
 
     if arguments.images is not None:
         from for_eval.folder_index import PHOTO_METHOD, folder_index
         from for_eval.search import load_searcher
-        from for_model import photo_lite
+        from for_model import photo_packages
         from for_model.clip_method import build_method
 
-        method = build_method(PHOTO_METHOD, photo_lite.NAME)
+        method = build_method(PHOTO_METHOD, photo_packages.NAME)
         library = Library()
         library.add_opened(load_searcher(folder_index(arguments.images, method), method=method))
         return library
@@ -130,7 +137,9 @@ def _library(arguments: argparse.Namespace) -> "Library":
         for index in arguments.index:
             library.add(index)
     else:
-        library = Library.built_in(arguments.weights)
+        from for_app.examples import EXAMPLES
+
+        library = Library.built_in(arguments.weights, EXAMPLES[DEFAULT_DATASET])
     library.searcher(library.default)
     return library
 
@@ -203,7 +212,17 @@ def _run(arguments: argparse.Namespace) -> None:
     app = build_app(library, arguments.allow_build or (_is_private(arguments.host) and not arguments.share))
     url = serve(app, arguments.host, arguments.port, arguments.share, auth)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()
     app.block_thread()
+
+
+def _warm_up(searcher: "Searcher") -> None:
+    """Load the encoder while the first visitor looks at the first examples, which are answered without."""
+    time.sleep(_HEAD_START_S)
+    try:
+        _ = searcher.method
+    except Exception:  # whoever types a query tries again, and is told
+        _log.exception("the encoder can't be loaded")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from for_eval.building import Builder, BuildState
 from for_eval.library import Library
 from for_eval.views.presentation import about_html
 from for_model.errors import UsageError
-from for_model.photo_lite import missing_packages
+from for_model.photo_packages import missing_packages
 
 METHODS = ("cluster-clip", "clip", "dense-clip", "for")
 

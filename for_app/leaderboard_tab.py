@@ -4,7 +4,6 @@ import functools
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -41,29 +40,31 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
             _orders(boards[first]), value=_AS_IT_IS, label="Sort by, largest first", elem_id="board-order", scale=2
         )
         details = gr.Checkbox(False, label="All columns", elem_id="board-details", scale=1)
-    ours = _dataframe("Measured with FOR", "board-ours")
-    paper = _dataframe("The paper's own numbers, not measured here: other images, another model", "board-paper")
+    shown_when = [tab.select, choice.change, order.change, details.change]
+
+    # A Dataframe takes a second to make, so the tables are made when the tab is opened, and again for each change.
+    @gr.render([choice, order, details], triggers=shown_when, show_progress="hidden")
+    def tables(title: str, by: str, every: bool) -> None:
+        board = boards.get(title, boards[first])
+        _dataframe(board.ours, by, every, "Measured with FOR", "board-ours")
+        note = "The paper's own numbers, not measured here: other images, another model"
+        _dataframe(board.paper, by, every, note, "board-paper")
+
     drawings = gr.HTML(elem_id="board-bars")
     ablations = gr.HTML(elem_id="ablations")
     drawn_bars = functools.cache(lambda title: _drawings(boards[title]))
     drawn_curves = functools.cache(lambda: _ablations_html(found))
 
-    def show(title: str, by: str, every: bool) -> tuple[Any, ...]:
-        board = boards.get(title, boards[first])
-        shown = [sorted_by(frame if every else main_columns(frame), by) for frame in (board.ours, board.paper)]
-        return tuple(gr.Dataframe(**_content(frame)) for frame in shown)
+    def draw(title: str) -> tuple[str, str]:
+        return drawn_bars(title if title in boards else first), drawn_curves()
 
-    def open_tab(title: str, by: str, every: bool) -> tuple[Any, ...]:
-        return *show(title, by, every), drawn_bars(title if title in boards else first), drawn_curves()
-
-    def change(title: str, every: bool) -> tuple[Any, ...]:
+    def change(title: str, by: str) -> tuple[gr.Dropdown, str]:
         title = title if title in boards else first
-        return gr.Dropdown(choices=_orders(boards[title]), value=_AS_IT_IS), *show(title, "", every), drawn_bars(title)
+        orders = _orders(boards[title])
+        return gr.Dropdown(choices=orders, value=by if by in orders else _AS_IT_IS), drawn_bars(title)
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    choice.input(change, [choice, details], [order, ours, paper, drawings], **quiet)
-    gr.on([order.input, details.input], show, [choice, order, details], [ours, paper], **quiet)
-    tab.select(open_tab, [choice, order, details], [ours, paper, drawings, ablations], api_visibility="private")
+    choice.input(change, [choice, order], [order, drawings], api_visibility="private", show_progress="hidden")
+    tab.select(draw, choice, [drawings, ablations], api_visibility="private")
 
 
 def _orders(board: Board) -> list[str]:
@@ -71,19 +72,22 @@ def _orders(board: Board) -> list[str]:
     return [_AS_IT_IS, *(column for column in columns if column != "source")]
 
 
-def _dataframe(label: str, elem_id: str) -> gr.Dataframe:
-    return gr.Dataframe(label=label, interactive=False, wrap=False, max_height=520, elem_id=elem_id)
-
-
-def _content(frame: pd.DataFrame) -> dict[str, Any]:
-    """A table as the component takes it: numbers sort as numbers, and what wasn't measured is an empty cell."""
+def _dataframe(table: pd.DataFrame, by: str, every: bool, label: str, elem_id: str) -> None:
+    """Show a table, if it has rows: numbers sort as numbers, and what wasn't measured is an empty cell."""
+    if table.empty:
+        return
+    frame = sorted_by(table if every else main_columns(table), by)
     numeric = [pd.api.types.is_numeric_dtype(frame[column]) for column in frame.columns]
-    return {
-        "value": frame.astype(object).where(frame.notna(), None).to_numpy().tolist(),
-        "headers": list(frame.columns),
-        "datatype": ["number" if is_number else "str" for is_number in numeric],
-        "visible": not frame.empty,
-    }
+    gr.Dataframe(
+        value=frame.astype(object).where(frame.notna(), None).to_numpy().tolist(),
+        headers=list(frame.columns),
+        datatype=["number" if is_number else "str" for is_number in numeric],
+        label=label,
+        interactive=False,
+        wrap=False,
+        max_height=520,
+        elem_id=elem_id,
+    )
 
 
 def _drawings(board: Board) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from for_eval.folder_index import folder_index
 from for_eval.library import Library
-from for_model.clip_method import build_method
 from for_model.errors import ForError, UsageError
 
 _log = logging.getLogger(__name__)
@@ -65,6 +64,8 @@ class Builder:
         self._stop.set()
 
     def _run(self, root: Path, method: str, backbone: str) -> None:
+        from for_model.clip_method import build_method
+
         try:
             built = build_method(method, backbone, loaded=self._library.backbone(backbone))
             path = folder_index(root, built, progress=False, watch=self._watch)

@@ -3,51 +3,51 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from for_eval.embed import Watch, embed
 from for_eval.index import build_index, open_index
-from for_eval.leaderboard import store_path
-from for_eval.store import MANIFEST, open_store
-from for_model.clip_method import DEFAULT_BACKBONE, build_method
+from for_eval.store import MANIFEST, open_store, store_path
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import StoreError
 from for_model.files import cache_dir
-from for_model.methods import Method
+from for_model.methods import LazyMethod, Method
+
+if TYPE_CHECKING:
+    from for_eval.embed import Watch
 
 DEFAULT_DATASET = "miniscenes"
-DEFAULT_METHOD = "for"
 
 _log = logging.getLogger(__name__)
 
 
-def default_index(progress: bool = True, *, method: Method | None = None) -> Path:
+def default_index(method: LazyMethod, progress: bool = True) -> Path:
     """The folder of the index over MiniScenes' 2,000 validation scenes; a later call finds it made.
 
     The first call draws the scenes, embeds them and builds the index, all in FOR's cache folder, and logs what it does.
     Stopped at any moment, the next call goes on. The embeddings are those that the leaderboard uses, so whichever of
     the two comes first makes them. A damaged index or store is made again: everything here is FOR's own.
+    method: loaded only to embed.
     progress: show the bar of the embedding on stderr, if that is a terminal (drawing scenes has a bar of its own).
-    method: a method that is built already; None for DEFAULT_METHOD with DEFAULT_BACKBONE's packaged weights.
-    Raises WeightsError when those can't be had, StoreError when another process is making the embeddings just now or
-    the disk is full.
+    Raises StoreError when another process is making the embeddings just now or the disk is full.
     """
-    method = build_method(DEFAULT_METHOD, DEFAULT_BACKBONE) if method is None else method
     _log.info("opening the built-in scenes (drawn in the first minute, if this is the first start)")
     dataset = load_dataset(DEFAULT_DATASET)
-    store = store_path(dataset, method)
+    store = store_path(dataset, method.info)
     index = cache_dir() / "indexes" / store.name
     if opens(index):
         return index
     _log.info("embedding and indexing %d scenes for the first search; this happens once", len(dataset.images))
-    make_index(dataset, method, store, index, progress)
+    make_index(dataset, method.get(), store, index, progress)
     return index
 
 
 def make_index(
-    dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True, watch: Watch | None = None
+    dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True, watch: "Watch | None" = None
 ) -> None:
     """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again. See `embed`."""
+    from for_eval.embed import embed
+
     _remove_damaged_store(store)
     embed(dataset, method, store, progress=progress, watch=watch)
     remove(index)  # what didn't open may hold anything

@@ -4,18 +4,21 @@ Shapes: N embeddings an image, g x g = K cells, Q queries, Co joint width.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from for_eval.search import HEAD_MISSING, Searcher
-from for_model.clip_method import ClipMethod
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
 from for_model.errors import UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from for_model.clip_method import ClipMethod
 
 # An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
 _SAME = 0.999
@@ -79,12 +82,14 @@ def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.flo
         score=float(scores[embedding]),
         cells=cell_map(shares[0, embedding]),
         meaning=meaning(method),
-        as_indexed=float(made[0, embedding] @ torch.from_numpy(indexed[embedding])) > _SAME,
+        as_indexed=float(made[0, embedding].numpy() @ indexed[embedding]) > _SAME,
     )
 
 
-def explaining_method(searcher: Searcher) -> ClipMethod:
+def explaining_method(searcher: Searcher) -> "ClipMethod":
     """The searcher's method, if it can tell where its embeddings come from; see `find_evidence` for what is raised."""
+    from for_model.clip_method import ClipMethod
+
     if not searcher.embeds_images:
         raise WeightsError(HEAD_MISSING)
     if not isinstance(searcher.method, ClipMethod):
@@ -92,13 +97,13 @@ def explaining_method(searcher: Searcher) -> ClipMethod:
     return searcher.method
 
 
-def meaning(method: ClipMethod) -> str:
+def meaning(method: "ClipMethod") -> str:
     """What the cells' shares of a method are, in words."""
     name = method.info.method.removeprefix("ft-")
     return _MEANINGS["for" if name.startswith("for") else name]
 
 
-def cell_map(shares: torch.Tensor) -> NDArray[np.float32]:
+def cell_map(shares: "Tensor") -> NDArray[np.float32]:
     """[K] shares, K = g * g, row by row -> [g, g] float32 in 0..1, over the largest share; zeros stay zeros."""
     side = round(len(shares) ** 0.5)
     cells = shares.reshape(side, side).numpy(force=True).astype(np.float32)

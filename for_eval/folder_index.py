@@ -2,20 +2,23 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from for_eval.default_index import make_index, opens, remove
-from for_eval.embed import Watch
 from for_model.data.dataset import Dataset
 from for_model.data.folder import load_folder
 from for_model.files import cache_dir, sha256_json
 from for_model.methods import Method
+
+if TYPE_CHECKING:
+    from for_eval.embed import Watch
 
 PHOTO_METHOD = "cluster-clip"  # nothing is trained on photographs
 
 _log = logging.getLogger(__name__)
 
 
-def folder_index(root: Path, method: Method, progress: bool = True, watch: Watch | None = None) -> Path:
+def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watch | None" = None) -> Path:
     """The folder of an index over all images under `root`; a later call finds it made, and opens it at once.
 
     What counts as a change: an image that came, went, or is of another size or date. Then all are embedded again, and

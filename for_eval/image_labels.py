@@ -7,19 +7,20 @@ Shapes: N clusters, g cells a side (K = g * g), V names of the vocabulary, Co jo
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from for_model.clip_method import ClipMethod, default_clusters
 from for_model.data.dataset import Dataset, ImageId
 from for_model.errors import UsageError
-from for_model.heads import ClusterHead
 from for_model.methods import Method
-from for_model.pseudo_labels import pseudo_labels, vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from for_model.clip_method import ClipMethod
 
 Verdict = Literal["right", "wrong", "unknown"]
 
@@ -93,6 +94,8 @@ def vocabulary_names(choice: str, dataset: Dataset | None = None, own: str | Seq
         return own_names(own)
     if choice not in VOCABULARIES:  # `vocabulary` would read a file of that name
         raise UsageError(f"unknown vocabulary {choice[:60]!r}: expected one of {', '.join(VOCABULARIES)}")
+    from for_model.pseudo_labels import vocabulary
+
     return vocabulary(choice)
 
 
@@ -120,11 +123,14 @@ def own_names(typed: str | Sequence[str]) -> list[str]:
     return names
 
 
-def labelling_method(method: Method) -> ClipMethod:
+def labelling_method(method: Method) -> "ClipMethod":
     """What makes the pseudo-labels for a method's text space: Cluster-CLIP on its backbone, as in training.
 
     Raises UsageError for a method without a backbone whose cells can be grouped.
     """
+    from for_model.clip_method import ClipMethod, default_clusters
+    from for_model.heads import ClusterHead
+
     if not isinstance(method, ClipMethod):
         raise UsageError(
             f"{method.info.method} on {method.info.backbone} has no feature map to label: choose an index of "
@@ -134,7 +140,7 @@ def labelling_method(method: Method) -> ClipMethod:
 
 
 def label_image(
-    method: ClipMethod, image: Image.Image, names: Sequence[str], texts: Tensor, threshold: float
+    method: "ClipMethod", image: Image.Image, names: Sequence[str], texts: "Tensor", threshold: float
 ) -> ImageLabels:
     """The pseudo-labels of an image (eq. 4).
 
@@ -142,6 +148,8 @@ def label_image(
     threshold: in 0..1; names above it are labels.
     Raises UsageError when the threshold makes no sense.
     """
+    from for_model.pseudo_labels import pseudo_labels
+
     if not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
         raise UsageError(f"the threshold is {threshold!r}: expected a probability, 0 to 1")
     Y, shares = method.explain_images(method.preprocess(image)[None])  # [1, N, Co], [1, N, K]

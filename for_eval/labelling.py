@@ -3,10 +3,10 @@
 import concurrent.futures
 import html
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from for_eval.image_labels import (
     DATASET,
@@ -23,9 +23,12 @@ from for_eval.library import Library
 from for_eval.search import Searcher
 from for_eval.views.regions import region_colour, region_numbers
 from for_eval.vocabulary_texts import VocabularyTexts
-from for_model.clip_method import ClipMethod
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
+from for_model.methods import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a name must reach to be a label, if nobody says: the paper's for ImageNet-21K (section 4.1); among a few hundred
 # names a probability is much larger, and this is the one that FOR is trained with on MiniScenes.
@@ -78,7 +81,7 @@ def label(
     return image, found
 
 
-def _embedded(method: ClipMethod, names: Sequence[str], keep: bool, report: Report | None) -> Tensor:
+def _embedded(method: Method, names: Sequence[str], keep: bool, report: Report | None) -> "Tensor":
     embedding = _TEXTS.embedding(method, names, keep)
     while report is not None and not embedding.texts.done():
         report(embedding.done, embedding.total)

@@ -6,7 +6,6 @@ decimals, so that the same results always give the same bytes. What wasn't measu
 
 import json
 import platform
-import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,13 +23,14 @@ from for_eval.metrics import BoolArray, RetrievalScores, Scores, recall_at_k, re
 from for_eval.multilabel import zero_shot_scores
 from for_eval.rank import score_matrix
 from for_eval.rankings import Rankings, rankings_of, write_rankings
-from for_eval.store import Store, open_store
+from for_eval.store import Store, open_store, store_path
 from for_model.clip_method import TRAINED
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, sha256_file, sha256_json, write_bytes, write_json
+from for_model.files import sha256_file, sha256_json, slug, write_bytes, write_json
 from for_model.methods import Method
-from for_model.text import cached_category_embeddings, prompts_of
+from for_model.prompts import prompts_of
+from for_model.text import cached_category_embeddings
 
 FORMAT = "for-result/1"
 K = 50  # images that mAP@50 looks at
@@ -59,13 +59,6 @@ class Evaluation:
     per_category: list[dict[str, Any]]
     rankings: Rankings
     multilabel: dict[str, Any] | None
-
-
-def store_path(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
-    """Where the leaderboard keeps the store of a dataset and a method, so that a later run finds it again."""
-    identity = [method.info.to_json(), str(dataset.image_root), [image.id for image in dataset.images]]
-    name = _slug(dataset.name, dataset.split, method.info.backbone, method.info.method, sha256_json(identity)[:12])
-    return (stores or cache_dir() / "stores") / name
 
 
 def evaluate(dataset: Dataset, store: Store, method: Method) -> list[Evaluation]:
@@ -149,7 +142,7 @@ def run_method(
 ) -> list[tuple[dict[str, Any], Rankings]]:
     """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings, one a
     protocol."""
-    report = embed(dataset, method, store_path(dataset, method, stores))
+    report = embed(dataset, method, store_path(dataset, method.info, stores))
     store = open_store(report.store)
     common = {
         "format": FORMAT,
@@ -200,10 +193,6 @@ def _commit() -> str | None:
         return None
 
 
-def _slug(*parts: str) -> str:
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
-
-
 def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
     """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
     method = result["method"]
@@ -212,7 +201,7 @@ def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
         head += f"-{method['settings']['head_sha256'][:8]}"
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     protocol = [] if result["protocol"] == "all" else [result["protocol"]]
-    path = out / "results" / f"{_slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
+    path = out / "results" / f"{slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
     sidecar = path.with_suffix(".npz")
     write_rankings(sidecar, rankings)
     write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
@@ -261,10 +250,10 @@ def write_tables(out: Path) -> list[Path]:
     paths = []
     for name in sorted({result["dataset"] for result in results}):
         mine = [result for result in results if result["dataset"] == name]
-        paths.append(out / f"{_slug(name)}.csv")
+        paths.append(out / f"{slug(name)}.csv")
         write_bytes(paths[-1], to_csv(mine).encode())
         if any("multilabel" in result for result in mine):
-            paths.append(out / f"{_slug(name)}-multilabel.csv")
+            paths.append(out / f"{slug(name)}-multilabel.csv")
             write_bytes(paths[-1], to_csv(mine, MULTILABEL_COLUMNS).encode())
     return paths
 

@@ -2,24 +2,27 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from for_eval.default_index import DEFAULT_DATASET, DEFAULT_METHOD, default_index
+from for_eval.default_index import DEFAULT_DATASET, default_index
 from for_eval.index import SearchIndex, open_index
-from for_eval.search import Searcher, load_searcher, searcher_of
-from for_model.backbone import ImageTextBackbone
-from for_model.clip_method import DEFAULT_BACKBONE, ClipMethod, build_method, packaged_head
+from for_eval.packaged import packaged_method
+from for_eval.search import Searcher, searcher_of
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json
-from for_model.methods import Method, MethodInfo
-from for_model.trained_heads import read_head_file
+from for_model.methods import LazyMethod, Method, MethodInfo
 
-BUILT_IN_METHODS = (DEFAULT_METHOD, "clip", "dense-clip", "cluster-clip:8")
+if TYPE_CHECKING:
+    from for_model.backbone import ImageTextBackbone
+
+# The methods of the built-in indexes, and how many embeddings an image has of each. The first is the default.
+BUILT_IN_METHODS = {"for": 8, "clip": 1, "dense-clip": 25, "cluster-clip:8": 8}
 _TITLES = {
     "clip": "CLIP",
     "dense-clip": "Dense-CLIP",
@@ -72,25 +75,29 @@ class Library:
         self, *, weights: str | None = None, image_root: Path | None = None, heads: Iterable[Path] = ()
     ) -> None:
         self._weights, self._image_root, self._heads = weights, image_root, tuple(heads)
-        for head in self._heads:
-            read_head_file(head)
+        if self._heads:
+            from for_model.trained_heads import read_head_file
+
+            for head in self._heads:
+                read_head_file(head)
         self._entries: dict[str, _Entry] = {}
         self._backbones: dict[tuple[str, str, int], ImageTextBackbone] = {}
         self._labels: dict[str, Dataset | None] = {}
         self._lock = threading.RLock()  # of the dictionaries; never held while something is loaded
+        self._loading = threading.Lock()  # so that the built-in indexes, asked for at once, load one backbone
 
     @classmethod
-    def built_in(cls, weights: str | None = None) -> "Library":
+    def built_in(cls, weights: str | None = None, texts: Sequence[str] = ()) -> "Library":
         """MiniScenes' validation split by FOR, CLIP, Dense-CLIP and Cluster-CLIP, each made on its first use.
 
+        Once made, they open in a moment: the network isn't loaded before something has to be encoded.
         weights: a file of RN-mini's weights; None for the packaged ones.
+        texts: queries that can be searched for without it; their embeddings are kept.
         """
         library = cls(weights=weights)
-        for spec in BUILT_IN_METHODS:
-            name, _, count = spec.partition(":")
-            n_embeddings = int(count) if count else read_head_file(packaged_head(DEFAULT_BACKBONE)).config.queries
-            title = f"{DEFAULT_DATASET} val: {method_title(name, n_embeddings)}"
-            library._insert(title, _Entry(DEFAULT_DATASET, spec, partial(library._open_built_in, spec)))
+        for spec, n_embeddings in BUILT_IN_METHODS.items():
+            title = f"{DEFAULT_DATASET} val: {method_title(spec.partition(':')[0], n_embeddings)}"
+            library._insert(title, _Entry(DEFAULT_DATASET, spec, partial(library._open_built_in, spec, texts)))
         return library
 
     @property
@@ -157,7 +164,7 @@ class Library:
         with self._lock:
             return self._labels.setdefault(name, dataset)
 
-    def backbone(self, name: str) -> ImageTextBackbone | None:
+    def backbone(self, name: str) -> "ImageTextBackbone | None":
         """A backbone of that name which an open index uses; None when there is none."""
         with self._lock:
             return next((each for each in self._backbones.values() if each.name == name), None)
@@ -200,17 +207,30 @@ class Library:
         self._keep_backbone(searcher.method)
         return searcher
 
-    def _open_built_in(self, spec: str) -> Searcher:
-        method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self.backbone(DEFAULT_BACKBONE))
-        self._keep_backbone(method)
-        return load_searcher(default_index(method=method), method=method)
+    def _open_built_in(self, spec: str, texts: Sequence[str]) -> Searcher:
+        load = partial(self._load_built_in, spec)
+        if self._weights is None:
+            method, embeddings = packaged_method(spec, texts, load)
+        else:
+            method, embeddings = LazyMethod.of(load()), {}
+        return searcher_of(open_index(default_index(method)), method=method, texts=embeddings)
 
-    def _backbone(self, info: MethodInfo) -> ImageTextBackbone | None:
+    def _load_built_in(self, spec: str) -> Method:
+        from for_model.clip_method import DEFAULT_BACKBONE, build_method
+
+        with self._loading:
+            method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self.backbone(DEFAULT_BACKBONE))
+            self._keep_backbone(method)
+        return method
+
+    def _backbone(self, info: MethodInfo) -> "ImageTextBackbone | None":
         """The backbone of an index, if an open one has the same."""
         with self._lock:
             return self._backbones.get((info.backbone, info.weights_sha256, info.image_size))
 
     def _keep_backbone(self, method: Method) -> None:
+        from for_model.clip_method import ClipMethod
+
         if isinstance(method, ClipMethod):
             with self._lock:
                 info = method.info

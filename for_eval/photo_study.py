@@ -26,7 +26,8 @@ from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError
 from for_model.imagenet_names import class_descriptions, wordnet_descriptions
 from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
-from for_model.text import PROMPTS, embed_categories
+from for_model.prompts import PROMPTS
+from for_model.text import embed_categories
 
 K = 50
 _BATCH = 16

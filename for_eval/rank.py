@@ -1,5 +1,4 @@
-"""Every image's score: for every category, straight from an embedding store, which evaluation ranks; and for a query,
-from a search index, which a search of several embeddings ranks and a histogram counts.
+"""Every image's score for every category, straight from an embedding store: what evaluation ranks.
 
 Legend: M images, N embeddings per image, C categories, Co joint width.
 """
@@ -8,12 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from for_eval.index import SearchIndex
 from for_eval.store import Store
 from for_model.errors import StoreError, UsageError
 
 _BLOCK_ROWS = 1024  # embeddings; larger blocks leave the processor's caches
-_INDEX_BLOCK_ROWS = 1 << 14  # larger, because threads that wait for one another cost more than cache misses
 _BLOCK_SCORES = 1 << 22  # similarities held at once, 8 bytes each
 
 
@@ -63,25 +60,3 @@ def score_matrix(
             scores[:, column : column + best.shape[1]] = best.numpy()
             column += best.shape[1]
     return scores
-
-
-def score_images(index: SearchIndex, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
-    """The score of every image of an index for every query, as `SearchIndex.search` scores them, up to rounding.
-
-    queries: [Q, Co] float32.  at_most: of a larger index, score about so many embeddings only, of blocks of images
-    spread evenly over it: enough for a histogram.
-    Returns [Q, M] float32, columns in the order of `index.images`; fewer columns where `at_most` leaves images out.
-    """
-    n_images, n_embeddings = len(index.images), index.info.n_embeddings
-    block = max(1, _INDEX_BLOCK_ROWS // n_embeddings)
-    starts = np.arange(0, n_images, block)
-    if at_most is not None and n_images * n_embeddings > at_most:
-        n_blocks = max(1, at_most // (block * n_embeddings))
-        starts = starts[np.linspace(0, len(starts) - 1, min(n_blocks, len(starts))).astype(np.int64)]
-    parts = []
-    for start in starts.tolist():
-        count = min(block, n_images - start)
-        rows = index.vectors.rows(start * n_embeddings, count * n_embeddings)  # [count * N, Co]
-        similarities = torch.from_numpy(queries) @ torch.from_numpy(rows).T  # [Q, count * N]
-        parts.append(similarities.reshape(len(queries), count, n_embeddings).amax(dim=2).numpy())
-    return np.concatenate(parts, axis=1)

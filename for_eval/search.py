@@ -6,10 +6,10 @@ Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from PIL import Image
 
 from for_eval.index import Hit, SearchIndex, open_index
 from for_eval.metrics import top_k
-from for_eval.rank import score_images
-from for_model.backbone import ImageTextBackbone
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.files import sha256_file
-from for_model.methods import Method
+from for_model.methods import LazyMethod, Method
+
+if TYPE_CHECKING:
+    from for_model.backbone import ImageTextBackbone
 
 HEAD_MISSING = (
     "the trained head of this index isn't at hand, which it takes to look at images: "
@@ -75,7 +76,7 @@ class Query:
     """What is searched for, encoded for one index's joint space.
 
     label: the text, or words for an image.  embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image
-    for an image.  encode_ms: how long that took.
+    for an image.  encode_ms: how long that took; 0 where nothing had to be encoded.
     """
 
     label: str
@@ -85,11 +86,21 @@ class Query:
 
 @dataclass(frozen=True)
 class Searcher:
-    """An index and its method. Searching changes neither, so several threads may share one."""
+    """An index and its method. Searching changes neither, so several threads may share one.
+
+    encoder: the method, which may be loaded only when something has to be encoded.
+    texts: embeddings of some texts, each [Co], that are searched for without waiting for that.
+    """
 
     index: SearchIndex
-    method: Method
+    encoder: LazyMethod
     image_root: Path
+    texts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def method(self) -> Method:
+        """The method, loaded now if it isn't yet. Raises what that raises."""
+        return self.encoder.get()
 
     def search(self, text: str, k: int = 10) -> SearchResult:
         """The k images that match a text best (all of them when there are fewer), with the time it took.
@@ -100,6 +111,8 @@ class Searcher:
 
     def text_query(self, text: str) -> Query:
         """Encode a free text; see `text.embed_queries`. Raises UsageError for an empty one."""
+        if text in self.texts and not self.encoder.loaded:
+            return Query(text, self.texts[text][None], 0.0)
         from for_model.text import embed_queries
 
         start = time.perf_counter()
@@ -142,7 +155,7 @@ class Searcher:
         return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
 
     def _find_all(self, query: Query, k: int) -> list[Hit]:
-        scores = score_images(self.index, query.embeddings).mean(axis=0)  # [M]
+        scores = self.index.score_images(query.embeddings).mean(axis=0)  # [M]
         hits = []
         for column in top_k(scores[None], k)[0].tolist():
             image = self.index.images[column]
@@ -153,7 +166,7 @@ class Searcher:
     @property
     def embeds_images(self) -> bool:
         """Whether `method` makes embeddings like the index's; not so for a trained head whose file isn't at hand."""
-        own, made = self.method.info, self.index.info
+        own, made = self.encoder.info, self.index.info
         return (own.method, own.settings, own.image_size) == (made.method, made.settings, made.image_size)
 
     def image_path(self, image: ImageRecord) -> Path:
@@ -203,25 +216,27 @@ def searcher_of(
     *,
     weights: str | None = None,
     image_root: Path | None = None,
-    method: Method | None = None,
+    method: Method | LazyMethod | None = None,
+    texts: Mapping[str, NDArray[np.float32]] | None = None,
     heads: Sequence[Path] = (),
-    loaded: ImageTextBackbone | None = None,
+    loaded: "ImageTextBackbone | None" = None,
 ) -> Searcher:
     """The searcher of an open index, its method rebuilt.
 
     device: None for CUDA where there is one, else the CPU.
     weights: the weights' file, for an index made from one (it records the file's name only); None for what it records.
     image_root: where the images lie now; None for where they lay when they were embedded.
-    method: a method that is built already, instead of building one.
+    method: a method that is built already, instead of building one.  texts: see `Searcher`.
     heads: files of trained heads, one of which may be the index's; the one that comes with FOR is known without.
     loaded: the index's backbone, if it is in memory already.
     Raises StoreError when the method isn't of the index's text space, WeightsError when weights or a head can't be had.
     """
     if method is None:
         method = _rebuild(index, weights, device, heads, loaded)
-    index.check_method(method.info)
+    encoder = method if isinstance(method, LazyMethod) else LazyMethod.of(method)
+    index.check_method(encoder.info)
     root = Path(index.image_root) if image_root is None else image_root
-    return Searcher(index, method, Path(os.path.normpath(root.expanduser().absolute())))
+    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts or {})
 
 
 def _rebuild(
@@ -229,7 +244,7 @@ def _rebuild(
     weights: str | None,
     device: str | None,
     heads: Sequence[Path],
-    loaded: ImageTextBackbone | None,
+    loaded: "ImageTextBackbone | None",
 ) -> Method:
     """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
     no more."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from for_eval.metrics import average_precision_at_k
 from for_eval.search import Searcher, SearchResult
 from for_model.data.dataset import Dataset, ImageId
-from for_model.text import prompted_name
+from for_model.prompts import prompted_name
 
 AP_DEPTH = 50  # images that the query's AP@50 looks at
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model import files
-from for_model.data.dataset import ImageId, ImageRecord
+from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.errors import StoreError
+from for_model.files import cache_dir, sha256_json, slug
 from for_model.methods import MethodInfo
 
 FORMAT = "for-store/1"
@@ -115,6 +116,13 @@ def open_store(path: Path) -> Store:
     for shard in store.shards:
         _map_shard(path, shard, store.info)
     return store
+
+
+def store_path(dataset: Dataset, info: MethodInfo, stores: Path | None = None) -> Path:
+    """Where the store of a dataset and a method is kept, so that a later run finds it again."""
+    identity = [info.to_json(), str(dataset.image_root), [image.id for image in dataset.images]]
+    name = slug(dataset.name, dataset.split, info.backbone, info.method, sha256_json(identity)[:12])
+    return (stores or cache_dir() / "stores") / name
 
 
 def _short(error: Exception) -> str:

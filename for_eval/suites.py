@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import for_model
 from for_eval.columns import GROUPS, LABELS
-from for_model import train
 from for_model.files import sha256_json
-from for_model.train_config import TrainConfig, load_config
+from for_model.train_config import VERSION, TrainConfig, load_config
 
 # Of a table's scores, the headings of their columns and where a result has them.
 MAP_50 = {f"{group} mAP@50": ("scores", group, "map") for group in GROUPS}
@@ -19,7 +19,7 @@ LABELLING = {
     for setting in ("gzsl", "zsl")
     for heading, key in ((f"F1@{LABELS}", "f1"), ("mAP", "map"))
 }
-_CONFIGS = Path(train.__file__).parent / "configs"
+_CONFIGS = Path(for_model.__file__).parent / "configs"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Suite:
             backbone = "" if row.backbone is None else f"_{row.backbone.replace('/', '-')}"
             return row.method.replace(":", "-") + backbone
         config = self.training(row, 0)  # seed and fold 0 are the default
-        return f"{config.method}_{sha256_json([config.changes(), train.VERSION])[:10]}_seed{seed}"
+        return f"{config.method}_{sha256_json([config.changes(), VERSION])[:10]}_seed{seed}"
 
 
 _SUP, _PL = "loss.pse=0.0", "loss.sup=0.0"

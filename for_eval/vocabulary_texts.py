@@ -10,13 +10,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from for_model.errors import UsageError
 from for_model.files import sha256_json
 from for_model.methods import Method
-from for_model.text import cached_category_embeddings, embed_categories, prompts_of
+from for_model.prompts import prompts_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_WAITING = 8  # vocabularies that are being made or wait for it
 AT_ONCE = 2
@@ -65,6 +67,8 @@ class VocabularyTexts:
         return begun
 
     def _make(self, key: str, embedding: Embedding, method: Method, names: list[str], keep: bool) -> None:
+        from for_model.text import cached_category_embeddings, embed_categories
+
         def report(done: int) -> None:
             embedding.done = done
 

@@ -17,17 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from for_model.checkpoints import (
-    PHOTO_LITE,
-    Checkpoint,
-    build_model,
-    load_checkpoint,
-    model_config,
-    model_kind,
-)
+from for_model.checkpoints import Checkpoint, build_model, load_checkpoint, model_config, model_kind
 from for_model.errors import UsageError
+from for_model.photo_packages import NAME as PHOTO_LITE
 from for_model.pixels import check_image_size, check_pixels, squash
-from for_model.text import PROMPTS
+from for_model.prompts import PROMPTS
 from for_model.weights_io import sha256_state
 
 STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
@@ -214,7 +208,7 @@ class OpenClipBackbone:
     weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.
     image_size: pixels a side.  n_cells: K.  dim: Co.
     logit_scale: the factor of a cosine in the contrastive softmax (100 for OpenAI's models).
-    mean, std: of the RGB channels, for images in 0..1.  prompts: text.PROMPTS.  device.  model: open_clip's own.
+    mean, std: of the RGB channels, for images in 0..1.  prompts: prompts.PROMPTS.  device.  model: open_clip's own.
     """
 
     def __init__(self, checkpoint: Checkpoint, image_size: int, stride: int, device: torch.device) -> None:

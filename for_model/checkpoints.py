@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from for_model.errors import UsageError, WeightsError
+from for_model.photo_packages import NAME as PHOTO_LITE
 from for_model.pixels import CLIP_MEAN, CLIP_STD
 from for_model.weights_io import fit_state_dict, read_weights
 
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 CONFIG_DIR = Path(__file__).parent / "model_configs"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
-PHOTO_LITE = "photo-lite"  # the one backbone that isn't open_clip's, see photo_lite.py
 Kind = Literal["resnet", "vit", "coca"]
 CLIPS: tuple[Kind, ...] = ("resnet", "vit")  # what heads run on
 _PROBE_SECONDS = 5.0

@@ -3,12 +3,17 @@
 The harness and the app know only the `Method` protocol; another dual encoder is one more class behind it.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
 from PIL import Image
+
+from for_model.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -48,18 +53,50 @@ class Method(Protocol):
     def info(self) -> MethodInfo: ...
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where it computes."""
         ...
 
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
+    def preprocess(self, image: Image.Image) -> "torch.Tensor":
         """An RGB image -> [3, H, W] float32 on the CPU, resized and normalised as the backbone expects."""
         ...
 
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode_images(self, pixels: "torch.Tensor") -> "torch.Tensor":
         """pixels: [B, 3, H, W] as `preprocess` gives -> [B, N, Co] float32 on the CPU, unit-norm."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+    def encode_texts(self, texts: Sequence[str]) -> "torch.Tensor":
         """Q texts, encoded as they stand (prompts are text.py's affair) -> [Q, Co] float32 on the CPU, unit-norm."""
         ...
+
+
+class LazyMethod:
+    """A method that is described already and loaded when it is first needed: by whoever needs it first, others wait."""
+
+    def __init__(self, info: MethodInfo, load: Callable[[], Method]) -> None:
+        self.info = info
+        self._load = load
+        self._method: Method | None = None
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, method: Method) -> "LazyMethod":
+        """One that is loaded already."""
+        lazy = cls(method.info, lambda: method)
+        lazy._method = method
+        return lazy
+
+    @property
+    def loaded(self) -> bool:
+        return self._method is not None
+
+    def get(self) -> Method:
+        """The method. Raises what loading it raises, and then the next call tries again; WeightsError when another
+        method comes out than was described."""
+        with self._lock:
+            if self._method is None:
+                method = self._load()
+                if method.info != self.info:
+                    raise WeightsError(f"{self.info} was described, {method.info} was loaded: start again")
+                self._method = method
+            return self._method

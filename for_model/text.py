@@ -1,11 +1,10 @@
-"""Words to text embeddings: prompts, category names, free-text queries, and a cache for large vocabularies.
+"""Words to text embeddings: category names, free-text queries, and a cache for large vocabularies.
 
 Shapes: C categories, Q queries, Co joint width. Everything returned is float32 on the CPU and unit-norm. Names and
 queries are put into the prompts as they are, whatever characters they hold.
 """
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,42 +18,19 @@ from tqdm import tqdm
 from for_model.errors import UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.methods import Method
+from for_model.prompts import fill_prompts, prompted_name, prompts_of
 from for_model.weights_io import write_weights
 
 log = logging.getLogger(__name__)
 
-# OpenAI's seven, from the prompt-engineering notebook of CLIP; "a origami" is theirs.
-PROMPTS = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-
-_MAX_PROMPTED_WORDS = 3
-_ARTICLE = re.compile(r"^(?:an?|the)\s+(?=\S)", re.IGNORECASE)
-
 
 class TextEncoder(Protocol):
     """What text embeddings need of a method or backbone. It may have `prompts`, templates of its own, each with one
-    `{}`; without, the PROMPTS are used."""
+    `{}`; without, `prompts.PROMPTS` are used."""
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> [Q, Co] float32, unit-norm; [0, Co] for none."""
         ...
-
-
-def prompts_of(encoder: TextEncoder) -> tuple[str, ...]:
-    """The templates that names are put into for an encoder: its own, else the PROMPTS."""
-    return getattr(encoder, "prompts", PROMPTS)
-
-
-def fill_prompts(name: str, prompts: Sequence[str] | None = None) -> list[str]:
-    """The name in each of the prompts, by default the PROMPTS. Braces in the name mean nothing."""
-    return [name.join(prompt.split("{}")) for prompt in (PROMPTS if prompts is None else prompts)]
 
 
 def embed_categories(
@@ -81,17 +57,6 @@ def embed_categories(
         if report is not None:
             report(start + len(batch) // len(prompts))
     return torch.cat(parts)
-
-
-def prompted_name(query: str) -> str | None:
-    """The name to put into the PROMPTS for a free-text query, or None for a query to encode as it stands.
-
-    Without a leading article, a query of at most three words that doesn't end like a sentence (. ! ?) is a name.
-    """
-    name = _ARTICLE.sub("", query.strip())
-    if len(name.split()) > _MAX_PROMPTED_WORDS or name.endswith((".", "!", "?")):
-        return None
-    return name
 
 
 def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

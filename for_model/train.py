@@ -38,12 +38,11 @@ from for_model.heads import ClusterHead
 from for_model.losses import set_prediction_loss, with_pseudo_negatives
 from for_model.pseudo_labels import StoredLabels, stored_labels, vocabulary, without
 from for_model.text import cached_category_embeddings
-from for_model.train_config import TrainConfig
+from for_model.train_config import VERSION, TrainConfig
 from for_model.trained_heads import make_head, write_head
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same settings train another head
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints, and so what a kill can lose
 _SUMS = ("loss", "sup", "pse", "images")  # of an epoch so far
 

@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from for_model.errors import UsageError
 from for_model.files import read_toml, toml_value
-from for_model.trained_heads import HeadConfig
+from for_model.head_config import HeadConfig
+
+VERSION = 1  # of training: raise it when the same settings train another head
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -7,7 +7,7 @@ settings, the backbone that it belongs to, and how it was trained.
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from for_model.backbone import ImageTextBackbone, Pool
 from for_model.errors import UsageError, WeightsError
 from for_model.files import sha256_file
+from for_model.head_config import HeadConfig, SumSettings
 from for_model.heads import ClipHead, DenseHead
 from for_model.projections import own_projections, with_own
-from for_model.sum_head import SumHead, SumSettings
+from for_model.sum_head import SumHead
 from for_model.weights_io import fit_state_dict, read_weights, to_half, write_weights
 
 FORMAT = "for-head/1"
-Kind = Literal["for", "ft-clip", "ft-dense-clip"]
 
 
 class FineTunedHead(nn.Module):
@@ -50,18 +50,6 @@ class FineTunedHead(nn.Module):
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """See `heads.Head.evidence`."""
         return self._head.evidence(X, with_own(pool, self.own))
-
-
-@dataclass(frozen=True)
-class HeadConfig(SumSettings):
-    """Which head is trained. kind: `for`, `ft-clip` or `ft-dense-clip`; the other settings shape `for` alone."""
-
-    kind: Kind = "for"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind not in get_args(Kind):
-            raise UsageError(f"head.kind is {self.kind!r}; expected one of {', '.join(get_args(Kind))}")
 
 
 def make_head(config: HeadConfig, pool: Pool) -> SumHead | FineTunedHead:

@@ -20,7 +20,7 @@ def _may_skip(item: pytest.Item) -> bool:
     """Whether a skip of this test is expected on this machine."""
     import torch
 
-    from for_model.photo_lite import missing_packages
+    from for_model.photo_packages import missing_packages
 
     missing = {
         "gpu": not torch.cuda.is_available(),

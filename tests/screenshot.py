@@ -20,7 +20,7 @@ from for_app.search_tab import DEFAULT_K
 from for_eval.folder_index import PHOTO_METHOD, folder_index
 from for_eval.library import Library
 from for_eval.search import load_searcher
-from for_model import photo_lite
+from for_model import photo_packages
 from for_model.clip_method import build_method
 
 _SHOWN = "[...document.querySelectorAll('{where} img')].filter(i => i.complete && i.naturalWidth).length"
@@ -38,7 +38,7 @@ TABS = {
 def _library(images: Path | None) -> Library:
     if images is None:
         return Library.built_in()
-    method = build_method(PHOTO_METHOD, photo_lite.NAME)
+    method = build_method(PHOTO_METHOD, photo_packages.NAME)
     library = Library()
     library.add_opened(load_searcher(folder_index(images, method), method=method))
     return library

@@ -21,7 +21,7 @@ import app as page_module
 from for_app.page import build_app
 from for_eval.library import Library
 from for_eval.search import Searcher
-from for_model.photo_lite import missing_packages
+from for_model.photo_packages import missing_packages
 
 REPOSITORY = Path(page_module.__file__).parent
 

@@ -12,7 +12,8 @@ from for_model.backbone import Backbone
 from for_model.clip_method import ClipMethod, build_method
 from for_model.data.miniscenes import write_scenes
 from for_model.data.registry import load_dataset
-from for_model.trained_heads import HeadConfig, make_head, write_head
+from for_model.head_config import HeadConfig
+from for_model.trained_heads import make_head, write_head
 
 
 def random_method() -> ClipMethod:

@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from for_eval.evidence import Evidence, find_evidence, heat_map
 from for_eval.index import Hit, SearchIndex
 from for_eval.library import method_title
-from for_eval.rank import score_images
 from for_eval.search import Query, Searcher, without_paths
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
@@ -61,7 +60,7 @@ def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None
         f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}"
         for rank, (hit, (_, problem)) in enumerate(zip(hits, shown, strict=True), start=1)
     ]
-    scores = score_images(searcher.index, query.embeddings, _COUNTED_ROWS).mean(axis=0)
+    scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
     low, high = math.floor(float(scores.min()) * 100) / 100, math.ceil(float(scores.max()) * 100) / 100
     info, n_images = searcher.index.info, len(searcher.index.images)
     parts = [
@@ -69,7 +68,9 @@ def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None
         f"best {len(hits)} of {n_images:,} images",
         f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} an image",
         f"index of {_size(searcher.index.n_bytes)}",
-        f"encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms",
+        f"encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms"
+        if result.encode_ms
+        else f"searched in {result.search_ms:.1f} ms",
     ]
     missing = sum(bool(problem) for _, problem in shown)
     if missing:

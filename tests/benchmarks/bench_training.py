@@ -18,9 +18,10 @@ from for_model.backbone import load_backbone
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes import write_scenes
 from for_model.features import open_features
+from for_model.head_config import SumSettings
 from for_model.heads import ClusterHead, DenseHead, Head
 from for_model.losses import set_prediction_loss
-from for_model.sum_head import SumHead, SumSettings
+from for_model.sum_head import SumHead
 from for_model.train import _cpu_has_bfloat16
 
 BATCH, QUERIES, TARGETS = 64, 50, 30

@@ -155,7 +155,7 @@ def test_a_visitor_sorts_the_leaderboard(served: Served, browser: Page) -> None:
     choose(browser, "board", "Table 6")
     browser.wait('document.querySelector("#board-paper")?.offsetParent')
     assert "paper Table 6" in browser.value('document.querySelector("#board-paper").innerText')
-    assert browser.value('document.querySelectorAll("#ablations svg").length') == 6
+    browser.wait('document.querySelectorAll("#ablations svg").length == 6')
     assert browser.problems == []
 
 

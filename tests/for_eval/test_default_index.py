@@ -10,6 +10,7 @@ from for_eval.index import open_index
 from for_model.clip_method import ClipMethod
 from for_model.data import miniscenes
 from for_model.files import cache_dir
+from for_model.methods import LazyMethod
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -30,28 +31,21 @@ def _small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def _forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     for name in names:
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("made again"))
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("made again"))
 
 
 def test_made_once_and_then_found(
     method: ClipMethod, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "for_eval.default_index")
-    path = default_index(method=method)
+    path = default_index(LazyMethod.of(method))
     assert path.parent == cache_dir() / "indexes"
     assert "this happens once" in caplog.text
     index = open_index(path)
     assert (index.dataset, index.split, len(index.images)) == ("miniscenes", "val", N_SCENES)
     assert index.info == method.info
-    _forbid(monkeypatch, "embed", "build_index")
-    assert default_index(method=method) == path
-
-
-def test_the_method_is_the_default_one(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(module, "build_method", lambda *names: asked.append(names) or method)
-    assert open_index(default_index()).info == method.info
-    assert asked == [("for", "RN-mini")]
+    _forbid(monkeypatch, "for_eval.embed.embed", "for_eval.default_index.build_index")
+    assert default_index(LazyMethod.of(method)) == path
 
 
 def _stopped(*_: object) -> None:
@@ -62,24 +56,24 @@ def _start_stopped_in(monkeypatch: pytest.MonkeyPatch, place: object, name: str,
     with monkeypatch.context() as patched:
         patched.setattr(place, name, _stopped)
         with pytest.raises(KeyboardInterrupt):
-            default_index(method=method)
+            default_index(LazyMethod.of(method))
 
 
 def test_a_start_that_was_stopped_goes_on(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     _start_stopped_in(monkeypatch, module, "build_index", method)
     with monkeypatch.context() as patched:
         patched.setattr(method, "encode_images", _stopped)  # the embeddings are done
-        assert len(open_index(default_index(method=method)).images) == N_SCENES
+        assert len(open_index(default_index(LazyMethod.of(method))).images) == N_SCENES
 
 
 def test_a_start_stopped_while_it_embeds_goes_on(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     _start_stopped_in(monkeypatch, method, "encode_images", method)
-    assert len(open_index(default_index(method=method)).images) == N_SCENES
+    assert len(open_index(default_index(LazyMethod.of(method))).images) == N_SCENES
 
 
 @pytest.mark.parametrize("damage", ["a byte of the vectors", "the manifest", "another file", "a file for a folder"])
 def test_a_damaged_index_is_made_again(method: ClipMethod, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    path = default_index(method=method)
+    path = default_index(LazyMethod.of(method))
     if damage == "a byte of the vectors":
         vectors = bytearray((path / "index.faiss").read_bytes())
         vectors[-1] ^= 1
@@ -95,27 +89,27 @@ def test_a_damaged_index_is_made_again(method: ClipMethod, monkeypatch: pytest.M
         path.write_text("")
     with monkeypatch.context() as patched:
         patched.setattr(method, "encode_images", lambda _: pytest.fail("the embeddings are sound"))
-        assert default_index(method=method) == path
+        assert default_index(LazyMethod.of(method)) == path
     assert len(open_index(path, verify="full").images) == N_SCENES
 
 
 @pytest.mark.parametrize("file", ["manifest.json", "embeddings-00000.npy"])
 def test_a_damaged_store_is_made_again(method: ClipMethod, file: str) -> None:
-    path = default_index(method=method)
+    path = default_index(LazyMethod.of(method))
     (path / "manifest.json").unlink()
     damaged = next((cache_dir() / "stores").iterdir()) / file
     content = bytearray(damaged.read_bytes())
     content[-2] ^= 1
     damaged.write_bytes(content)
-    assert default_index(method=method) == path
+    assert default_index(LazyMethod.of(method)) == path
     assert len(open_index(path, verify="full").images) == N_SCENES
 
 
 def test_a_cache_that_has_moved_gives_the_images_where_they_are(
     method: ClipMethod, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    default_index(method=method)
+    default_index(LazyMethod.of(method))
     (tmp_path / "cache").rename(tmp_path / "moved")
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "moved"))
-    index = open_index(default_index(method=method))
+    index = open_index(default_index(LazyMethod.of(method)))
     assert (Path(index.image_root) / index.images[0].path).is_file()

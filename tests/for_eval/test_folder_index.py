@@ -9,11 +9,10 @@ from PIL import Image
 from tiny_index import random_method
 
 import app
-from for_eval import default_index as making
 from for_eval.folder_index import PHOTO_METHOD, folder_index
 from for_eval.index import open_index
 from for_eval.search import load_searcher
-from for_model import photo_lite
+from for_model import photo_packages
 from for_model.clip_method import ClipMethod
 from for_model.errors import DataError
 
@@ -46,7 +45,7 @@ def test_made_once_and_then_opened(folder: Path, method: ClipMethod, monkeypatch
     assert [image.path for image in open_index(index).images] == ["0.png", "1.png", "2.png"]
     assert [path.name for path in index.parent.iterdir()] == [index.name]  # no store is left behind
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
-    monkeypatch.setattr(making, "embed", lambda *_, **__: pytest.fail("embedded again"))
+    monkeypatch.setattr("for_eval.embed.embed", lambda *_, **__: pytest.fail("embedded again"))
     assert folder_index(folder, method) == index
     assert len(load_searcher(index, method=method).search("a dog", 2).hits) == 2
 
@@ -85,7 +84,7 @@ def test_no_images_is_an_error(tmp_path: Path, method: ClipMethod) -> None:
 def test_the_app_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(photo_lite, "find_spec", lambda _: None)
+    monkeypatch.setattr(photo_packages, "find_spec", lambda _: None)
     assert app.main(["--images", str(folder), "--port", "47123"]) == 2
     assert "make install-photos" in capsys.readouterr().err
     assert app.main(["--images", str(folder), "--index", str(folder), "--port", "47123"]) == 2
@@ -99,14 +98,14 @@ def test_real_photographs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The best of 80 COCO photographs show what was asked for, as COCO's annotations say."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
-    if photo_lite.missing_packages():
+    if photo_packages.missing_packages():
         pytest.skip("the packages of photo-lite are not installed: make install-photos")
     from for_model.clip_method import build_method
     from for_model.data.coco import load_coco
 
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
     coco = load_coco(SHARED, "val2017")
-    method = build_method(PHOTO_METHOD, photo_lite.NAME, device="cpu")
+    method = build_method(PHOTO_METHOD, photo_packages.NAME, device="cpu")
     searcher = load_searcher(folder_index(SHARED / "val2017", method, progress=False), method=method)
     ids = {image.path: image.id for image in coco.images}
     names = [category.name for category in coco.categories]

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from for_eval.__main__ import main
-from for_eval.leaderboard import K, run_method, store_path, summary, to_csv, write_tables
+from for_eval.leaderboard import K, run_method, summary, to_csv, write_tables
 from for_eval.metrics import UNRANKED, average_precision_at_k, retrieval_scores
 from for_eval.rank import score_matrix
 from for_eval.rankings import read_rankings
-from for_eval.store import open_store
+from for_eval.store import open_store, store_path
 from for_model.clip_method import build_method
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes import write_scenes
@@ -68,7 +68,7 @@ def test_a_row_says_what_ran_and_what_was_skipped(board: Path) -> None:
 
 def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
     dataset, method = load_coco(scenes, "val"), build_method("clip", weights="random")
-    store = open_store(store_path(dataset, method, board / "stores"))
+    store = open_store(store_path(dataset, method.info, board / "stores"))
     names = [c.name for c in dataset.categories]
     relevance = dataset.relevance(store.ids)
     scores = retrieval_scores(score_matrix(store, embed_categories(method, names)), relevance, K)
@@ -250,7 +250,7 @@ def test_lvis_is_scored_in_both_protocols(tmp_path: Path) -> None:
     # by hand: each category's images in order of score, those of which nothing is known left out of one protocol
     dataset = load_dataset("lvis", root)
     method = build_method("clip", device="cpu")
-    store = open_store(store_path(dataset, method))
+    store = open_store(store_path(dataset, method.info))
     scores = score_matrix(store, embed_categories(method, [category.name for category in dataset.categories]))
     content = json.loads((root / "lvis_v1_val.json").read_text())
     for row, only_known in ((every, False), (federated, True)):

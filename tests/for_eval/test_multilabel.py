@@ -11,11 +11,10 @@ from sklearn.metrics import average_precision_score
 from slow_metrics import random_case
 
 from for_eval.__main__ import main
-from for_eval.leaderboard import store_path
 from for_eval.multilabel import MultiLabelScores, multilabel_scores, zero_shot_scores
 from for_eval.paper import read_paper, with_paper
 from for_eval.rank import score_matrix
-from for_eval.store import open_store
+from for_eval.store import open_store, store_path
 from for_model.clip_method import build_method
 from for_model.data.coco import COCO_OVD_BASE, COCO_OVD_NOVEL
 from for_model.data.registry import load_dataset
@@ -164,7 +163,7 @@ def test_from_a_folder_to_the_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     content = json.loads((root / "annotations" / "instances_val2014.json").read_text())
     dataset, method = load_dataset("coco2014", root), build_method("clip", weights="random")
     names = [category["name"] for category in content["categories"]]
-    scores = score_matrix(open_store(store_path(dataset, method)), embed_categories(method, names))
+    scores = score_matrix(open_store(store_path(dataset, method.info)), embed_categories(method, names))
     has = {(a["category_id"], a["image_id"]) for a in content["annotations"]}
     relevance = np.array([[(c["id"], i["id"]) in has for i in content["images"]] for c in content["categories"]])
     novel = [n for n, name in enumerate(names) if name in NOVEL_2014]

@@ -5,9 +5,10 @@ import pytest
 import torch
 from store_making import dyadic_units, make_store, random_units
 
+from for_eval import index as index_module
 from for_eval import rank
 from for_eval.index import build_index
-from for_eval.rank import score_images, score_matrix
+from for_eval.rank import score_matrix
 from for_model.errors import StoreError, UsageError
 
 
@@ -84,8 +85,8 @@ def test_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
 def test_an_index_scores_as_its_store_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     embeddings, texts = random_units((23, 4, 12)), random_units((5, 12), seed=1)
     make_store(tmp_path / "store", embeddings)
-    monkeypatch.setattr(rank, "_INDEX_BLOCK_ROWS", rows)
-    scores = score_images(build_index(tmp_path / "store", tmp_path / "index"), texts)
+    monkeypatch.setattr(index_module, "_BLOCK_ROWS", rows)
+    scores = build_index(tmp_path / "store", tmp_path / "index").score_images(texts)
     np.testing.assert_allclose(scores, by_loop(embeddings, texts), atol=1e-6)
 
 
@@ -93,8 +94,8 @@ def test_a_large_index_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.Mon
     embeddings, texts = random_units((23, 4, 12)), random_units((2, 12), seed=1)
     make_store(tmp_path / "store", embeddings)
     index = build_index(tmp_path / "store", tmp_path / "index")
-    monkeypatch.setattr(rank, "_INDEX_BLOCK_ROWS", 8)  # two images a block
+    monkeypatch.setattr(index_module, "_BLOCK_ROWS", 8)  # two images a block
     every = by_loop(embeddings, texts)
-    np.testing.assert_allclose(score_images(index, texts, at_most=92), every, atol=1e-6)  # all of them fit
-    np.testing.assert_allclose(score_images(index, texts, at_most=24), every[:, [0, 1, 10, 11, 22]], atol=1e-6)
-    np.testing.assert_allclose(score_images(index, texts, at_most=1), every[:, [0, 1]], atol=1e-6)
+    np.testing.assert_allclose(index.score_images(texts, at_most=92), every, atol=1e-6)  # all of them fit
+    np.testing.assert_allclose(index.score_images(texts, at_most=24), every[:, [0, 1, 10, 11, 22]], atol=1e-6)
+    np.testing.assert_allclose(index.score_images(texts, at_most=1), every[:, [0, 1]], atol=1e-6)

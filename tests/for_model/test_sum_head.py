@@ -7,8 +7,9 @@ from torch import Tensor
 
 from for_model.backbone import Backbone
 from for_model.errors import UsageError
+from for_model.head_config import SumSettings
 from for_model.heads import Head
-from for_model.sum_head import DecoderLayer, SumHead, SumSettings
+from for_model.sum_head import DecoderLayer, SumHead
 
 
 def head(mini: Backbone, seed: int = 0, **settings) -> SumHead:

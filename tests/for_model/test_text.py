@@ -12,14 +12,8 @@ import torch.nn.functional as F
 
 from for_model.errors import UsageError
 from for_model.methods import MethodInfo
-from for_model.text import (
-    PROMPTS,
-    cached_category_embeddings,
-    embed_categories,
-    embed_queries,
-    fill_prompts,
-    prompted_name,
-)
+from for_model.prompts import PROMPTS, fill_prompts, prompted_name
+from for_model.text import cached_category_embeddings, embed_categories, embed_queries
 
 
 class Hashed:
@@ -136,7 +130,7 @@ def test_the_cache_knows_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.
     same_text = Hashed(replace(info, method="dense-clip", image_size=64))
     cached(same_text, ["dog", "cat"], tmp_path)
     assert not same_text.seen
-    monkeypatch.setattr("for_model.text.PROMPTS", ("a {}.",))
+    monkeypatch.setattr("for_model.prompts.PROMPTS", ("a {}.",))
     other_prompts = Hashed()
     cached(other_prompts, ["dog", "cat"], tmp_path)
     assert other_prompts.seen

@@ -11,9 +11,10 @@ from torch import Tensor
 from for_model.backbone import Backbone, load_backbone
 from for_model.clip_method import TRAINED, build_method, packaged_head, parse_method
 from for_model.errors import UsageError, WeightsError
+from for_model.head_config import HeadConfig
 from for_model.heads import ClipHead, DenseHead
 from for_model.photo_lite import PhotoPool, PhotoSettings
-from for_model.trained_heads import HeadConfig, load_head, make_head, open_head, read_head_file, write_head
+from for_model.trained_heads import load_head, make_head, open_head, read_head_file, write_head
 
 KINDS = ["for", "ft-clip", "ft-dense-clip"]
 

@@ -22,7 +22,8 @@ from for_model.dual_encoders import DualEncoder
 from for_model.errors import ForError, ImageError, UsageError, WeightsError
 from for_model.hub_models import FAMILIES, PUBLISHED, load_hub_model
 from for_model.methods import Method
-from for_model.text import PROMPTS, embed_categories, fill_prompts
+from for_model.prompts import PROMPTS, fill_prompts
+from for_model.text import embed_categories
 from for_model.transformers_encoders import Blip2
 
 pytestmark = pytest.mark.encoders

@@ -17,9 +17,10 @@ from for_model.data.coco import load_coco
 from for_model.data.miniscenes import write_scenes
 from for_model.errors import UsageError
 from for_model.features import open_features
+from for_model.head_config import HeadConfig, SumSettings
 from for_model.heads import ClipHead, ClusterHead, DenseHead
-from for_model.sum_head import SumHead, SumSettings
-from for_model.trained_heads import HeadConfig, make_head
+from for_model.sum_head import SumHead
+from for_model.trained_heads import make_head
 from for_model.vit import VitBackbone
 
 
