@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from for_eval.index import Hit, SearchIndex, open_index
 from for_eval.metrics import top_k
+from for_eval.text_batches import TextBatches
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.files import sha256_file
@@ -84,7 +85,6 @@ class Query:
     encode_ms: float
 
 
-@dataclass(frozen=True)
 class Searcher:
     """An index and its method. Searching changes neither, so several threads may share one.
 
@@ -92,10 +92,18 @@ class Searcher:
     texts: embeddings of some texts, each [Co], that are searched for without waiting for that.
     """
 
-    index: SearchIndex
-    encoder: LazyMethod
-    image_root: Path
-    texts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    def __init__(
+        self,
+        index: SearchIndex,
+        encoder: LazyMethod,
+        image_root: Path,
+        texts: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        self.index = index
+        self.encoder = encoder
+        self.image_root = image_root
+        self._known = texts or {}
+        self._texts = TextBatches(encoder)
 
     @property
     def method(self) -> Method:
@@ -111,12 +119,10 @@ class Searcher:
 
     def text_query(self, text: str) -> Query:
         """Encode a free text; see `text.embed_queries`. Raises UsageError for an empty one."""
-        if text in self.texts and not self.encoder.loaded:
-            return Query(text, self.texts[text][None], 0.0)
-        from for_model.text import embed_queries
-
+        if text in self._known and not self.encoder.loaded:
+            return Query(text, self._known[text][None], 0.0)
         start = time.perf_counter()
-        embeddings = embed_queries(self.method, [text]).numpy(force=True).astype(np.float32)  # [1, Co]
+        embeddings = self._texts.embed(text)[None]  # [1, Co]
         return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
 
     def image_query(self, image: Image.Image, label: str = "your image") -> Query:
@@ -236,7 +242,7 @@ def searcher_of(
     encoder = method if isinstance(method, LazyMethod) else LazyMethod.of(method)
     index.check_method(encoder.info)
     root = Path(index.image_root) if image_root is None else image_root
-    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts or {})
+    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts)
 
 
 def _rebuild(
