@@ -7,7 +7,8 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ class Query:
     encode_ms: float
 
 
+@dataclass(frozen=True)
 class Searcher:
     """An index and its method. Searching changes neither, so several threads may share one.
 
@@ -92,18 +94,14 @@ class Searcher:
     texts: embeddings of some texts, each [Co], that are searched for without waiting for that.
     """
 
-    def __init__(
-        self,
-        index: SearchIndex,
-        encoder: LazyMethod,
-        image_root: Path,
-        texts: Mapping[str, NDArray[np.float32]] | None = None,
-    ) -> None:
-        self.index = index
-        self.encoder = encoder
-        self.image_root = image_root
-        self._known = texts or {}
-        self._texts = TextBatches(encoder)
+    index: SearchIndex
+    encoder: LazyMethod
+    image_root: Path
+    texts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def _batches(self) -> TextBatches:
+        return TextBatches(self.encoder)
 
     @property
     def method(self) -> Method:
@@ -119,10 +117,10 @@ class Searcher:
 
     def text_query(self, text: str) -> Query:
         """Encode a free text; see `text.embed_queries`. Raises UsageError for an empty one."""
-        if text in self._known and not self.encoder.loaded:
-            return Query(text, self._known[text][None], 0.0)
+        if text in self.texts and not self.encoder.loaded:
+            return Query(text, self.texts[text][None], 0.0)
         start = time.perf_counter()
-        embeddings = self._texts.embed(text)[None]  # [1, Co]
+        embeddings = self._batches.embed(text)[None]  # [1, Co]
         return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
 
     def image_query(self, image: Image.Image, label: str = "your image") -> Query:
@@ -242,7 +240,7 @@ def searcher_of(
     encoder = method if isinstance(method, LazyMethod) else LazyMethod.of(method)
     index.check_method(encoder.info)
     root = Path(index.image_root) if image_root is None else image_root
-    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts)
+    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts or {})
 
 
 def _rebuild(
