@@ -6,10 +6,10 @@
 
 Each client calls the API's `search` again and again over plain HTTP, as `gradio_client` does, with queries of its own.
 Ends with an error if any request failed, or if the 95th percentile of the clients' time is more than 10 times the
-median of a client alone. The clients are people who look at what they find: each pauses for about a second between two
-searches. With --pause 0 they are twenty programs that keep the processor busy, and then wait about 20 / c times as long
-as one alone where c searches fit beside one another, however well the server does: the figure to read is searches a
-second.
+median of a client alone. The clients are people who look at what they find, if not for long: each pauses for about half
+a second between two searches. With --pause 0 they are twenty programs that keep the processor busy, and then wait about
+20 / c times as long as one alone where c searches fit beside one another, however well the server does: the figure to
+read is searches a second.
 """
 
 import argparse
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--k", type=int, default=12, help="images a search")
-    parser.add_argument("--pause", type=float, default=1, help="seconds between the searches of one client")
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between the searches of one client")
     arguments = parser.parse_args(argv)
     load = (arguments.clients, arguments.seconds, arguments.k, arguments.pause)
     if arguments.url:
