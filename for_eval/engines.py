@@ -106,8 +106,11 @@ class FlatIndex:
 
 def _widened(values: NDArray[np.float16]) -> NDArray[np.float32]:
     """float16 -> float32. torch does it eight times faster than numpy, if it is loaded; loading it takes seconds."""
-    torch = sys.modules.get("torch")
-    return values.astype(np.float32) if torch is None else torch.from_numpy(values).float().numpy()
+    if "torch" not in sys.modules:
+        return values.astype(np.float32)
+    import torch  # waits if another thread is just loading it
+
+    return torch.from_numpy(values).float().numpy()
 
 
 KINDS: dict[str, type[VectorIndex]] = {FlatIndex.kind: FlatIndex}

@@ -116,7 +116,10 @@ class Searcher:
         return self.find(self.text_query(text), k)
 
     def text_query(self, text: str) -> Query:
-        """Encode a free text; see `text.embed_queries`. Raises UsageError for an empty one."""
+        """Encode a free text; see `text.embed_queries`. Before the method is loaded, one of `texts` needn't be.
+
+        Raises UsageError for an empty one, and what loading the method raises.
+        """
         if text in self.texts and not self.encoder.loaded:
             return Query(text, self.texts[text][None], 0.0)
         start = time.perf_counter()
