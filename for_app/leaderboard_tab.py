@@ -64,7 +64,7 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
         return gr.Dropdown(choices=orders, value=by if by in orders else _AS_IT_IS), drawn_bars(title)
 
     choice.input(change, [choice, order], [order, drawings], api_visibility="private", show_progress="hidden")
-    tab.select(draw, choice, [drawings, ablations], api_visibility="private")
+    tab.select(draw, choice, [drawings, ablations], api_visibility="private", show_progress="minimal")
 
 
 def _orders(board: Board) -> list[str]:

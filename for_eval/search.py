@@ -122,6 +122,7 @@ class Searcher:
         """
         if text in self.texts and not self.encoder.loaded:
             return Query(text, self.texts[text][None], 0.0)
+        self.encoder.get()  # loading isn't encoding
         start = time.perf_counter()
         embeddings = self._batches.embed(text)[None]  # [1, Co]
         return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
@@ -133,8 +134,9 @@ class Searcher:
         """
         if not self.embeds_images:
             raise WeightsError(HEAD_MISSING)
+        method = self.method
         start = time.perf_counter()
-        embeddings = self.method.encode_images(self.method.preprocess(image)[None])[0]  # [N, Co]
+        embeddings = method.encode_images(method.preprocess(image)[None])[0]  # [N, Co]
         return Query(label, embeddings.numpy(force=True).astype(np.float32), (time.perf_counter() - start) * 1e3)
 
     def like_query(self, image_id: ImageId, embedding: int | None = None) -> Query:

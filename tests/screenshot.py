@@ -30,7 +30,7 @@ TABS = {
     "search": ("Search", LOADED),
     "compare": ("Compare", f"{_SHOWN.format(where='#comparison')} == {4 * COMPARED}"),
     "labels": ("Pseudo-labels", "document.querySelector('#label-drawing img')?.naturalWidth"),
-    "leaderboard": ("Leaderboard", "document.querySelector('#ablations svg')"),
+    "leaderboard": ("Leaderboard", "document.querySelector('#ablations .charts svg')"),
     "index": ("Index", "document.querySelector('#about').innerText.includes('Backbone')"),
 }
 
@@ -76,7 +76,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=7861)
     arguments = parser.parse_args(argv)
     out: Path = arguments.out
-    app = build_app(_library(arguments.images), allow_build=True)
+    library = _library(arguments.images)
+    library.searcher(library.default).search(arguments.query)  # so that the times shown are those of a server that runs
+    app = build_app(library, allow_build=True)
     url = serve(app, port=arguments.port)
     try:
         with open_page() as page:

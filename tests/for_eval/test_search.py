@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,14 +12,14 @@ from PIL import Image
 from store_making import make_store, method_info, random_units
 from tiny_index import make_searcher
 
-from for_eval.index import Hit, build_index
-from for_eval.search import Searcher, SearchResult, format_hits_text, load_searcher
+from for_eval.index import Hit, build_index, open_index
+from for_eval.search import Searcher, SearchResult, format_hits_text, load_searcher, searcher_of
 from for_eval.store import open_store
 from for_model import clip_method
 from for_model.data.dataset import ImageRecord
 from for_model.data.images import load_image
 from for_model.errors import StoreError, UsageError, WeightsError
-from for_model.methods import Method, MethodInfo
+from for_model.methods import LazyMethod, Method, MethodInfo
 
 WIDTH = 32
 
@@ -262,3 +263,23 @@ class TestFormats:
             ],
             "latency_ms": {"encode": 1.235, "search": 2.0, "total": 3.235},
         }
+
+
+def test_known_texts_need_no_method_and_loading_counts_for_no_encoding(
+    index_path: Path, embeddings: np.ndarray
+) -> None:
+    method = ByName(embeddings, method_info(3, WIDTH))
+
+    def load() -> Method:
+        time.sleep(0.5)
+        return method
+
+    lazy = LazyMethod(method.info, load)
+    known = {"row 4": embeddings.reshape(-1, WIDTH)[4]}
+    searcher = searcher_of(open_index(index_path), method=lazy, texts=known)
+    first = searcher.search("row 4", 1)
+    assert (first.hits[0].image.id, first.encode_ms, lazy.loaded) == (searcher.index.images[1].id, 0, False)
+    other = searcher.search("row 7", 1)
+    assert lazy.loaded
+    assert 0 < other.encode_ms < 400
+    assert searcher.search("row 4", 1).encode_ms > 0  # from now on all are encoded, and the time is that
