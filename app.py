@@ -33,8 +33,8 @@ from for_model.errors import UsageError
 if TYPE_CHECKING:
     import gradio as gr
 
-    from for_eval.library import Library
-    from for_eval.search import Searcher
+    from for_search.library.library import Library
+    from for_search.query.searcher import Searcher
 
 _log = logging.getLogger(__name__)
 _HEAD_START_S = 2  # for the first visitor: loading an encoder keeps Python from doing anything else
@@ -120,13 +120,13 @@ def _check_auth(auth: str | None) -> tuple[str, str] | None:
 def _library(arguments: argparse.Namespace) -> "Library":
     """The indexes that the page will know; the first of them opened, so that what is wrong shows now."""
     _check_sources(arguments)
-    from for_eval.library import DEFAULT_DATASET, Library
+    from for_search.library.library import DEFAULT_DATASET, Library
 
     if arguments.images is not None:
-        from for_eval.folder_index import PHOTO_METHOD, folder_index
-        from for_eval.search import load_searcher
-        from for_model import photo_packages
-        from for_model.clip_method import build_method
+        from for_model.backbones import photo_packages
+        from for_model.methods.registry import build_method
+        from for_search.library.folder_index import PHOTO_METHOD, folder_index
+        from for_search.query.searcher import load_searcher
 
         method = build_method(PHOTO_METHOD, photo_packages.NAME)
         library = Library()

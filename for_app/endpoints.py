@@ -1,16 +1,16 @@
-"""The API endpoints: `for_eval.api` under names that `gradio_client` calls. See docs/api.md."""
+"""The API endpoints: `for_search.api` under names that `gradio_client` calls. See docs/api.md."""
 
 import gradio as gr
 
 from for_app.guard import api_endpoint
 from for_app.uploads import DECODED_PX, uploaded_image
-from for_eval import api
-from for_eval.library import Library
 from for_model.errors import UsageError
+from for_search import api
+from for_search.library.library import Library
 
 
 def add_endpoints(library: Library) -> None:
-    """Add an endpoint for each function of `for_eval.api` to the page that is being built."""
+    """Add an endpoint for each function of `for_search.api` to the page that is being built."""
 
     def search(query: str, k: int = 12, index: str = "") -> dict:
         """The images that match a text, best first: rank, id, score, and the number of the embedding that matched."""

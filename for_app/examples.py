@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from for_eval.library import Library
-from for_eval.views.presentation import MAX_QUERY_CHARACTERS
+from for_app.views.presentation import MAX_QUERY_CHARACTERS
+from for_search.library.library import Library
 
 EXAMPLES = {
     "miniscenes": (

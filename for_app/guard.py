@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
-from for_eval import search
-from for_eval.library import Library
 from for_model.errors import ForError
+from for_search.library.library import Library
+from for_search.query import searcher as search
 
 _UNEXPECTED = "something went wrong here, and is in the server's log; try again, or ask for something else"
 

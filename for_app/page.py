@@ -2,14 +2,14 @@
 
 import gradio as gr
 
-from for_app.compare_tab import compare_tab
 from for_app.endpoints import add_endpoints
 from for_app.guard import page_event
-from for_app.index_tab import index_tab
-from for_app.labels_tab import labels_tab
-from for_app.leaderboard_tab import leaderboard_tab
-from for_app.search_tab import search_tab
-from for_eval.library import Library
+from for_app.tabs.compare import compare_tab
+from for_app.tabs.index import index_tab
+from for_app.tabs.labels import labels_tab
+from for_app.tabs.leaderboard import leaderboard_tab
+from for_app.tabs.search import search_tab
+from for_search.library.library import Library
 
 
 def build_app(library: Library, allow_build: bool = False) -> gr.Blocks:

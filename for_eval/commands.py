@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from for_model.errors import DataError, ForError, UsageError
 
 if TYPE_CHECKING:
-    from for_model.methods import Method
+    from for_model.methods.protocol import Method
 
 
 def _method(arguments: argparse.Namespace, name: str) -> "Method":
     """The method of a name, with the options that every command that embeds has."""
-    from for_model.clip_method import build_method
+    from for_model.methods.registry import build_method
 
     return build_method(
         name,
@@ -29,9 +29,9 @@ def _method(arguments: argparse.Namespace, name: str) -> "Method":
 
 
 def run_embed(arguments: argparse.Namespace) -> None:
-    from for_eval.embed import embed
-    from for_model.clip_method import parse_method
     from for_model.data.registry import load_dataset
+    from for_model.methods.registry import parse_method
+    from for_search.store.embed import embed
 
     parse_method(arguments.method)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
@@ -46,14 +46,14 @@ def run_embed(arguments: argparse.Namespace) -> None:
 
 
 def run_index(arguments: argparse.Namespace) -> None:
-    from for_eval.index import build_index
+    from for_search.index.index_files import build_index
 
     index = build_index(arguments.store, arguments.out, arguments.kind)
     print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
 
 
 def run_search(arguments: argparse.Namespace) -> None:
-    from for_eval.search import format_hits_text, load_searcher
+    from for_search.query.searcher import format_hits_text, load_searcher
 
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
@@ -66,9 +66,10 @@ def run_search(arguments: argparse.Namespace) -> None:
 
 
 def run_leaderboard(arguments: argparse.Namespace) -> None:
-    from for_eval.leaderboard import run_method, summary, write_result, write_tables
-    from for_model.clip_method import parse_method
+    from for_eval.leaderboard.evaluate import run_method
+    from for_eval.leaderboard.results import summary, write_result, write_tables
     from for_model.data.registry import load_dataset
+    from for_model.methods.registry import parse_method
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     if not methods:
@@ -89,8 +90,8 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
 
 
 def run_tables(arguments: argparse.Namespace) -> None:
-    from for_eval.suites import SUITES
-    from for_eval.tables import find_data, parse_tables, run_tables
+    from for_eval.leaderboard.paper_tables import SUITES
+    from for_eval.leaderboard.run_tables import find_data, parse_tables, run_tables
 
     chosen = [name.strip() for name in arguments.dataset.split(",") if name.strip()]
     for name in chosen:
@@ -127,12 +128,12 @@ def run_tables(arguments: argparse.Namespace) -> None:
 
 
 def run_table(arguments: argparse.Namespace) -> None:
-    from for_eval.leaderboard import write_tables
-    from for_eval.tables import write_table_csvs
+    from for_eval.leaderboard.results import write_tables
+    from for_eval.leaderboard.run_tables import write_table_csvs
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     if arguments.with_paper:
-        from for_eval.paper import read_paper, with_paper
+        from for_eval.leaderboard.paper_rows import read_paper, with_paper
 
         print(with_paper(paths, read_paper()))
     else:
@@ -153,9 +154,9 @@ def run_classes(arguments: argparse.Namespace) -> None:
 
 
 def run_fetch(arguments: argparse.Namespace) -> None:
-    from for_eval.datasets.check import check
-    from for_eval.datasets.fetch import choose_splits, describe, fetch
-    from for_eval.datasets.sources import PARTS, SOURCES
+    from for_eval.download.check import check
+    from for_eval.download.fetch import choose_splits, describe, fetch
+    from for_eval.download.sources import PARTS, SOURCES
 
     source = SOURCES.get(arguments.name)
     if source is None:
@@ -176,8 +177,8 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
-    from for_eval.compare import compare, load_ranked
-    from for_eval.views.compare_report import figure_format, name_of, to_text, write_figure
+    from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
+    from for_eval.metrics.paired_comparison import compare, load_ranked
 
     if arguments.out is not None:
         figure_format(arguments.out)

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from for_eval.metrics import retrieval_scores
-from for_model.clip_method import METHODS, HeadOptions
+from for_eval.metrics.retrieval import retrieval_scores
+from for_model.backbones.imagenet_names import class_descriptions, wordnet_descriptions
+from for_model.backbones.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
 from for_model.data.dataset import Dataset
 from for_model.data.images import load_image
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError
-from for_model.imagenet_names import class_descriptions, wordnet_descriptions
-from for_model.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
+from for_model.methods.registry import METHODS, HeadOptions
 from for_model.prompts import PROMPTS
 from for_model.text import embed_categories
 

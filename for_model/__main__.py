@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from for_model.cli import run_command
-from for_model.data.concepts import Split
-from for_model.data.miniscenes import DEFAULT_SIZE, write_scenes
+from for_model.data.miniscenes.concepts import Split
+from for_model.data.miniscenes.scenes import DEFAULT_SIZE, write_scenes
 from for_model.files import cache_dir
 
 
@@ -19,15 +19,15 @@ def _scenes(arguments: argparse.Namespace) -> None:
 
 
 def _pretrain_mini(arguments: argparse.Namespace) -> None:
-    from for_model.pretrain import run_recipe  # torch and open_clip take seconds to import
+    from for_model.training.pretrain import run_recipe  # torch and open_clip take seconds to import
 
     for line in run_recipe(arguments.config, arguments.settings, arguments.work, arguments.out, arguments.device):
         print(line, flush=True)
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    from for_model.train import train
-    from for_model.train_config import load_config
+    from for_model.training.config import load_config
+    from for_model.training.train import train
 
     config = load_config(arguments.config, arguments.settings)
     if arguments.smoke:

@@ -17,9 +17,9 @@ from tqdm import tqdm
 
 from for_model.errors import UsageError
 from for_model.files import cache_dir, sha256_json
-from for_model.methods import Method
+from for_model.methods.protocol import Method
 from for_model.prompts import fill_prompts, prompted_name, prompts_of
-from for_model.weights_io import write_weights
+from for_model.tensor_files import write_weights
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,10 @@
 import importlib.util
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from tests.helpers.paths import SHARED
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -20,7 +19,7 @@ def _may_skip(item: pytest.Item) -> bool:
     """Whether a skip of this test is expected on this machine."""
     import torch
 
-    from for_model.photo_packages import missing_packages
+    from for_model.backbones.photo_packages import missing_packages
 
     missing = {
         "gpu": not torch.cuda.is_available(),

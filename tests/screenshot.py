@@ -1,7 +1,7 @@
 """Write the pictures of README and docs: the page at its default index, in a real browser.
 
-python tests/screenshot.py docs                              # every tab, and an opened result
-python tests/screenshot.py docs/search.png --query umbrella  # one
+python -m tests.screenshot docs                              # every tab, and an opened result
+python -m tests.screenshot docs/search.png --query umbrella  # one
 """
 
 import argparse
@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from browser import Page, open_page
 from PIL import Image
 
 from app import serve
-from for_app.compare_tab import DEFAULT_K as COMPARED
 from for_app.page import build_app
-from for_app.search_tab import DEFAULT_K
-from for_eval.folder_index import PHOTO_METHOD, folder_index
-from for_eval.library import Library
-from for_eval.search import load_searcher
-from for_model import photo_packages
-from for_model.clip_method import build_method
+from for_app.tabs.compare import DEFAULT_K as COMPARED
+from for_app.tabs.search import DEFAULT_K
+from for_model.backbones import photo_packages
+from for_model.methods.registry import build_method
+from for_search.library.folder_index import PHOTO_METHOD, folder_index
+from for_search.library.library import Library
+from for_search.query.searcher import load_searcher
+from tests.helpers.browser import Page, open_page
 
 _SHOWN = "[...document.querySelectorAll('{where} img')].filter(i => i.complete && i.naturalWidth).length"
 LOADED = f"{_SHOWN.format(where='#gallery')} == {DEFAULT_K}"

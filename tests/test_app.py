@@ -12,18 +12,18 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
-import screenshot
-from browser import CHROMIUM
 from PIL import Image
-from tiny_index import make_searcher
 
 import app as page_module
 from for_app.page import build_app
-from for_eval.library import Library
-from for_eval.search import Searcher
-from for_model.photo_packages import missing_packages
-
-REPOSITORY = Path(page_module.__file__).parent
+from for_model.backbones.photo_packages import missing_packages
+from for_search.library.library import Library
+from for_search.query.searcher import Searcher
+from tests import screenshot
+from tests.helpers.browser import CHROMIUM
+from tests.helpers.paths import REPOSITORY, SHARED
+from tests.helpers.serving import free_port
+from tests.helpers.tiny_index import make_searcher
 
 # Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
 # while torch has threads; a client that is dropped closes its sockets late.
@@ -40,12 +40,6 @@ class Served:
     url: str
     searcher: Searcher
     folder: Path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +126,7 @@ def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
 @pytest.mark.data
 def test_a_picture_of_the_page_on_real_photographs(tmp_path: Path) -> None:
     """The picture for docs/photo-lite.md, which nobody may pass on: whoever has the photographs makes it again."""
-    photographs = REPOSITORY.parent / "shared" / "data" / "coco-tiny" / "val2017"
+    photographs = SHARED / "coco-tiny" / "val2017"
     if CHROMIUM is None or not photographs.is_dir() or missing_packages():
         pytest.skip("needs chromium, ../shared/data and `make install-photos`")
     picture = tmp_path / "photos.png"

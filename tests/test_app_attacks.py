@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving import ask, call, served_page, upload
-from tiny_index import make_searcher
 
 from for_app.gate import MAX_BODY_BYTES
-from for_eval.library import Library
-from for_eval.search import Query, Searcher
-from for_eval.views.presentation import pictures_of
+from for_app.views.presentation import pictures_of
+from for_search.library.library import Library
+from for_search.query.searcher import Query, Searcher
+from tests.helpers.serving import ask, call, served_page, upload
+from tests.helpers.tiny_index import make_searcher
 
 pytestmark = [
     pytest.mark.slow,

@@ -27,7 +27,7 @@ class _Entry:
 
 
 def _miniscenes_root(split: str) -> Path:
-    from for_model.data.miniscenes import default_root  # draws with font files, which other datasets don't need
+    from for_model.data.miniscenes.scenes import default_root  # draws with font files, which other datasets don't need
 
     return default_root(split)
 

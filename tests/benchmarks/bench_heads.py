@@ -10,9 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from for_model.backbone import AttentionPool
-from for_model.heads import ClipHead, ClusterHead, DenseHead, Head
-from for_model.kmeans import kmeans_batched, kmeans_reference
+from for_model.backbones.attention_pool import AttentionPool
+from for_model.heads.clip import ClipHead
+from for_model.heads.cluster import ClusterHead
+from for_model.heads.dense import DenseHead
+from for_model.heads.kmeans import kmeans_batched, kmeans_reference
+from for_model.heads.protocol import Head
 
 IMAGES = 8
 SIZES = {"K49-N8": (49, 8, 2048, 1024), "K196-N50": (196, 50, 2048, 1024)}  # K, N, Ce, Co

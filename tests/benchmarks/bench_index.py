@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from for_eval.engines import FlatIndex
-from for_eval.index import SearchIndex, build_index, open_index
-from for_eval.rank import score_matrix
-from for_eval.store import Store, open_store, write_manifest, write_shard
+from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.dataset import ImageRecord
-from for_model.methods import MethodInfo
+from for_model.methods.protocol import MethodInfo
+from for_search.index.flat_engine import FlatIndex
+from for_search.index.index import SearchIndex
+from for_search.index.index_files import build_index, open_index
+from for_search.store.store import Store, open_store, write_manifest, write_shard
 
 N_IMAGES, N_EMBEDDINGS, DIM, SHARD = 10_000, 25, 512, 1000
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from for_eval.bootstrap import bootstrap_interval
-from for_eval.metrics import recall_at_k, retrieval_scores
-from for_eval.rank import score_matrix
-from for_eval.store import Store, open_store, write_manifest, write_shard
+from for_eval.metrics.bootstrap import bootstrap_interval
+from for_eval.metrics.retrieval import recall_at_k, retrieval_scores
+from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.dataset import ImageRecord
-from for_model.methods import MethodInfo
+from for_model.methods.protocol import MethodInfo
+from for_search.store.store import Store, open_store, write_manifest, write_shard
 
 N_IMAGES, N_EMBEDDINGS, N_CATEGORIES, DIM, SHARD = 19_809, 50, 1_203, 1_024, 1_000
 PRESENT, KNOWN = 0.009, 0.02  # shares of the pairs of image and category, about LVIS's

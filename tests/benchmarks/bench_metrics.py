@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from for_eval.bootstrap import bootstrap_interval
-from for_eval.metrics import retrieval_scores
+from for_eval.metrics.bootstrap import bootstrap_interval
+from for_eval.metrics.retrieval import retrieval_scores
 
 COCO_OVD = (65, 2_000, 0.05)  # categories, images, share of relevant images
 LVIS = (1_203, 20_000, 0.01)

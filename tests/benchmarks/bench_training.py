@@ -14,15 +14,17 @@ import torch.nn.functional as F
 from bench_heads import random_pool
 from torch import Tensor
 
-from for_model.backbone import load_backbone
+from for_model.backbones.clip_resnet import load_backbone
 from for_model.data.coco import load_coco
-from for_model.data.miniscenes import write_scenes
-from for_model.features import open_features
-from for_model.head_config import SumSettings
-from for_model.heads import ClusterHead, DenseHead, Head
-from for_model.losses import set_prediction_loss
-from for_model.sum_head import SumHead
-from for_model.train import _cpu_has_bfloat16
+from for_model.data.miniscenes.scenes import write_scenes
+from for_model.heads.cluster import ClusterHead
+from for_model.heads.config import SumSettings
+from for_model.heads.dense import DenseHead
+from for_model.heads.protocol import Head
+from for_model.heads.sum_clip import SumHead
+from for_model.training.features import open_features
+from for_model.training.losses import set_prediction_loss
+from for_model.training.train import _cpu_has_bfloat16
 
 BATCH, QUERIES, TARGETS = 64, 50, 30
 WIDTH, DIM = 512, 256  # RN-mini's

@@ -1,8 +1,8 @@
 """Many visitors at once: how long a search takes when one asks, and when twenty do.
 
-  python tests/benchmarks/load.py                                    # starts the app on the built-in scenes
-  python tests/benchmarks/load.py --url http://127.0.0.1:7860        # asks one that is running
-  python tests/benchmarks/load.py --clients 20 --seconds 120 --k 12 --pause 0
+  python -m tests.benchmarks.load                                    # starts the app on the built-in scenes
+  python -m tests.benchmarks.load --url http://127.0.0.1:7860        # asks one that is running
+  python -m tests.benchmarks.load --clients 20 --seconds 120 --k 12 --pause 0
 
 Each client calls the API's `search` again and again over plain HTTP, as `gradio_client` does, with queries of its own.
 Ends with an error if any request failed, or if the 95th percentile of the clients' time is more than 10 times the
@@ -24,9 +24,9 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.helpers.paths import REPOSITORY
+
 MAX_RATIO = 10
 ALONE_SECONDS = 10
 NOUNS = ("umbrella", "dog", "guitar", "pizza", "red car", "airplane", "a cat on a bed", "clock", "cake", "robot")

@@ -1,7 +1,7 @@
 """The wait for the first result: from the start of the app, on the built-in scenes, with their index made before.
 
-  python tests/benchmarks/start.py
-  python tests/benchmarks/start.py --runs 5
+  python -m tests.benchmarks.start
+  python -m tests.benchmarks.start --runs 5
 
 Starts the app anew for each run. Prints the seconds until it serves, until a browser shows the pictures of the first
 example (until the API answers it, where there is no Chromium), and until the API answers a text that nobody has
@@ -14,12 +14,9 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from load import NOUNS, search_once, start_app
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from browser import CHROMIUM, Page, open_page
+from tests.benchmarks.load import NOUNS, search_once, start_app
+from tests.helpers.browser import CHROMIUM, Page, open_page
 
 MAX_SECONDS = 10
 _PICTURES = (

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Page, open_page
-from pages import Served
-from test_app import free_port
-from tiny_index import make_library
 
 from app import serve
 from for_app.page import build_app
-from for_eval.library import Library
+from for_search.library.library import Library
+from tests.helpers.browser import CHROMIUM, Page, open_page
+from tests.helpers.pages import Served
+from tests.helpers.serving import free_port
+from tests.helpers.tiny_index import make_library
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import Served
 from PIL import Image
-from serving import ask
 
-from for_app import endpoints
-from for_eval.library import Library
+from for_search.library.library import Library
+from tests.helpers.pages import Served
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.serving import ask
 
-DOCS = Path(endpoints.__file__).parents[1] / "docs" / "api.md"
+DOCS = REPOSITORY / "docs" / "api.md"
 
 pytestmark = [
     pytest.mark.slow,

@@ -3,17 +3,17 @@
 import gc
 import json
 import urllib.request
-from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
 from gradio_client import Client, handle_file
-from pages import Served
-from test_app import free_port
 
 from app import serve
 from for_app.page import build_app
-from for_eval import api
+from for_search import api
+from tests.helpers.pages import Served
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.serving import free_port
 
 # Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
 pytestmark = [
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "api.md"
+DOCUMENT = REPOSITORY / "docs" / "api.md"
 
 
 @pytest.fixture(scope="module")

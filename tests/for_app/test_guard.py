@@ -6,9 +6,9 @@ import gradio as gr
 import pytest
 
 from for_app.guard import api_endpoint, page_event
-from for_eval.library import Library
 from for_model.errors import UsageError
 from for_model.files import cache_dir
+from for_search.library.library import Library
 
 
 @pytest.fixture

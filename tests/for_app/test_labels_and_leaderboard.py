@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-from browser import Page
-from pages import Served, open_tab_on_phone
 from PIL import Image
 
-from for_eval import api
-from for_eval.image_labels import DATASET
-from for_eval.labelling import DEFAULT_THRESHOLD, label, sample_images
-from for_eval.views.leaderboard import main_columns, read_boards
+from for_app.views.leaderboard import main_columns, read_boards
+from for_search import api
+from for_search.library.label_service import DEFAULT_THRESHOLD, label, sample_images
+from for_search.query.image_labels import DATASET
+from tests.helpers.browser import Page
+from tests.helpers.pages import Served, open_tab_on_phone
 
 pytestmark = [
     pytest.mark.slow,

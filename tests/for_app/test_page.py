@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import Page
-from pages import Served, open_tab_on_phone
 from PIL import Image
 
-from for_app import compare_tab, search_tab
 from for_app.examples import EXAMPLES
+from for_app.tabs import compare as compare_tab
+from for_app.tabs import search as search_tab
+from tests.helpers.browser import Page
+from tests.helpers.pages import Served, open_tab_on_phone
 
 # Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
 pytestmark = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from for_model.backbone import Backbone, load_backbone
+from for_model.backbones.clip_resnet import Backbone, load_backbone
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from for_model.errors import UsageError
-from for_model.methods import MethodInfo
+from for_model.methods.protocol import MethodInfo
 from for_model.prompts import PROMPTS, fill_prompts, prompted_name
 from for_model.text import cached_category_embeddings, embed_categories, embed_queries
 

@@ -1,0 +1,100 @@
+"""The Index tab: what is loaded, and, where that is allowed, another folder indexed while others search."""
+
+import html
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from for_app.guard import page_event, without_paths
+from for_app.views.presentation import about_html
+from for_model.backbones.photo_packages import missing_packages
+from for_model.errors import UsageError
+from for_search.library.background_builds import Builder, BuildState
+from for_search.library.library import Library
+
+METHODS = ("cluster-clip", "clip", "dense-clip", "for")
+
+
+def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_build: bool) -> None:
+    """Build the tab. current: holds the name of the index.  allow_build: see `page.build_app`."""
+    gr.HTML("<p>What is being searched. Another index is chosen at the top of the page.</p>", elem_classes="hint")
+    about = gr.HTML(elem_id="about")
+
+    def describe(name: str) -> str:
+        return about_html(library.searcher(name).index)
+
+    for event in (app.load, current.change):
+        event(page_event(library, describe), current, about, api_visibility="private", show_progress="hidden")
+    if allow_build:
+        _build_form(library, current, app)
+    else:
+        gr.HTML(
+            "<p>Folders can't be indexed from here: this page can be reached from other machines, and a build reads "
+            "whichever folder it is given. Start the app on 127.0.0.1 without --share, or with --allow-build.</p>",
+            elem_classes="hint",
+        )
+
+
+def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
+    builder = Builder(library)
+    gr.HTML(
+        "<h3>Index a folder</h3><p>Everybody can search on meanwhile. What is stopped goes on where it was.</p>",
+        elem_classes="hint",
+    )
+    with gr.Row():
+        folder = gr.Textbox(label="Folder of images, on the machine that serves this page", scale=3, elem_id="folder")
+        method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", min_width=140, elem_id="build-method")
+        own = library.searcher(library.default).index.info.backbone
+        backbones = list(dict.fromkeys([own, *([] if missing_packages() else ["photo-lite"]), "RN50"]))
+        backbone = gr.Dropdown(
+            backbones,
+            value="photo-lite" if "photo-lite" in backbones else own,
+            label="Backbone",
+            allow_custom_value=True,
+            min_width=140,
+            elem_id="backbone",
+        )
+    with gr.Row():
+        start = gr.Button("Build", variant="primary", scale=0, min_width=110, elem_id="build")
+        stop = gr.Button("Stop", interactive=False, scale=0, min_width=110, elem_id="stop")
+    shown = gr.HTML(elem_id="built")
+    timer = gr.Timer(0.5, active=False)
+
+    def look() -> tuple[Any, ...]:
+        state = builder.state
+        return (
+            state_html(replace(state, message=without_paths(library, state.message))),
+            gr.Timer(active=state.running),
+            gr.Button(interactive=not state.running),
+            gr.Button(interactive=state.running),
+            gr.Dropdown(choices=list(library.names)),
+        )
+
+    def begin(path: str, wanted: str, model: str) -> tuple[Any, ...]:
+        if not (path or "").strip():
+            raise UsageError("Name a folder of images")
+        builder.start(Path(path.strip()), wanted, model)
+        return look()
+
+    def end() -> tuple[Any, ...]:
+        builder.stop()
+        return look()
+
+    outputs = [shown, timer, start, stop, current]
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.on([start.click, folder.submit], page_event(library, begin), [folder, method, backbone], outputs, **quiet)
+    stop.click(page_event(library, end), None, outputs, **quiet)
+    timer.tick(page_event(library, look), None, outputs, **quiet)
+    app.load(page_event(library, look), None, outputs, **quiet)  # a build may be running that another began
+
+
+def state_html(state: BuildState) -> str:
+    """How far a build is: a bar and a line. Nothing before the first."""
+    if not state.message:
+        return ""
+    counts = f" · {state.done:,} of {state.total:,} images" if state.total else ""
+    bar = f'<progress max="{max(1, state.total)}" value="{state.done}"></progress>' if state.running else ""
+    name = f"<b>{html.escape(state.name)}</b> · " if state.name else ""
+    return f"{bar}<p>{name}{html.escape(state.message)}{counts}</p>"

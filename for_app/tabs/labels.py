@@ -1,0 +1,185 @@
+"""The Pseudo-labels tab: an image in, the names that Cluster-CLIP sees in it out, and where it sees them."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from for_app.guard import page_event
+from for_app.uploads import DECODED_PX, uploaded_image
+from for_app.views.presentation import pictures_of
+from for_app.views.regions import draw_regions
+from for_model.errors import UsageError
+from for_search.library.label_service import (
+    DEFAULT_THRESHOLD,
+    DEFAULT_THRESHOLDS,
+    default_vocabulary,
+    labels_html,
+    sample_images,
+)
+from for_search.library.label_service import label as label_image
+from for_search.library.library import Library
+from for_search.query.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
+
+N_SAMPLES = 12
+_CHOICES = (
+    ("the dataset's own names", "dataset"),
+    ("ImageNet-21K", "imagenet21k"),
+    ("MiniScenes' nouns", "miniscenes"),
+    ("names of mine", OWN),
+)
+assert {choice for _, choice in _CHOICES} == set(VOCABULARIES)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The tab's components that events read or write. picked: the image, an id of the index or an upload.
+    shown: the ids of the images to choose from."""
+
+    upload: gr.Image
+    samples: gr.Gallery
+    others: gr.Button
+    vocabulary: gr.Radio
+    own_box: gr.Column
+    own: gr.Textbox
+    use: gr.Button
+    threshold: gr.Slider
+    drawing: gr.Image
+    labels: gr.HTML
+    picked: gr.State
+    shown: gr.State
+
+
+def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
+    """Build the tab. current: holds the name of the index whose backbone and images are used.  tab: this one."""
+    gr.HTML(
+        "<p>What FOR learns from where nobody has labelled anything: the names that Cluster-CLIP sees in an image, "
+        "each with its probability and the part of the image that shows it.</p>",
+        elem_classes="hint",
+    )
+    with gr.Row(elem_id="label-row"):
+        with gr.Column(scale=2, min_width=300):
+            upload = gr.Image(
+                label="Drop an image here, or choose one below",
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                height=180,
+                elem_id="label-upload",
+            )
+            samples = gr.Gallery(
+                label="Images of this index",
+                columns=4,
+                height="auto",
+                format="jpeg",
+                object_fit="cover",
+                allow_preview=False,
+                buttons=[],
+                interactive=False,
+                elem_id="label-samples",
+            )
+            others = gr.Button("Other images", size="sm", elem_id="label-others")
+            vocabulary = gr.Radio(
+                list(_CHOICES), value="dataset", label="Names to choose from", elem_id="label-vocabulary"
+            )
+            with gr.Column(visible=False) as own_box:
+                own = gr.Textbox(
+                    label="Your names",
+                    info=f"2 to {MAX_NAMES:,}, one a line or with commas between",
+                    lines=3,
+                    max_length=MAX_NAMES * (MAX_NAME_CHARACTERS + 2),
+                    elem_id="label-own",
+                )
+                use = gr.Button("Label with these", size="sm", elem_id="label-use")
+            threshold = gr.Slider(
+                0, 1, DEFAULT_THRESHOLD, step=0.01, label="Least probability", elem_id="label-threshold"
+            )
+        with gr.Column(scale=3, min_width=300):
+            drawing = gr.Image(
+                label="Where each label comes from",
+                show_label=False,
+                format="jpeg",
+                interactive=False,
+                buttons=["fullscreen"],
+                elem_id="label-drawing",
+            )
+            labels = gr.HTML(elem_id="label-list")
+    parts = _Parts(
+        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels, gr.State(None), gr.State([])
+    )  # fmt: skip
+    _connect(library, current, tab, parts)
+
+
+def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> None:
+    """Connect the tab's events with what labels images."""
+
+    def label(
+        name: str, picked: Any, vocabulary: str, own: str, least: float, progress: gr.Progress = gr.Progress()  # noqa: B008
+    ) -> tuple[Any, Any]:  # fmt: skip
+        if vocabulary == OWN and not (own or "").strip():
+            return gr.skip(), gr.skip()  # they are about to be typed
+        if picked is None:
+            raise UsageError("choose an image first, or drop one")
+        image = uploaded_image(picked, target=DECODED_PX) if isinstance(picked, dict) else picked
+
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="embedding the names, once", unit="names")
+
+        shown, found = label_image(library, name, image, vocabulary, own, least, report)
+        return draw_regions(shown, found), labels_html(found)
+
+    def open_tab(name: str, shown: list) -> tuple[Any, ...]:
+        return (gr.skip(),) * 5 if shown else change_index(name)
+
+    def change_index(name: str) -> tuple[Any, ...]:
+        pictures, ids = _samples(library, name, seed=0)
+        vocabulary = default_vocabulary(library, name)
+        return pictures, ids, ids[0], vocabulary, _slider(vocabulary)
+
+    def other_images(name: str) -> tuple[Any, ...]:
+        return _samples(library, name, seed=time.time_ns())
+
+    def choose(shown: list, chosen: gr.SelectData) -> tuple[Any, Any]:
+        return shown[chosen.index], None
+
+    def change_vocabulary(vocabulary: str) -> tuple[Any, Any]:
+        return gr.Column(visible=vocabulary == OWN), _slider(vocabulary)
+
+    private: dict[str, Any] = {"api_visibility": "private"}
+    quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
+    opened = [p.samples, p.shown, p.picked, p.vocabulary, p.threshold]
+    events = [
+        tab.select(page_event(library, open_tab), [current, p.shown], opened, **quiet),
+        p.samples.select(page_event(library, choose), p.shown, [p.picked, p.upload], **quiet),
+        p.upload.upload(lambda value: value, p.upload, p.picked, preprocess=False, **quiet),
+        p.vocabulary.input(page_event(library, change_vocabulary), p.vocabulary, [p.own_box, p.threshold], **quiet),
+    ]
+    labelling: dict[str, Any] = {
+        "fn": page_event(library, label),
+        "inputs": [current, p.picked, p.vocabulary, p.own, p.threshold],
+        "outputs": [p.drawing, p.labels],
+        "show_progress_on": p.labels,
+        **private,
+    }
+    for event in events:
+        event.success(**labelling)
+    gr.on([p.threshold.input, p.own.submit, p.use.click], trigger_mode="always_last", **labelling)
+    p.others.click(page_event(library, other_images), current, [p.samples, p.shown], **quiet)
+    # the next visit of the tab shows the new index's images
+    current.change(lambda: [], None, p.shown, **quiet)
+
+
+def _samples(library: Library, name: str, seed: int) -> tuple[list[Image.Image], list[int | str]]:
+    """Pictures to choose from, and their ids."""
+    searcher = library.searcher(name)
+    records = sample_images(searcher, N_SAMPLES, seed)
+    return [shown for shown, _ in pictures_of(searcher, records)], [record.id for record in records]
+
+
+def _slider(vocabulary: str) -> gr.Slider:
+    """Among ImageNet-21K's many names all probabilities are small."""
+    start = DEFAULT_THRESHOLDS.get(vocabulary, DEFAULT_THRESHOLD)
+    fine = start < 0.01
+    return gr.Slider(maximum=0.02 if fine else 1, step=0.0001 if fine else 0.01, value=start)

@@ -1,0 +1,128 @@
+"""The leaderboards' CSVs as tables to look at: what was measured here beside what the paper says, never mixed.
+
+Everything is read by the names in the headers, so that a CSV may gain columns. `charts` draws them.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from for_eval.leaderboard.paper_tables import SUITES
+from for_model.errors import DataError
+
+MEASURED = "measured with FOR"
+PAPER_FILE = "paper.csv"
+# next to app.py: the CSVs come with the source code, like the page itself
+FOLDER = Path(__file__).parents[2] / "leaderboards"
+
+_DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
+_SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size", "device", "images", "skipped")
+
+
+@dataclass(frozen=True)
+class Board:
+    """One table.
+
+    title: for people.  dataset: that `ours` was measured on; empty for none.
+    ours: the rows measured with FOR.  paper: the paper's rows, empty where it has none.
+    Both begin with a column `source`; numbers are numbers, and what wasn't measured is missing (NaN).
+    """
+
+    title: str
+    dataset: str
+    ours: pd.DataFrame
+    paper: pd.DataFrame
+
+
+def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
+    """All tables of a leaderboards folder: those of a dataset with intervals, then the paper's, by number, then the
+    rest of the paper's.
+
+    Raises DataError when the folder holds no table, or one that can't be read.
+    """
+    paths = sorted(path for path in folder.glob("*.csv") if path.name != PAPER_FILE and "with-paper" not in path.stem)
+    paper = read_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame({"source": []})
+    if not paths and paper.empty:
+        raise DataError(f"no tables in {folder}: make them with `make leaderboards`")
+    if "source" not in paper.columns:
+        raise DataError(f"{folder / PAPER_FILE} has no column `source`: take the one that comes with FOR")
+    whole, parts = [], []
+    for path in paths:
+        dataset, _, part = path.stem.rpartition("-")
+        tables = SUITES[dataset].tables if dataset in SUITES else {}
+        if part in tables:
+            table = tables[part]
+            theirs = _without_empty(paper[_of_tables(paper, table.paper)])
+            parts.append((table.paper, dataset, Board(f"{table.title} ({dataset})", dataset, _ours(path), theirs)))
+        else:
+            whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, _ours(path), paper.iloc[:0]))
+    every = Board("The paper's own numbers", "", pd.DataFrame({"source": []}), paper)
+    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), every)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV with numbers as numbers and empty cells missing. Raises DataError."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read ({error}): make it again with `python -m for_eval table`") from error
+
+
+def _ours(path: Path) -> pd.DataFrame:
+    frame = read_table(path)
+    if "source" in frame.columns:
+        frame = frame[~frame["source"].astype(str).str.startswith("paper")].drop(columns="source")
+    return frame.assign(source=MEASURED)[["source", *frame.columns]].reset_index(drop=True)
+
+
+def _of_tables(paper: pd.DataFrame, numbers: Sequence[int]) -> "pd.Series[bool]":
+    return paper["source"].isin([f"paper Table {number}" for number in numbers])
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.dropna(axis="columns", how="all").reset_index(drop=True)
+
+
+def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table without the columns that say the same in every row, are empty, or are details of the metric."""
+    same = {column for column in _SETTING if column in frame and frame[column].nunique(dropna=False) == 1}
+    told = [c for c in frame.columns if frame[c].notna().any() and c not in same and not _DETAILS.search(c)]
+    return frame[["source", *(column for column in told if column != "source")]]
+
+
+def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows by a column: numbers from the largest, words from A, what is missing last; equal rows as they were.
+
+    A column that the table doesn't have leaves it as it is.
+    """
+    if column not in frame.columns:
+        return frame
+    ascending = not pd.api.types.is_numeric_dtype(frame[column])
+    return frame.sort_values(column, ascending=ascending, kind="stable", na_position="last", ignore_index=True)
+
+
+def method_labels(frame: pd.DataFrame) -> list[str]:
+    """What tells the rows of a table apart, in a line each: the cells of its columns that are no measurement."""
+    texts = [c for c in ("method", "frozen", "losses", "labelled", "queries", "decoder layers") if c in frame.columns]
+    rows = []
+    for _, row in frame.iterrows():
+        parts = [_cell(row[column], column) for column in texts]
+        count = row.get("embeddings an image")
+        if count is not None and pd.notna(count) and parts:
+            parts[0] += f" {count:g}" if isinstance(count, float) else f" {count}"
+        trained = [name for name in ("labels", "pseudo-labels") if row.get(name) == "yes"]
+        parts += [" + ".join(trained)] if trained else []
+        parts += [f"{name} {row[name]}" for name in ("pseudo-labels from",) if pd.notna(row.get(name))]
+        parts += [str(row["setting"])] if pd.notna(row.get("setting")) else []
+        rows.append(", ".join(filter(None, parts)))
+    return rows
+
+
+def _cell(value: object, column: str) -> str:
+    if pd.isna(value):
+        return ""
+    number = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{number} {column}" if column in ("queries", "decoder layers", "frozen") else number

@@ -1,0 +1,252 @@
+"""Which rows the paper's tables have: on its own datasets, and on MiniScenes, where everyone can make them.
+
+A row is a method as it is, or a training with some settings of the suite's config changed, for one or more seeds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import for_model
+from for_eval.leaderboard.columns import GROUPS, LABELS
+from for_model.files import sha256_json
+from for_model.training.config import VERSION, TrainConfig, load_config
+
+# Of a table's scores, the headings of their columns and where a result has them.
+MAP_50 = {f"{group} mAP@50": ("scores", group, "map") for group in GROUPS}
+LABELLING = {
+    f"{setting.upper()} {heading}": ("multilabel", setting, key)
+    for setting in ("gzsl", "zsl")
+    for heading, key in ((f"F1@{LABELS}", "f1"), ("mAP", "map"))
+}
+_CONFIGS = Path(for_model.__file__).parent / "configs"
+
+
+@dataclass(frozen=True)
+class Row:
+    """label: what the first columns say.  method: one that isn't trained; None for a training with these settings
+    changed.  backbone: the method's, None for the suite's."""
+
+    label: tuple[str, ...]
+    method: str | None = None
+    settings: tuple[str, ...] = ()
+    backbone: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """title: with the paper's number.  paper: the paper's tables that it repeats.  columns: headings of the labels.
+    seeds: trainings a row, if not told; in Table 5 each draws other images as well.
+    scores: what is in its columns, a score's name -> where a result has it.
+    """
+
+    title: str
+    paper: tuple[int, ...]
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    seeds: int = 1
+    scores: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MAP_50)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The tables of one dataset.
+
+    split: what is scored.  config: the training that rows change settings of, and whose backbone methods run on.
+    tables: by name.  protocols: in which ways the dataset is scored, `leaderboard.Protocol`.
+    folder: of another dataset that this one may lie in too.
+    """
+
+    dataset: str
+    split: str
+    config: Path
+    tables: Mapping[str, Table]
+    protocols: tuple[str, ...] = ("all",)
+    folder: str = ""
+
+    def training(self, row: Row, seed: int, root: Path | None = None) -> TrainConfig:
+        """What a trained row is trained by. root: the dataset's folder, None for a built-in one."""
+        place = [] if root is None else [f"data.root={root}"]
+        return load_config(self.config, [*row.settings, *place, f"seed={seed}", f"data.fold={seed}"])
+
+    def key(self, row: Row, seed: int) -> str:
+        """The name of a row's result, the same for all rows of the suite that are made in the same way."""
+        if row.method is not None:
+            backbone = "" if row.backbone is None else f"_{row.backbone.replace('/', '-')}"
+            return row.method.replace(":", "-") + backbone
+        config = self.training(row, 0)  # seed and fold 0 are the default
+        return f"{config.method}_{sha256_json([config.changes(), VERSION])[:10]}_seed{seed}"
+
+
+_SUP, _PL = "loss.pse=0.0", "loss.sup=0.0"
+
+
+def _main(cells: int, clusters: tuple[int, int], queries: tuple[int, int], tuned: bool, seeds: int = 1) -> Table:
+    """cells: K.  clusters: N of Cluster-CLIP.  queries: of FOR, the second its default.  tuned: Table 2's rows too."""
+    fewer, default = (str(n) for n in queries)
+    rows = (
+        Row(("CLIP", "1", "no", "no"), "clip"),
+        Row(("Dense-CLIP", str(cells), "no", "no"), "dense-clip"),
+        *(Row(("Cluster-CLIP", str(n), "no", "no"), f"cluster-clip:{n}") for n in clusters),
+    )
+    if tuned:
+        rows += (
+            Row(("FT-CLIP", "1", "yes", "yes"), settings=("head.kind=ft-clip",)),
+            Row(("FT-Dense-CLIP", str(cells), "yes", "yes"), settings=("head.kind=ft-dense-clip",)),
+        )
+    rows += (
+        Row(("FOR", default, "yes", "no"), settings=(_SUP,)),
+        Row(("FOR", default, "no", "yes"), settings=(_PL,)),
+        Row(("FOR", fewer, "yes", "yes"), settings=(f"head.queries={fewer}",)),
+        Row(("FOR", default, "yes", "yes")),
+    )
+    title = "Tables 1 and 2: FOR beside what it is compared with" if tuned else "Table 1: FOR beside its baselines"
+    columns = ("method", "embeddings an image", "labels", "pseudo-labels")
+    return Table(title, (1, 2) if tuned else (1,), columns, rows, seeds)
+
+
+def _vocabulary(cluster: str, names: str, without_novel: str) -> Table:
+    return Table(
+        "Table 3: the vocabulary of the pseudo-labels",
+        (3,),
+        ("method", "pseudo-labels from"),
+        (
+            Row(("Cluster-CLIP", ""), cluster),
+            Row(("FOR", "none"), settings=(_SUP,)),
+            Row(("FOR", without_novel), settings=("pseudo_labels.without_novel=true",)),
+            Row(("FOR", names)),
+        ),
+    )
+
+
+def _ablations(queries: tuple[int, ...], folds: int) -> dict[str, Table]:
+    """Tables 4 to 7, which the paper has for COCO."""
+    return {
+        "freezing": Table(
+            "Table 4: the projections that stay CLIP's",
+            (4,),
+            ("frozen", "losses", "decoder layers"),
+            tuple(
+                Row((frozen, losses, str(layers)), settings=(f"head.freeze={freeze}", f"head.layers={layers}", *more))
+                for losses, layers, more in (("labels", 0, (_SUP,)), ("both", 0, ()), ("both", 2, ()))
+                for frozen, freeze in (("none", "none"), ("v, c", "vo"), ("q, k, v, c", "qkvo"))
+            ),
+        ),
+        "labelled": Table(
+            "Table 5: the share of the images that is labelled",
+            (5,),
+            ("losses", "labelled"),
+            tuple(
+                Row((losses, f"{100 * share:g}%"), settings=(f"data.labelled={share}", *more))
+                for losses, more in (("labels", (_SUP,)), ("both", ()))
+                for share in (0.005, 0.01, 0.02, 0.05, 0.1, 1.0)
+            ),
+            seeds=folds,
+        ),
+        "queries": Table(
+            "Table 6: the number of queries",
+            (6,),
+            ("queries",),
+            tuple(Row((str(n),), settings=(f"head.queries={n}",)) for n in queries),
+        ),
+        "layers": Table(
+            "Table 7: the number of decoder layers",
+            (7,),
+            ("decoder layers",),
+            tuple(Row((str(n),), settings=(f"head.layers={n}",)) for n in (0, 1, 2, 3)),
+        ),
+    }
+
+
+def _baselines(*others: Row) -> Table:
+    """Models published with their weights, each at its own image size.
+
+    Left out of the paper's: VSRN and PCME, which no library that FOR uses carries, and the detectors of Table 9 that
+    need region proposals.
+    """
+    return Table(
+        "Tables 1 and 9: other dual encoders",
+        (1, 9) if others else (1,),
+        ("method", "backbone", "embeddings an image"),
+        (
+            Row(("CoCa", "ViT-L-14", "1"), "coca", backbone="coca_ViT-L-14"),
+            Row(("BLIP-2", "ViT-g-14", "32"), "blip2", backbone="Salesforce/blip2-itm-vit-g-coco"),
+            *others,
+        ),
+    )
+
+
+def _owl(method: str, backbone: str, size: str, cells: int) -> Row:
+    return Row((method, size, str(cells)), method.lower().replace("-", ""), backbone=f"google/{backbone}")
+
+
+_DETECTORS = (
+    _owl("OWL-ViT", "owlvit-base-patch16", "ViT-B-16", 2304),
+    _owl("OWL-ViT", "owlvit-large-patch14", "ViT-L-14", 3600),
+    _owl("OWLv2", "owlv2-base-patch16-finetuned", "ViT-B-16", 3600),
+    _owl("OWLv2", "owlv2-large-patch14-finetuned", "ViT-L-14", 5184),
+)
+
+
+def _labelling() -> Table:
+    """Table 10's rows of CLIP's kind; the others' code and weights are theirs."""
+    return Table(
+        "Table 10: labelling images",
+        (10,),
+        ("method", "embeddings an image"),
+        (
+            Row(("CLIP", "1"), "clip"),
+            Row(("FT-CLIP", "1"), settings=("head.kind=ft-clip",)),
+            Row(("FOR", "50")),
+        ),
+        scores=LABELLING,
+    )
+
+
+_IN21K = ("ImageNet-21K", "ImageNet-21K but the novel names")
+
+SUITES: dict[str, Suite] = {
+    suite.dataset: suite
+    for suite in (
+        Suite(
+            "miniscenes",
+            "val",
+            _CONFIGS / "for-miniscenes.toml",
+            {
+                "main": _main(25, (4, 8), (4, 8), tuned=True, seeds=3),
+                "vocabulary": _vocabulary("cluster-clip:8", "236 nouns", "236 nouns but the novel 17"),
+                **_ablations((2, 4, 8, 16), folds=1),
+            },
+        ),
+        Suite(
+            "coco",
+            "val2017",
+            _CONFIGS / "for-coco.toml",
+            {
+                "main": _main(196, (25, 50), (25, 50), tuned=True),
+                "vocabulary": _vocabulary("cluster-clip:50", *_IN21K),
+                **_ablations((5, 10, 25, 50), folds=5),
+                "baselines": _baselines(*_DETECTORS),
+            },
+        ),
+        Suite("coco2014", "val2014", _CONFIGS / "for-coco2014.toml", {"labelling": _labelling()}),
+        Suite(
+            "lvis",
+            "val",
+            _CONFIGS / "for-lvis.toml",
+            {
+                "main": _main(196, (25, 50), (25, 50), tuned=True),
+                "vocabulary": _vocabulary("cluster-clip:50", *_IN21K),
+                "baselines": _baselines(),
+            },
+            protocols=("all", "federated"),
+            folder="coco",  # LVIS's images are COCO's
+        ),
+        Suite(
+            "nuimages",
+            "val",
+            _CONFIGS / "for-nuimages.toml",
+            {"main": _main(576, (25, 50), (25, 50), tuned=False), "baselines": _baselines()},
+        ),
+    )
+}

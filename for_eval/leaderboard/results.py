@@ -1,0 +1,114 @@
+"""Results on disk: one JSON file a row with its rankings beside it, and the tables that are made from them.
+
+The JSON files under `results/` are the source of truth; every CSV is made from them alone, sorted, with fixed
+decimals, so that the same results always give the same bytes. What wasn't measured is empty, never 0.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from for_eval.leaderboard.columns import COLUMNS, GROUPS, MULTILABEL_COLUMNS, Column, cell, to_csv
+from for_eval.metrics.kept_rankings import Rankings, write_rankings
+from for_model.errors import DataError, UsageError
+from for_model.files import sha256_file, slug, write_bytes, write_json
+from for_model.methods.registry import TRAINED
+
+FORMAT = "for-result/1"
+
+
+def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
+    """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
+    method = result["method"]
+    head = f"{method['method']}-{method['n_embeddings']}"
+    if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
+        head += f"-{method['settings']['head_sha256'][:8]}"
+    weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
+    protocol = [] if result["protocol"] == "all" else [result["protocol"]]
+    path = out / "results" / f"{slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
+    sidecar = path.with_suffix(".npz")
+    write_rankings(sidecar, rankings)
+    write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
+    return path
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """All results under `out/results`, in the order of the tables. Raises DataError for a damaged file."""
+    return sorted((read_result(path) for path in sorted((out / "results").glob("*.json"))), key=_order)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result. Raises DataError when it can't be read or is of another format."""
+    try:
+        result = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+    return result
+
+
+def _order(result: dict[str, Any]) -> tuple[Any, ...]:
+    method = result["method"]
+    kinds = ("clip", "dense-clip", "cluster-clip", *TRAINED)
+    rank = kinds.index(method["method"]) if method["method"] in kinds else len(kinds)
+    names = (
+        result["dataset"],
+        result["split"],
+        result["protocol"],
+        method["backbone"],
+        method["weights"],
+        method["image_size"],
+    )
+    return (*names, rank, method["method"], method["n_embeddings"], method["settings"].get("head_sha256", ""))
+
+
+def write_tables(out: Path) -> list[Path]:
+    """Write `out/DATASET.csv` for every dataset that has results, and `out/DATASET-multilabel.csv` where it has those.
+
+    Raises UsageError when there are none.
+    """
+    results = read_results(out)
+    if not results:
+        raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval leaderboard` first")
+    paths = []
+    for name in sorted({result["dataset"] for result in results}):
+        mine = [result for result in results if result["dataset"] == name]
+        paths.append(out / f"{slug(name)}.csv")
+        write_bytes(paths[-1], to_csv(mine).encode())
+        if any("multilabel" in result for result in mine):
+            paths.append(out / f"{slug(name)}-multilabel.csv")
+            write_bytes(paths[-1], to_csv(mine, MULTILABEL_COLUMNS).encode())
+    return paths
+
+
+def summary(results: Sequence[dict[str, Any]]) -> str:
+    """A short Markdown table of results, for a terminal or a README."""
+    federated = any(result["protocol"] != "all" for result in results)
+    chosen = [
+        *(["protocol"] if federated else []),
+        "backbone",
+        "weights",
+        "method",
+        "embeddings an image",
+        "bytes an image",
+        "images a second",
+        "skipped",
+    ]
+    columns = [next(c for c in COLUMNS if c.heading == heading) for heading in chosen]
+    labelling = [
+        c for c in MULTILABEL_COLUMNS if c.keys[-1] in ("f1", "map") and any("multilabel" in r for r in results)
+    ]
+    headings = [*chosen, *(f"{group} mAP@50" for group in GROUPS), *(column.heading for column in labelling)]
+    lines = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    for result in results:
+        cells = [cell(result, column) for column in columns]
+        for group in GROUPS:
+            point, low, high = (
+                cell(result, Column("", ("scores", group, key), 1, True)) for key in ("map", "map_low", "map_high")
+            )
+            cells.append(f"{point} ({low} to {high})" if point else "")
+        cells += [cell(result, column) for column in labelling]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""What is shown, as HTML, SVG, pictures and text; no web framework. The page and the commands put it in place."""

@@ -1,0 +1,117 @@
+"""The last layer of a CLIP ResNet, taken apart: q, k, v, c and the positions of its attention pool (eq. 1).
+
+Shapes: B images, K cells of the feature map, N queries, Ce backbone width, Co joint width.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from for_model.errors import UsageError
+
+
+class AttentionPool(nn.Module):
+    """The last layer of a CLIP ResNet, taken apart: q, k, v, c and the positional embedding of `AttentionPool2d`.
+
+    The projections are the model's own modules, shared, not copied. grid: cells a side, so K = grid * grid.
+    """
+
+    positional_embedding: Tensor
+
+    def __init__(self, attnpool: Any, grid: int) -> None:
+        super().__init__()
+        self.q_proj: nn.Linear = attnpool.q_proj
+        self.k_proj: nn.Linear = attnpool.k_proj
+        self.v_proj: nn.Linear = attnpool.v_proj
+        self.c_proj: nn.Linear = attnpool.c_proj
+        self.num_heads = int(attnpool.num_heads)
+        self.grid = grid
+        self.width = self.v_proj.in_features
+        embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
+        self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
+
+    def with_projections(self, own: Mapping[str, nn.Module]) -> "AttentionPool":
+        """The same pool with other modules in place of some projections, `{"v_proj": module}`; all else is shared."""
+        mixed = copy.copy(self)
+        mixed._modules = {**self._modules, **own}
+        return mixed
+
+    def cells(self, X: Tensor) -> Tensor:
+        """X itself: a ResNet has no class token."""
+        return X
+
+    def tokens(self, X: Tensor) -> Tensor:
+        """X: [B, K, Ce], a feature map -> [B, K + 1, Ce]: the mean of its cells, then the cells, positions added.
+
+        Raises UsageError when K is not the pool's.
+        """
+        check_tokens(X, self.grid)
+        X = torch.cat([X.mean(dim=1, keepdim=True), X], dim=1)  # [B, K + 1, Ce]
+        return X + self.positional_embedding.to(X.dtype)
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Multi-head attention: Y = c(Z), Z = softmax(q(queries) k(tokens)^T) v(tokens) (eq. 1 and 3).
+
+        queries: [B, N, Ce], what goes into q.  tokens: [B, K', Ce], what goes into k and v; K' is free.
+        Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged
+        over the heads, each row summing to 1. Differentiable in both arguments.
+        """
+        Z, weights = attention(self.q_proj(queries), self.k_proj(tokens), self.v_proj(tokens), self.num_heads)
+        Y: Tensor = self.c_proj(Z)  # [B, N, Co]
+        return (Y, weights.mean(dim=1)) if return_weights else Y
+
+    def project(self, X: Tensor) -> Tensor:
+        """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised; no positions, no
+        attention."""
+        return self.c_proj(self.v_proj(X))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Multi-head attention, its projections made: Z = softmax(q k^T) v (eq. 1 and 3).
+
+    q: [B, N, Ce].  k, v: [B, K', Ce]. Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1.
+    """
+    # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N or K', Ce / heads]
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
+
+
+def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:
+    """Raise UsageError when X isn't a feature map [B, grid * grid + extra, Ce].
+
+    extra: class tokens, before the cells.
+    """
+    if X.ndim != 3 or X.shape[1] != grid * grid + extra:
+        raise UsageError(
+            f"got features {list(X.shape)}, expected [B, {grid * grid + extra}, Ce]; "
+            f"load the backbone with the image size that the features were made at"
+        )
+
+
+def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
+    """Fit a positional embedding to another grid.
+
+    embedding: [G * G + 1, Ce], the mean token's first, then the cells row by row.  grid: cells a side wanted.
+    Returns [grid * grid + 1, Ce], the cells' part interpolated bicubically, the mean token's kept. At the embedding's
+    own grid it is returned as it is.
+    """
+    own = math.isqrt(len(embedding) - 1)
+    if own == grid:
+        return embedding
+    cells = embedding[1:].reshape(1, own, own, -1).permute(0, 3, 1, 2)  # [1, Ce, G, G]
+    # antialias matters below the own grid only: plain bicubic would skip cells there
+    cells = F.interpolate(cells.float(), size=(grid, grid), mode="bicubic", align_corners=False, antialias=grid < own)
+    cells = cells.permute(0, 2, 3, 1).reshape(grid * grid, -1).to(embedding.dtype)
+    return torch.cat([embedding[:1], cells])

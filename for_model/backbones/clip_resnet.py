@@ -1,0 +1,70 @@
+"""An open_clip model cut in two: the trunk (pixels -> feature map X) and the attention pool (q, k, v, c); and its text
+encoder. What heads and methods need of these, so that another pair of encoders can take their place: `Pool` and
+`ImageTextBackbone`.
+
+Shapes: B images, K cells of the feature map, N embeddings an image, Q texts, Ce backbone width, Co joint width.
+Everything is frozen and in eval mode. A trainable head that reads X runs its queries through `AttentionPool.attend`,
+which is differentiable with respect to them.
+"""
+
+import torch
+from torch import Tensor
+
+from for_model.backbones.attention_pool import AttentionPool
+from for_model.backbones.checkpoints import Checkpoint, load_checkpoint, model_config
+from for_model.backbones.open_clip_parts import OpenClipBackbone
+from for_model.backbones.pixels import check_image_size, check_pixels
+from for_model.backbones.registry import to_device
+
+STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
+
+
+class Backbone(OpenClipBackbone):
+    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_backbone`.
+
+    pool: the attention pool.  width: Ce.  n_tokens: K.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
+        super().__init__(checkpoint, image_size, STRIDE, device)
+        self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
+        self.width = self.pool.width
+        self.n_tokens = self.n_cells
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the
+        backbone's device, cells row by row.
+
+        On CUDA the trunk runs in float16 (what CLIP's ResNets were trained in), elsewhere in float32.
+        Raises UsageError for another shape.
+        """
+        check_pixels(pixels, self.image_size)
+        if not len(pixels):
+            return torch.zeros(0, self.n_cells, self.width, device=self.device)
+        visual = self.model.visual
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            x = visual.stem(pixels.to(self.device, torch.float32))
+            for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+                x = layer(x)  # [B, Ce, H / 32, W / 32] after the last
+        return x.float().flatten(2).transpose(1, 2).contiguous()  # [B, K, Ce]
+
+
+def load_backbone(
+    name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
+) -> Backbone:
+    """Load a CLIP ResNet. See `load_any_backbone` for every backbone that can be named.
+
+    name: `RN-mini`, or any open_clip model with a ResNet (`RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`).
+    weights: None for the model's default (`rn-mini`, the packaged file of RN-mini; `openai` for the others), a
+        pretrained tag of open_clip, `random` (the same on every machine), or the path of a local file, see
+        `weights_io.read_weights`.
+    image_size: pixels a side, a multiple of 32; None for the model's own. At another size the positional embedding is
+        interpolated.
+    Raises UsageError for an unknown name, image size or device, WeightsError when the weights can't be had or don't
+    fit.
+    """
+    config = model_config(name, ("resnet",))
+    size = check_image_size(image_size, config["vision_cfg"]["image_size"], STRIDE)
+    target = to_device(device)
+    return Backbone(load_checkpoint(name, weights), size, target)

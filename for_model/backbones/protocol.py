@@ -1,0 +1,82 @@
+"""What heads and methods need of a backbone, so that another pair of encoders can take a CLIP's place.
+
+Shapes: B images, K cells of the feature map, N embeddings an image, Q texts, Ce backbone width, Co joint width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class Pool(Protocol):
+    """What a head needs after the trunk. Differentiable in queries, tokens and X; see `AttentionPool`, which is CLIP's.
+
+    grid: cells a side, so K = grid * grid.  width: Ce.
+    """
+
+    grid: int
+    width: int
+
+    def cells(self, X: Tensor) -> Tensor:
+        """X -> [B, K, Ce], without the class token that a ViT's X begins with."""
+        ...
+
+    def tokens(self, X: Tensor) -> Tensor:
+        """X -> [B, K + 1, Ce], the mean or class token first. Raises UsageError when K is not the pool's."""
+        ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """queries: [B, N, Ce], tokens: [B, K', Ce] -> [B, N, Co], not normalised; and the weights [B, N, K']."""
+        ...
+
+    def project(self, X: Tensor) -> Tensor:
+        """X -> [B, K, Co], each cell on its own, not normalised (eq. 2)."""
+        ...
+
+
+class ImageTextBackbone(Protocol):
+    """What a method needs: a trunk, a pool and a text encoder with one joint space, frozen, at one image size.
+
+    name: as `load_backbone` takes it.  weights: where they come from, for people.
+    weights_sha256: hash of all that shapes an embedding.  image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    n_tokens: rows of X: K, or K + 1 for a ViT, whose X begins with its class token. Where docstrings say X: [B, K, Ce],
+        such an X is meant as well.
+    prompts: the templates that names are put into.  logit_scale: the factor of a cosine in a softmax over texts.
+    """
+
+    name: str
+    weights: str
+    weights_sha256: str
+    image_size: int
+    n_cells: int
+    n_tokens: int
+    width: int
+    dim: int
+    prompts: tuple[str, ...]
+    logit_scale: float
+    device: torch.device
+
+    @property
+    def pool(self) -> Pool: ...
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """An image -> [3, image_size, image_size] float32 on the CPU. Raises ImageError when it can't be decoded."""
+        ...
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, n_tokens, Ce] float32, on the
+        device."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Q texts, as they stand -> [Q, Co] float32 on the device, unit-norm."""
+        ...

@@ -1,0 +1,143 @@
+"""The heads that are trained, and their files: FOR's SUM-CLIP, and FT-CLIP and FT-Dense-CLIP that it is compared with.
+
+A head file is safetensors with float16 parameters and, as metadata, all that it takes to use it: the head's kind and
+settings, the backbone that it belongs to, and how it was trained.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from for_model.backbones.protocol import ImageTextBackbone, Pool
+from for_model.errors import UsageError, WeightsError
+from for_model.files import sha256_file
+from for_model.heads.clip import ClipHead
+from for_model.heads.config import HeadConfig, SumSettings
+from for_model.heads.dense import DenseHead
+from for_model.heads.fine_tuned import FineTunedHead
+from for_model.heads.sum_clip import SumHead
+from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
+
+FORMAT = "for-head/1"
+
+
+def make_head(config: HeadConfig, pool: Pool) -> SumHead | FineTunedHead:
+    """A head before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    if config.kind == "for":
+        shared = {field.name: getattr(config, field.name) for field in fields(SumSettings)}
+        return SumHead(SumSettings(**shared), pool)
+    return FineTunedHead(ClipHead() if config.kind == "ft-clip" else DenseHead(), pool)
+
+
+@dataclass(frozen=True)
+class HeadFile:
+    """What a head file says of itself, read without its parameters.
+
+    method: as it is called in tables, `for`, `for-sup`, `for-pl`, `ft-clip`, `ft-dense-clip`.
+    backbone: its name, weights, weights_sha256 and image_size.  training: the settings that it was trained with.
+    """
+
+    path: Path
+    method: str
+    config: HeadConfig
+    backbone: dict[str, Any]
+    training: dict[str, Any]
+
+
+def write_head(
+    path: Path,
+    head: nn.Module,
+    config: HeadConfig,
+    method: str,
+    backbone: ImageTextBackbone,
+    training: dict[str, Any],
+) -> None:
+    """Write a head file, atomically. Raises WeightsError for a parameter that float16 can't hold."""
+    metadata = {
+        "format": FORMAT,
+        "method": method,
+        "head": json.dumps(asdict(config)),
+        "backbone": json.dumps(
+            {
+                "name": backbone.name,
+                "weights": backbone.weights,
+                "weights_sha256": backbone.weights_sha256,
+                "image_size": backbone.image_size,
+            }
+        ),
+        "training": json.dumps(training),
+    }
+    write_weights(path, {name: to_half(name, value) for name, value in head.state_dict().items()}, metadata)
+
+
+def read_head_file(path: Path) -> HeadFile:
+    """What a head file says of itself. Raises WeightsError when it is missing, damaged or something else."""
+    if not path.is_file():
+        raise WeightsError(f"there is no head file {path}: train one with `python -m for_model train CONFIG`")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise WeightsError(
+                f"{path} is no head file of the format {FORMAT}: give a head.safetensors that train wrote"
+            )
+        return HeadFile(
+            path,
+            metadata["method"],
+            HeadConfig(**json.loads(metadata["head"])),
+            json.loads(metadata["backbone"]),
+            json.loads(metadata["training"]),
+        )
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, UsageError) as error:
+        raise WeightsError(f"{path} is damaged ({error}): train the head again") from error
+
+
+def load_head(file: HeadFile, backbone: ImageTextBackbone) -> SumHead | FineTunedHead:
+    """The trained head, float32, on the backbone's device, frozen and in eval mode.
+
+    Raises WeightsError when the backbone isn't the one that it was trained on, or the file is damaged.
+    """
+    if file.backbone["weights_sha256"] != backbone.weights_sha256:
+        raise WeightsError(
+            f"{file.path} was trained on {file.backbone['name']} with the weights {file.backbone['weights']!r}, not on "
+            f"this {backbone.name} with {backbone.weights!r}: load that backbone, or train a head for this one"
+        )
+    with torch.random.fork_rng(devices=[]):  # the start is thrown away, and shall not shift anybody's random numbers
+        head = make_head(file.config, backbone.pool)
+    state, _ = read_weights(file.path, vocab_size=0)
+    head.load_state_dict(fit_state_dict(state, head.state_dict(), str(file.path)))
+    return head.to(backbone.device).requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class LoadedHead:
+    """A trained head as a `heads.Head`: named as in tables, its file's hash among its settings."""
+
+    module: SumHead | FineTunedHead
+    name: str
+    sha256: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {**self.module.settings, "head_sha256": self.sha256}
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return self.module.n_embeddings(n_cells)
+
+    def __call__(self, X: Tensor, pool: Pool) -> Tensor:
+        embeddings: Tensor = self.module(X, pool)
+        return embeddings
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """See `heads.Head.evidence`."""
+        return self.module.evidence(X, pool)
+
+
+def open_head(file: HeadFile, backbone: ImageTextBackbone) -> LoadedHead:
+    """`load_head`, ready for a method."""
+    return LoadedHead(load_head(file, backbone), file.method, sha256_file(file.path))

@@ -1,0 +1,27 @@
+"""A head's own copies of the attention pool's projections q, k, v and c, for those that fine-tuning changes."""
+
+import copy
+
+from torch import nn
+
+from for_model.backbones.attention_pool import AttentionPool
+from for_model.backbones.protocol import Pool
+from for_model.errors import UsageError
+
+
+def own_projections(pool: Pool, letters: str) -> nn.ModuleDict:
+    """Trainable copies of some of the pool's projections, started from CLIP's. letters: of `qkvc`, none for none.
+
+    Raises UsageError for a pool that isn't a CLIP's, as photo-lite's, which has no such projections.
+    """
+    if letters and not isinstance(pool, AttentionPool):
+        raise UsageError("this backbone has no q, k, v, c of CLIP's to train: use head.kind=for with head.freeze=qkvo")
+    own = {f"{letter}_proj": copy.deepcopy(getattr(pool, f"{letter}_proj")) for letter in letters}
+    return nn.ModuleDict(own).requires_grad_(True)
+
+
+def with_own(pool: Pool, own: nn.ModuleDict) -> Pool:
+    """The pool with a head's own projections in place of its frozen ones."""
+    if not len(own) or not isinstance(pool, AttentionPool):
+        return pool
+    return pool.with_projections(dict(own.items()))

@@ -1,0 +1,100 @@
+"""SUM-CLIP: a few embeddings an image from learnable queries (eq. 3), the head that FOR trains.
+
+Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint width.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from for_model.backbones.protocol import Pool
+from for_model.errors import UsageError
+from for_model.heads.config import SumSettings
+from for_model.heads.projections import own_projections, with_own
+
+
+class DecoderLayer(nn.Module):
+    """One decoder layer of DETR (post-norm): the queries attend to one another, then to the cells, then feed forward.
+
+    As in DETR, the queries' own embeddings are added to what asks and to the keys of the self-attention, the cells'
+    positions to the keys of the cross-attention, neither to the values.
+    """
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(width, heads, dropout, batch_first=True)
+        self.expand, self.contract = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, queries: Tensor, cells: Tensor, placed: Tensor) -> Tensor:
+        """x, queries: [B, N, Ce].  cells: [B, K, Ce], without and `placed` with positions.  Returns the next x."""
+        asking = x + queries
+        x = self.norms[0](x + self.dropout(self.self_attention(asking, asking, x, need_weights=False)[0]))
+        looked = self.cross_attention(x + queries, placed, cells, need_weights=False)[0]
+        x = self.norms[1](x + self.dropout(looked))
+        return self.norms[2](x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
+
+
+class SumHead(nn.Module):
+    """SUM-CLIP (eq. 3): Y = c(Z), Z = softmax(q(F(Q, X)) k(X)^T) v(X).
+
+    The last attention is the backbone's attention pool, mean token and positions included, so that with CLIP's own
+    query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's.
+    The decoder F starts from the queries themselves: started from zeros, as DETR's, its queries are all but alike at
+    first, and it learns little. Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
+    Raises UsageError when `heads` doesn't divide the backbone's width, or the pool has no projections to unfreeze.
+    """
+
+    name = "for"
+
+    def __init__(self, settings: SumSettings, pool: Pool) -> None:
+        super().__init__()
+        if pool.width % settings.heads:
+            raise UsageError(f"{settings.heads} decoder heads don't divide the backbone's width of {pool.width}")
+        self._settings = settings
+        self.queries = nn.Parameter(torch.empty(settings.queries, pool.width))
+        self.layers = nn.ModuleList(
+            DecoderLayer(pool.width, settings.heads, settings.feedforward, settings.dropout)
+            for _ in range(settings.layers)
+        )
+        self.norm = nn.LayerNorm(pool.width) if settings.layers else nn.Identity()
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+        self.own = own_projections(pool, {"none": "qkvc", "vo": "qk", "qkvo": ""}[settings.freeze])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return asdict(self._settings)
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return self._settings.queries
+
+    def forward(self, X: Tensor, pool: Pool) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
+        tokens = pool.tokens(X)
+        return F.normalize(
+            with_own(pool, self.own).attend(self._modulate(pool.cells(X), tokens), tokens).float(), dim=-1
+        )
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
+
+        The mean token's share is left out, so a row sums to at most 1.
+        """
+        tokens = pool.tokens(X)
+        _, weights = with_own(pool, self.own).attend(self._modulate(pool.cells(X), tokens), tokens, return_weights=True)
+        return weights[..., 1:]
+
+    def _modulate(self, cells: Tensor, tokens: Tensor) -> Tensor:
+        """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
+        x = queries = self.queries.expand(len(cells), -1, -1)
+        for layer in self.layers:
+            x = layer(x, queries, cells, tokens[:, 1:])
+        modulated: Tensor = self.norm(x)
+        return modulated

@@ -1,0 +1,220 @@
+"""The feature maps of a dataset: kept on disk when they fit a budget, else made anew by the trunk when asked for.
+
+Everything after the frozen trunk sees only X, so training needs each image's X once an epoch and its pixels once.
+Shapes: M images, b images asked for at once, K cells, Ce backbone width.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from for_model.backbones.protocol import ImageTextBackbone
+from for_model.data.dataset import Dataset
+from for_model.data.decoding import decoded, default_workers
+from for_model.errors import DataError, ImageError, StoreError, UsageError
+from for_model.files import cache_dir, locked, sha256_json, write_json
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+_CHUNK = 1024  # images between two notes of how far it has come, and so what a kill can lose
+_BATCH = 32  # images a forward pass of the trunk
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image that can't be decoded: its position in the dataset's images, and why."""
+
+    row: int
+    path: str
+    reason: str
+
+
+class Features:
+    """The feature maps of a dataset's images, by their position in `dataset.images`.
+
+    usable: [M] bool, False for images known from the start not to be decodable. It never changes, so that every process
+        and every resumed run orders the images alike.
+    skipped: those and, on the fly, what was found since, with reasons.
+    why: one sentence, for people: where the feature maps come from, and why.
+    identity: hash of the images and of the weights and size that their feature maps come from.
+    """
+
+    identity: str
+
+    usable: NDArray[np.bool_]
+    skipped: list[Skipped]
+    why: str
+
+    def batches(self, order: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
+        """For each of the wanted sets of rows: those that are usable, and their X [b, K, Ce] float32 on the device."""
+        raise NotImplementedError
+
+
+class OnTheFly(Features):
+    """Decodes the images and runs the trunk each time, the next images being decoded meanwhile."""
+
+    def __init__(
+        self, dataset: Dataset, backbone: ImageTextBackbone, why: str, identity: str, workers: int | None = None
+    ) -> None:
+        self._dataset, self._backbone, self.identity = dataset, backbone, identity
+        self._workers = workers or default_workers()
+        self.usable = np.ones(len(dataset.images), bool)
+        self.skipped: list[Skipped] = []
+        self.why = why
+
+    def batches(self, order: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
+        wanted = list(order)
+        records = [self._dataset.images[row] for rows in wanted for row in rows]
+        size = self._backbone.image_size
+        ahead = 2 * max(_BATCH, self._workers)
+        stream = decoded(records, self._dataset.image_root, 2 * size, self._backbone.preprocess, self._workers, ahead)
+        with contextlib.closing(stream):
+            for rows in wanted:
+                images = [(row, next(stream)) for row in rows]
+                kept, pixels = [], []
+                for row, image in images:
+                    if isinstance(image, ImageError):
+                        self._skip(int(row), str(image))
+                    else:
+                        kept.append(row)
+                        pixels.append(image)
+                parts = [
+                    self._backbone.features(torch.stack(pixels[start : start + _BATCH]))
+                    for start in range(0, len(pixels), _BATCH)
+                ]
+                empty = torch.zeros(0, self._backbone.n_tokens, self._backbone.width, device=self._backbone.device)
+                yield np.array(kept, np.int64), torch.cat([empty, *parts])
+
+    def _skip(self, row: int, reason: str) -> None:
+        if all(image.row != row for image in self.skipped):
+            self.skipped.append(Skipped(row, self._dataset.images[row].path, reason))
+
+
+class Kept(Features):
+    """Reads feature maps from a memory-mapped float16 array [M, K, Ce] that `keep` has filled."""
+
+    def __init__(
+        self, array: NDArray[np.float16], skipped: Sequence[Skipped], device: torch.device, why: str, identity: str
+    ) -> None:
+        self._array, self._device, self.identity = array, device, identity
+        self.skipped = list(skipped)
+        self.usable = np.ones(len(array), bool)
+        self.usable[[image.row for image in skipped]] = False
+        self.why = why
+
+    def batches(self, order: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
+        for rows in order:
+            rows = rows[self.usable[rows]]
+            yield rows, torch.from_numpy(self._array[rows]).to(self._device, torch.float32)
+
+
+def open_features(
+    dataset: Dataset,
+    backbone: ImageTextBackbone,
+    budget_gib: float,
+    folder: Path | None = None,
+    workers: int | None = None,
+) -> Features:
+    """The dataset's feature maps: kept on disk if all of them fit `budget_gib` and the disk, else on the fly.
+
+    folder: where they are kept; None for `features` in FOR's cache folder. What is there already is used, and what was
+    begun is gone on with. Logs which of the two it is, and why.
+    Raises UsageError for a negative budget; StoreError when another process is filling the same folder or the disk
+    can't be written; DataError when no image is usable.
+    """
+    if not budget_gib >= 0:
+        raise UsageError(f"features.cache_gib is {budget_gib}: expected 0 or more")
+    identity = _identity(dataset, backbone)
+    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}"
+    target = (cache_dir() / "features" if folder is None else folder) / name
+    size = len(dataset.images) * backbone.n_tokens * backbone.width * 2
+    what = f"feature maps of {len(dataset.images):,} images: {size / GIB:.1f} GiB"
+    if size > budget_gib * GIB:
+        why = f"{what}, more than the {budget_gib:g} GiB of features.cache_gib: the trunk runs anew in every epoch"
+        log.info(why)
+        return OnTheFly(dataset, backbone, why, identity, workers)
+    free = _free_bytes(target)
+    if not (target / "features.npy").exists() and size > 0.95 * free:
+        why = f"{what}, but only {free / GIB:.1f} GiB are free at {target.parent}: the trunk runs anew in every epoch"
+        log.info(why)
+        return OnTheFly(dataset, backbone, why, identity, workers)
+    why = f"{what}, within the {budget_gib:g} GiB of features.cache_gib: the trunk runs once, kept in {target}"
+    log.info(why)
+    try:
+        with locked(target / "lock"):
+            skipped = _keep(
+                OnTheFly(dataset, backbone, why, identity, workers), target, (backbone.n_tokens, backbone.width)
+            )
+    except BlockingIOError:
+        raise StoreError(f"{target} is being filled by another process: wait for it to finish") from None
+    except OSError as error:
+        raise StoreError(
+            f"{target} can't be written ({error.strerror or error}): free some space, or set features.cache_gib=0"
+        ) from error
+    if len(skipped) == len(dataset.images):
+        shutil.rmtree(target)
+        raise DataError(
+            f"none of the {len(skipped)} images in {dataset.image_root} is usable "
+            f"(the first: {skipped[0].path}: {skipped[0].reason}): check the folder"
+        )
+    array = np.load(target / "features.npy", mmap_mode="r", allow_pickle=False)
+    return Kept(array, skipped, backbone.device, why, identity)
+
+
+def _identity(dataset: Dataset, backbone: ImageTextBackbone) -> str:
+    images = [[image.id, image.path] for image in dataset.images]
+    return sha256_json([backbone.weights_sha256, backbone.image_size, str(dataset.image_root), images])
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _keep(source: OnTheFly, target: Path, shape: tuple[int, int]) -> list[Skipped]:
+    """Fill `target` with the source's feature maps, or go on filling it. Returns the images that were skipped."""
+    count = len(source.usable)
+    array_path, note_path = target / "features.npy", target / "progress.json"
+    note = _read_note(note_path)
+    done = int(note["done"]) if note and array_path.exists() else 0
+    source.skipped = [Skipped(**image) for image in note["skipped"]] if note and done else []
+    if done == count:
+        return source.skipped
+    mode, options = ("r+", {}) if done else ("w+", {"dtype": np.float16, "shape": (count, *shape)})
+    array = np.lib.format.open_memmap(array_path, mode, **options)
+    starts = range(done, count, _CHUNK)
+    order = [np.arange(start, min(start + _BATCH, count)) for start in range(done, count, _BATCH)]
+    with tqdm(total=count, initial=done, desc="feature maps", unit="image", disable=None) as bar:
+        batches = source.batches(order)
+        for start in starts:
+            end = min(start + _CHUNK, count)
+            for first in range(start, end, _BATCH):
+                rows, X = next(batches)
+                array[rows] = X.half().cpu().numpy()
+                bar.update(min(_BATCH, end - first))
+                bar.set_postfix(skipped=len(source.skipped), refresh=False)
+            array.flush()
+            write_json(note_path, {"done": end, "skipped": [vars(image) for image in source.skipped]})
+    return source.skipped
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"done", "skipped"} <= note.keys() else None

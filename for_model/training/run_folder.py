@@ -1,0 +1,62 @@
+"""The folder of a training: whose it is, its lock, and its log."""
+
+import contextlib
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from for_model.backbones.protocol import ImageTextBackbone
+from for_model.errors import UsageError
+from for_model.files import locked, write_bytes, write_json
+from for_model.training.config import VERSION, TrainConfig
+from for_model.training.distributed import World
+
+
+@contextlib.contextmanager
+def _alone(out: Path, world: World) -> Iterator[None]:
+    """Hold the run folder's lock, in the first process. Raises UsageError when another training has it."""
+    with contextlib.ExitStack() as stack:
+        if world.first:
+            try:
+                stack.enter_context(locked(out / "lock"))
+            except BlockingIOError:
+                raise UsageError(
+                    f"another training is writing to {out}: wait for it, or choose another --out"
+                ) from None
+        yield
+
+
+def _claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
+    """Write into the run folder what this training is, or check that the folder holds the same one."""
+    settings = {**config.to_json(), "features": None}  # where feature maps come from changes no result
+    plan = {"version": VERSION, "config": settings, "weights_sha256": backbone.weights_sha256}
+    path = out / "config.json"
+    try:
+        earlier = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        earlier = None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): choose another --out, or delete {out}") from error
+    if earlier is not None and earlier != json.loads(json.dumps(plan)):
+        raise UsageError(f"{out} holds a training with other settings: choose another --out, or delete it")
+    if earlier is None and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} holds files that are not a training's: choose another --out")
+    world.wait()  # until all have looked
+    if earlier is None and world.first:
+        write_json(path, plan)
+
+
+def _log_line(out: Path, line: dict[str, Any]) -> None:
+    """Add an epoch to `log.jsonl`, and make `log.csv` of it; an epoch that is run again replaces its line."""
+    path = out / "log.jsonl"
+    old = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    lines = [each for each in old if each["epoch"] < line["epoch"]] + [line]
+    write_bytes(path, "".join(json.dumps(each) + "\n" for each in lines).encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(line), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_bytes(out / "log.csv", text.getvalue().encode())

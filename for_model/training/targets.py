@@ -1,0 +1,80 @@
+"""What every image of a training is trained on: labels, and pseudo-labels.
+
+Shapes: M images of the dataset, B of a batch, C base categories, V names of the vocabulary, Co joint width.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from for_model.data.dataset import Dataset
+from for_model.errors import DataError
+from for_model.files import cache_dir
+from for_model.methods.clip_method import ClipMethod
+from for_model.text import cached_category_embeddings
+from for_model.training.config import TrainConfig
+from for_model.training.features import Features, Rows
+from for_model.training.losses import with_pseudo_negatives
+from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary, without
+
+
+class Targets:
+    """What every image is trained on, by its row in the dataset.
+
+    labelled: [M] bool, whose labels are used.  base: of each image, its base categories, positions in `base_texts`.
+    base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
+    absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
+    pseudo: the pseudo-labels, None without that branch.  pseudo_texts: [V, Co].
+    """
+
+    def __init__(self, config: TrainConfig, dataset: Dataset, features: Features, method: ClipMethod) -> None:
+        count, device = len(dataset.images), method.backbone.device
+        base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
+        if config.loss.sup and (not base or not dataset.labels):
+            raise DataError(
+                f"{dataset.name} {dataset.split} has no labelled base categories: give those of your own "
+                '`"group": "base"` in the annotations\' "categories", or train on pseudo-labels alone with loss.sup=0'
+            )
+        self.labelled = _labelled(count, config.data.labelled, config.data.fold)
+        number = {position: n for n, position in enumerate(base)}
+        self.base = [
+            sorted(number[i] for i in dataset.labels.get(image.id, ()) if i in number) for image in dataset.images
+        ]
+        self.absent: list[list[int]] | None = None
+        if dataset.negatives is not None:
+            self.absent = [
+                sorted(number[i] for i in dataset.negatives.get(image.id, ()) if i in number)
+                for image in dataset.images
+            ]
+        self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
+        self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
+        self.pseudo: StoredLabels | None = None
+        if config.loss.pse:
+            settings = config.pseudo_labels
+            names = vocabulary(settings.vocabulary)
+            if settings.without_novel:
+                names = without(names, [c.name for c in dataset.categories if c.group == "novel"])
+            names = names[: settings.names or None]
+            self.pseudo = stored_labels(features, method, names, settings.threshold, cache_dir() / "pseudo-labels")
+            self.pseudo_texts = cached_category_embeddings(method, names).to(device)
+
+    def known(self, rows: Rows, minimum: int, seed: tuple[int, int]) -> Tensor | None:
+        """The base categories that the softmax of some images of a federated dataset runs over: their labels, known
+        negatives and pseudo negatives, drawn anew for each seed, image by image. [B, C] bool; None elsewhere."""
+        if self.absent is None:
+            return None
+        drawn = [
+            with_pseudo_negatives(
+                np.random.default_rng([*seed, row]), self.base[row], self.absent[row], self.frequencies, minimum
+            )
+            for row in rows.tolist()
+        ]
+        return torch.from_numpy(np.stack(drawn))
+
+
+def _labelled(count: int, share: float, fold: int) -> NDArray[np.bool_]:
+    """[M] bool: the images whose labels are used, at least one of them, drawn by the fold."""
+    chosen = np.zeros(count, bool)
+    chosen[np.random.default_rng([fold, 7]).permutation(count)[: max(1, round(share * count))]] = True
+    return chosen

@@ -1,0 +1,301 @@
+"""The two-branch training of FOR (section 3.3): L = gamma_sup * L_sup + gamma_pse * L_pse, on a frozen CLIP.
+
+A run folder holds `config.json`, `log.jsonl` and `log.csv` (a line an epoch), `checkpoint.safetensors` while it runs,
+and `head.safetensors` once it is done. Killed at any moment and started again, it goes on from the last checkpoint, and
+ends with the same weights as an uninterrupted run on the same machine.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from for_model.backbones.protocol import ImageTextBackbone
+from for_model.backbones.registry import load_any_backbone
+from for_model.data.dataset import Dataset
+from for_model.data.registry import load_dataset
+from for_model.errors import DataError, ForError, UsageError
+from for_model.files import atomic_path
+from for_model.heads.cluster import ClusterHead
+from for_model.heads.head_files import make_head, write_head
+from for_model.methods.clip_method import ClipMethod
+from for_model.training.config import TrainConfig
+from for_model.training.distributed import World, join_world, local_device
+from for_model.training.features import Rows, open_features
+from for_model.training.losses import set_prediction_loss
+from for_model.training.run_folder import _alone, _claim_folder, _log_line
+from for_model.training.targets import Targets
+
+log = logging.getLogger(__name__)
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints, and so what a kill can lose
+_SUMS = ("loss", "sup", "pse", "images")  # of an epoch so far
+
+
+class Training:
+    """One training, its state and its files. Made and run by `train`."""
+
+    def __init__(
+        self, config: TrainConfig, out: Path, dataset: Dataset, backbone: ImageTextBackbone, world: World
+    ) -> None:
+        self.config, self.out, self.backbone, self.world = config, out, backbone, world
+        device = self.device = backbone.device
+        if not world.first:
+            world.wait()  # the first keeps the feature maps and the pseudo-labels, the others find them
+        self.features = open_features(dataset, self.backbone, config.features.cache_gib)
+        cluster = ClipMethod(self.backbone, ClusterHead(min(config.pseudo_labels.clusters, self.backbone.n_cells)))
+        self.targets = Targets(config, dataset, self.features, cluster)
+        if world.first:
+            world.wait()
+        torch.manual_seed(config.seed)
+        self.head = make_head(config.head, self.backbone.pool).to(device)
+        self.parameters: dict[str, nn.Parameter] = dict(self.head.named_parameters())
+        self.no_object: nn.Parameter | None = None
+        if config.loss.no_object_weight:
+            self.no_object = nn.Parameter(F.normalize(torch.randn(self.backbone.dim), dim=0).to(device))
+            self.parameters["no_object"] = self.no_object
+        settings = config.optimizer
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(),
+            settings.learning_rate,
+            (settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.autocast = _precision(config, device)
+        self.limit = self.head.n_embeddings(self.backbone.n_cells)  # more pseudo-labels than these can't be matched
+        # An epoch is as many steps as all images make, however few of them can be learnt from: the rows of a table
+        # with fewer labels are trained for as long.
+        self.steps_per_epoch = math.ceil(len(dataset.images) / settings.batch_size)
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.step = 0
+        self._saved = time.monotonic()
+        self.sums = dict.fromkeys(_SUMS, 0.0)
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Train to the end; yields a line for each epoch that this call finishes."""
+        self._restore()
+        if self.step:
+            log.info("going on after step %d of %d", self.step, self.total_steps)
+        bar = tqdm(
+            total=self.total_steps, initial=self.step, desc=self.config.method, unit="step",
+            disable=None if self.world.first else True,
+        )  # fmt: skip
+        self.head.train()
+        with bar:
+            while self.step < self.total_steps:
+                line = self._run_epoch(bar)
+                self.world.wait()
+                if self.world.first:
+                    yield line
+        if self.world.first:
+            write_head(
+                self.out / "head.safetensors",
+                self.head,
+                self.config.head,
+                self.config.method,
+                self.backbone,
+                self.config.to_json(),
+            )
+            (self.out / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    def _run_epoch(self, bar: "tqdm[Any]") -> dict[str, Any]:
+        """The steps up to the next epoch's start, then its line in the log."""
+        epoch = self.step // self.steps_per_epoch
+        started = time.monotonic()
+        images_before = self.sums["images"]
+        todo = self._order(epoch)[self.step % self.steps_per_epoch :]
+        mine = (batch[self.world.rank :: self.world.size] for batch in todo)
+        rate = self.config.optimizer.learning_rate
+        for rows, X in self.features.batches(mine):
+            rate = self._set_rate()
+            self._learn(rows, X)
+            self.step += 1
+            bar.update()
+            done = self.step % self.steps_per_epoch or self.steps_per_epoch
+            bar.set_postfix(epoch=epoch + 1, loss=f"{self.sums['loss'] / done:.3f}", refresh=False)
+            if self.step % self.steps_per_epoch:
+                self._save_by_the_clock()
+        seconds = time.monotonic() - started
+        means = {key: round(self.sums[key] / self.steps_per_epoch, 5) for key in ("loss", "sup", "pse")}
+        line = {
+            "epoch": epoch + 1,
+            "of": self.config.optimizer.epochs,
+            **means,
+            "learning_rate": rate,
+            "images": int(self.sums["images"]),
+            "skipped": len(self.features.skipped),
+            "seconds": round(seconds, 2),
+            "images_per_second": round((self.sums["images"] - images_before) / seconds, 1),
+        }
+        self.sums = dict.fromkeys(_SUMS, 0.0)
+        if self.world.first:
+            _log_line(self.out, line)
+        self._save_by_the_clock()
+        return line
+
+    def _order(self, epoch: int) -> list[Rows]:
+        """The batches of an epoch, the same for every process: permutations of the rows that can be learnt from."""
+        useful = self.features.usable if self.config.loss.pse else self.features.usable & self.targets.labelled
+        pool = np.flatnonzero(useful)
+        if not len(pool):
+            raise DataError("no image can be learnt from: none is both usable and labelled")
+        rng = np.random.default_rng([self.config.seed, epoch])
+        count, size = len(useful), self.config.optimizer.batch_size
+        order = np.concatenate([rng.permutation(pool) for _ in range(math.ceil(count / len(pool)))])[:count]
+        return [order[start : start + size] for start in range(0, count, size)]
+
+    def _set_rate(self) -> float:
+        settings = self.config.optimizer
+        rate = settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
+        if self.step / self.steps_per_epoch >= settings.drop_epoch:
+            rate *= settings.drop_factor
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def _learn(self, rows: Rows, X: Tensor) -> None:
+        """One step on this process's part of a batch; the gradient is that of the whole batch on every process."""
+        torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))  # of the dropout
+        labelled = np.flatnonzero(self.targets.labelled[rows])
+        counts = self.world.sum_(torch.tensor([len(rows), len(labelled)], dtype=torch.float64, device=self.device))
+        n_images, n_labelled = counts.tolist()
+        if self.autocast is None:
+            Y = self.head(X, self.backbone.pool)
+        else:
+            with torch.autocast(self.device.type, self.autocast):
+                Y = self.head(X, self.backbone.pool)
+        sup = pse = 0.0 * Y.sum()
+        if self.config.loss.sup and n_labelled:
+            part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
+            wanted = [self.targets.base[row] for row in rows[labelled]]
+            known = self.targets.known(rows[labelled], self.config.loss.negatives, (self.config.seed, self.step))
+            sup = self._loss(part, self.targets.base_texts, wanted, known) * len(labelled) / n_labelled
+        if self.targets.pseudo is not None and n_images:
+            labels = [self.targets.pseudo.of(row, self.limit).tolist() for row in rows]
+            pse = self._loss(Y, self.targets.pseudo_texts, labels) * len(rows) / n_images
+        loss = self.config.loss.sup * sup + self.config.loss.pse * pse
+        self.optimizer.zero_grad()
+        loss.backward()
+        values = self.world.sum_(torch.stack([loss, sup, pse]).detach().double()).tolist()
+        if not all(map(math.isfinite, values)):
+            raise ForError(f"the loss is not finite at step {self.step + 1}: lower optimizer.learning_rate")
+        self._share_gradients()
+        longest = self.config.optimizer.clip_norm or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), longest))
+        if not math.isfinite(norm):
+            raise ForError(f"the gradient is not finite at step {self.step + 1}: lower optimizer.learning_rate")
+        self.optimizer.step()
+        for key, value in zip(_SUMS, (*values, n_images), strict=True):
+            self.sums[key] += value
+
+    def _loss(self, Y: Tensor, texts: Tensor, wanted: list[list[int]], known: Tensor | None = None) -> Tensor:
+        settings = self.config.loss
+        scale = settings.scale * self.backbone.logit_scale
+        known = None if known is None else known.to(self.device)
+        return set_prediction_loss(Y, texts, wanted, scale, self.no_object, settings.no_object_weight, known)
+
+    def _share_gradients(self) -> None:
+        if self.world.size == 1:
+            return
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self.parameters.values()]
+        flat = self.world.sum_(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for parameter, part in zip(self.parameters.values(), parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+    def _save_by_the_clock(self) -> None:
+        if self.world.first and time.monotonic() - self._saved >= CHECKPOINT_SECONDS:
+            self._save()
+            self._saved = time.monotonic()
+
+    def _save(self) -> None:
+        tensors = {f"model.{name}": p.detach().cpu().contiguous() for name, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
+        with atomic_path(self.out / "checkpoint.safetensors") as temporary:
+            save_file(tensors, temporary, {"step": str(self.step), "sums": json.dumps(self.sums)})
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        path = self.out / "checkpoint.safetensors"
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, "pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                metadata = file.metadata()
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"{path} is damaged ({error}): delete it to train from the start") from error
+        self.step, self.sums = int(metadata["step"]), json.loads(metadata["sums"])
+        for key, value in tensors.items():
+            place, _, name = key.partition(".")
+            if place == "model":
+                self.parameters[name].copy_(value)
+            else:
+                kind, _, name = name.partition(".")
+                self.optimizer.state[self.parameters[name]][kind] = value.to(self.device)
+
+
+def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator[dict[str, Any]]:
+    """Train a head into the folder `out`, or go on with a training that was begun there. Yields a line an epoch.
+
+    device: None for CUDA where there is one, else the CPU. Under `torchrun` every process calls this; the first one
+    yields the lines and writes the files.
+    Raises UsageError for settings that make no sense or a folder that holds something else, DataError for a dataset
+    that can't be read or has nothing to learn from, WeightsError when the backbone's weights can't be had, ForError
+    when the loss or the gradient is no longer finite.
+    """
+    target = local_device(device)
+    world = join_world(target)
+    try:
+        dataset = load_training_data(config)  # before the backbone, whose weights may have to be fetched first
+        backbone = load_any_backbone(config.backbone, config.weights or None, config.image_size or None, target)
+        _claim_folder(config, out, backbone, world)
+        if (out / "head.safetensors").exists():
+            log.info("%s is there already: nothing to train", out / "head.safetensors")
+            return
+        with _alone(out, world):
+            yield from Training(config, out, dataset, backbone, world).run()
+    finally:
+        world.close()
+
+
+def load_training_data(config: TrainConfig) -> Dataset:
+    """The images and labels that a training is told to use. Raises DataError, also for missing images."""
+    data = config.data
+    dataset = load_dataset(data.dataset, Path(data.root).expanduser() if data.root else None, data.split)
+    if data.images:
+        dataset = replace(dataset, images=dataset.images[: data.images])
+    if not data.allow_missing:
+        dataset.check_files("data.allow_missing=true trains without them")
+    return dataset
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
+
+
+def _precision(config: TrainConfig, device: torch.device) -> torch.dtype | None:
+    """The dtype to autocast to; None for float32 throughout."""
+    if config.precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+        return torch.bfloat16 if fast else None
+    return torch.bfloat16 if config.precision == "bfloat16" else None
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))

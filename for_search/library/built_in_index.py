@@ -1,0 +1,86 @@
+"""The index that the app opens when it is given none: MiniScenes' validation split, made on first use."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from for_model.data.dataset import Dataset
+from for_model.data.registry import load_dataset
+from for_model.errors import StoreError
+from for_model.files import cache_dir
+from for_model.methods.protocol import LazyMethod, Method
+from for_search.index.index_files import build_index, open_index
+from for_search.store.store import MANIFEST, open_store, store_path
+
+if TYPE_CHECKING:
+    from for_search.store.embed import Watch
+
+DEFAULT_DATASET = "miniscenes"
+
+_log = logging.getLogger(__name__)
+
+
+def default_index(method: LazyMethod, progress: bool = True) -> Path:
+    """The folder of the index over MiniScenes' 2,000 validation scenes; a later call finds it made.
+
+    The first call draws the scenes, embeds them and builds the index, all in FOR's cache folder, and logs what it does.
+    Stopped at any moment, the next call goes on. The embeddings are those that the leaderboard uses, so whichever of
+    the two comes first makes them. A damaged index or store is made again: everything here is FOR's own.
+    method: loaded only to embed.
+    progress: show the bar of the embedding on stderr, if that is a terminal (drawing scenes has a bar of its own).
+    Raises StoreError when another process is making the embeddings just now or the disk is full.
+    """
+    _log.info("opening the built-in scenes (drawn in the first minute, if this is the first start)")
+    dataset = load_dataset(DEFAULT_DATASET)
+    store = store_path(dataset, method.info)
+    index = cache_dir() / "indexes" / store.name
+    if opens(index):
+        return index
+    _log.info("embedding and indexing %d scenes for the first search; this happens once", len(dataset.images))
+    make_index(dataset, method.get(), store, index, progress)
+    return index
+
+
+def make_index(
+    dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True, watch: "Watch | None" = None
+) -> None:
+    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again. See `embed`."""
+    from for_search.store.embed import embed
+
+    _remove_damaged_store(store)
+    embed(dataset, method, store, progress=progress, watch=watch)
+    remove(index)  # what didn't open may hold anything
+    build_index(store, index)
+
+
+def opens(index: Path) -> bool:
+    """Whether a sound index is there. Reads every byte, which are few."""
+    if not index.exists():
+        return False
+    try:
+        open_index(index, verify="full")
+    except StoreError as error:
+        _log.warning("%s; making it again", error)
+        return False
+    return True
+
+
+def _remove_damaged_store(store: Path) -> None:
+    """Remove a store that says it is complete but isn't; one that is half made is left for `embed` to go on with."""
+    if store.is_dir() and not (store / MANIFEST).exists():
+        return
+    try:
+        if store.exists():
+            open_store(store).verify()
+    except StoreError as error:
+        _log.warning("%s; making it again", error)
+        remove(store)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; a link, not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,129 @@
+"""Pseudo-labels for whoever asks: an image of an index or another one, a vocabulary, a threshold. No web framework."""
+
+import concurrent.futures
+import html
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from for_app.views.regions import region_colour, region_numbers
+from for_model.data.dataset import ImageId, ImageRecord
+from for_model.data.images import load_image
+from for_model.methods.protocol import Method
+from for_search.library.library import Library
+from for_search.query.image_labels import (
+    DATASET,
+    OWN,
+    ImageLabel,
+    ImageLabels,
+    Verdict,
+    judged,
+    label_image,
+    labelling_method,
+    vocabulary_names,
+)
+from for_search.query.searcher import Searcher
+from for_search.query.vocabulary_texts import VocabularyTexts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# What a name must reach to be a label, if nobody says: the paper's for ImageNet-21K (section 4.1); among a few hundred
+# names a probability is much larger, and this is the one that FOR is trained with on MiniScenes.
+DEFAULT_THRESHOLD = 0.3
+DEFAULT_THRESHOLDS = {"imagenet21k": 5e-4}
+
+_POLL_S = 0.2
+_TEXTS = VocabularyTexts()  # of whoever asks: a vocabulary's embeddings depend on nothing but its names and the model
+_VERDICTS: dict[Verdict, str] = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not annotated"}
+
+Report = Callable[[int, int], None]
+
+
+def default_vocabulary(library: Library, index: str) -> str:
+    """The names that an index's dataset is annotated with, if it is, else ImageNet-21K."""
+    return DATASET if library.labels(index) is not None else "imagenet21k"
+
+
+def label(
+    library: Library,
+    index: str,
+    image: Image.Image | ImageId,
+    vocabulary: str,
+    own: str | Sequence[str] = "",
+    threshold: float | None = None,
+    report: Report | None = None,
+) -> tuple[Image.Image, ImageLabels]:
+    """An image and its pseudo-labels, compared with its annotations where it has some.
+
+    index: a name of the library; its backbone is used.  image: RGB, or the id of one of the index.
+    vocabulary, own: see `vocabulary_names`.  threshold: in 0..1; None for the vocabulary's own.
+    report: called now and then with the numbers of names that are embedded and that there are, while the vocabulary is
+        being embedded: seconds, or much longer the first time for ImageNet-21K on a large model.
+    Raises UsageError for what makes no sense or isn't there, ImageError for an image of the index that can't be
+    decoded, and what opening the index raises.
+    """
+    searcher = library.searcher(index)
+    method = labelling_method(searcher.method)
+    dataset = library.labels(index)
+    names = vocabulary_names(vocabulary, dataset, own)
+    record = None if isinstance(image, Image.Image) else searcher.index.image(image)
+    if record is not None:  # decoded as for embedding
+        image = load_image(searcher.image_path(record), target=2 * method.info.image_size)
+    assert isinstance(image, Image.Image)
+    texts = _embedded(method, names, vocabulary != OWN, report)
+    wanted = DEFAULT_THRESHOLDS.get(vocabulary, DEFAULT_THRESHOLD) if threshold is None else threshold
+    found = label_image(method, image, names, texts, wanted)
+    if record is not None and dataset is not None:
+        found = judged(found, dataset, record.id)
+    return image, found
+
+
+def _embedded(method: Method, names: Sequence[str], keep: bool, report: Report | None) -> "Tensor":
+    embedding = _TEXTS.embedding(method, names, keep)
+    while report is not None and not embedding.texts.done():
+        report(embedding.done, embedding.total)
+        concurrent.futures.wait([embedding.texts], timeout=_POLL_S)
+    return embedding.texts.result()
+
+
+def sample_images(searcher: Searcher, count: int, seed: int) -> list[ImageRecord]:
+    """Some images of an index to choose from, in the order of their ids; all of them when there are fewer."""
+    images = searcher.index.images
+    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
+    return [images[position] for position in sorted(chosen.tolist())]
+
+
+def labels_html(found: ImageLabels) -> str:
+    """The labels as an HTML list: the number of the region, the name, its probability, and whether it is right."""
+    numbers = region_numbers(found)
+    items = "".join(_item(label, numbers[label.cluster]) for label in found.labels)
+    threshold = f"{found.threshold:g}"
+    if not found.labels:
+        return f"<p>No name reaches a probability of {threshold}: lower the threshold.</p>{_missed(found)}"
+    counts = [f"<b>{found.n_found:,} label{'s' * (found.n_found != 1)}</b> above {threshold}"]
+    if found.n_found > len(found.labels):
+        counts.append(f"the first {len(found.labels)} shown")
+    if found.missed is not None:
+        verdicts = [label.verdict for label in found.labels]
+        counts += [f"{verdicts.count(verdict)} {verdict}" for verdict in _VERDICTS]
+    return f"<p>{' · '.join(counts)}</p><ol>{items}</ol>{_missed(found)}"
+
+
+def _item(label: ImageLabel, number: int) -> str:
+    red, green, blue = region_colour(number)
+    verdict = "" if label.verdict is None else f'<span class="{label.verdict}">{_VERDICTS[label.verdict]}</span>'
+    return (
+        f'<li><span class="region" title="region {number} of the image" style="background:rgb({red},{green},{blue})">'
+        f'{number}</span><span class="name">{html.escape(label.name)}</span>'
+        f'<span class="bar"><i style="width:{100 * label.probability:.1f}%"></i></span>'
+        f'<span class="probability">{label.probability:.3g}</span>{verdict}</li>'
+    )
+
+
+def _missed(found: ImageLabels) -> str:
+    if not found.missed:
+        return ""
+    return f"<p>Also in the image by its annotations: {html.escape(', '.join(found.missed))}</p>"

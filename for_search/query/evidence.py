@@ -1,0 +1,125 @@
+"""Why an image was found: the embedding that matched, and where in the image it comes from.
+
+Shapes: N embeddings an image, g x g = K cells, Q queries, Co joint width.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from for_model.data.dataset import ImageId, ImageRecord
+from for_model.data.images import load_image
+from for_model.errors import UsageError, WeightsError
+from for_search.query.searcher import HEAD_MISSING, Searcher
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from for_model.methods.clip_method import ClipMethod
+
+# An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
+_SAME = 0.999
+
+_MEANINGS = {
+    "clip": "CLIP has one embedding for the whole image: what its attention pool weighs, whatever is asked for",
+    "dense-clip": "the cell that the embedding is made of",
+    "cluster-clip": "the cells of the embedding's cluster",
+    "for": "the attention of the learnable query that made the embedding",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the embedding of an image that matches best comes from.
+
+    embedding: which, in 0..N-1.  score: its inner product with the query, the best over several queries.
+    cells: [g, g] float32 in 0..1, row 0 at the image's top; the cells' shares in the embedding over the largest share.
+    meaning: what the shares are, which differs between methods.
+    as_indexed: whether the image still gives the embedding that was indexed; if not, it has changed since.
+    """
+
+    image: ImageRecord
+    embedding: int
+    score: float
+    cells: NDArray[np.float32]
+    meaning: str
+    as_indexed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The evidence as JSON values; the image by its id alone."""
+        return {
+            "id": self.image.id,
+            "embedding": self.embedding,
+            "score": self.score,
+            "cells": [[round(float(share), 4) for share in row] for row in self.cells],
+            "meaning": self.meaning,
+            "as_indexed": self.as_indexed,
+        }
+
+
+def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.float32]) -> Evidence:
+    """The evidence for a match of an image of the index.
+
+    queries: [Q, Co] float32, unit-norm: a text's one embedding, or the embeddings of an image that was searched with.
+    Of embeddings that score the same, the lowest-numbered one.
+    Raises UsageError for an id that the index doesn't have or a method that can't tell, WeightsError when the index's
+    trained head isn't at hand, ImageError when the image can't be decoded, StoreError when it lies outside its folder.
+    """
+    image = searcher.index.image(image_id)
+    indexed = searcher.index.embeddings(image.id)  # [N, Co]
+    scores = (indexed @ queries.T).max(axis=1)  # [N]
+    embedding = int(scores.argmax())
+    method = explaining_method(searcher)
+    # decoded as embedding decodes it, so that the same pixels give the same embedding
+    picture = load_image(searcher.image_path(image), target=2 * method.info.image_size)
+    made, shares = method.explain_images(method.preprocess(picture)[None])
+    return Evidence(
+        image=image,
+        embedding=embedding,
+        score=float(scores[embedding]),
+        cells=cell_map(shares[0, embedding]),
+        meaning=meaning(method),
+        as_indexed=float(made[0, embedding].numpy() @ indexed[embedding]) > _SAME,
+    )
+
+
+def explaining_method(searcher: Searcher) -> "ClipMethod":
+    """The searcher's method, if it can tell where its embeddings come from; see `find_evidence` for what is raised."""
+    from for_model.methods.clip_method import ClipMethod
+
+    if not searcher.embeds_images:
+        raise WeightsError(HEAD_MISSING)
+    if not isinstance(searcher.method, ClipMethod):
+        raise UsageError(f"{searcher.method.info.method} can't tell where its embeddings come from")
+    return searcher.method
+
+
+def meaning(method: "ClipMethod") -> str:
+    """What the cells' shares of a method are, in words."""
+    name = method.info.method.removeprefix("ft-")
+    return _MEANINGS["for" if name.startswith("for") else name]
+
+
+def cell_map(shares: "Tensor") -> NDArray[np.float32]:
+    """[K] shares, K = g * g, row by row -> [g, g] float32 in 0..1, over the largest share; zeros stay zeros."""
+    side = round(len(shares) ** 0.5)
+    cells = shares.reshape(side, side).numpy(force=True).astype(np.float32)
+    largest = float(cells.max())
+    return cells / largest if largest > 0 else cells
+
+
+def heat_map(image: Image.Image, cells: NDArray[np.float32]) -> Image.Image:
+    """The image in grey with the cells' shares laid over it, black through red to bright yellow.
+
+    cells: [g, g] in 0..1, which cover the whole image, however long its sides. The scale (matplotlib's `inferno`) grows
+    evenly in lightness, so it can be read without telling red from green. Returns an RGB image of the same size.
+    """
+    from matplotlib import colormaps
+
+    shares = np.asarray(Image.fromarray(cells).resize(image.size, Image.Resampling.BILINEAR))
+    colours = colormaps["inferno"](shares)[..., :3] * 255
+    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+    return Image.fromarray((0.45 * grey + 0.55 * colours).astype(np.uint8))

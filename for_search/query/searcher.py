@@ -1,0 +1,315 @@
+"""Free text or an image in, ranked images out: an index together with the method that encodes its queries.
+
+Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from for_model.data.dataset import ImageId, ImageRecord
+from for_model.errors import StoreError, UsageError, WeightsError
+from for_model.files import sha256_file
+from for_model.methods.protocol import LazyMethod, Method
+from for_search.index.index import Hit, SearchIndex
+from for_search.index.index_files import open_index
+from for_search.query.ranking import top_k
+from for_search.query.text_batches import TextBatches
+
+if TYPE_CHECKING:
+    from for_model.backbones.protocol import ImageTextBackbone
+
+HEAD_MISSING = (
+    "the trained head of this index isn't at hand, which it takes to look at images: "
+    "start the app with --head and the path of its head.safetensors"
+)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answer to one query.
+
+    hits: at most k, best first.  encode_ms: the text's way through the encoder.  search_ms: the index's.
+    """
+
+    query: str
+    k: int
+    hits: tuple[Hit, ...]
+    encode_ms: float
+    search_ms: float
+
+    @property
+    def latency_ms(self) -> float:
+        return self.encode_ms + self.search_ms
+
+    def to_json(self, paths: bool = True) -> dict[str, Any]:
+        """The answer as JSON values; ranks count from 1. paths: with each image's, relative to the index's root."""
+        return {
+            "query": self.query,
+            "k": self.k,
+            "hits": [
+                {
+                    "rank": rank,
+                    "id": hit.image.id,
+                    **({"path": hit.image.path} if paths else {}),
+                    "score": hit.score,
+                    "embedding": hit.embedding,
+                }
+                for rank, hit in enumerate(self.hits, start=1)
+            ],
+            "latency_ms": {
+                "encode": round(self.encode_ms, 3),
+                "search": round(self.search_ms, 3),
+                "total": round(self.latency_ms, 3),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for, encoded for one index's joint space.
+
+    label: the text, or words for an image.  embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image
+    for an image.  encode_ms: how long that took; 0 where nothing had to be encoded.
+    """
+
+    label: str
+    embeddings: NDArray[np.float32]
+    encode_ms: float
+
+
+@dataclass(frozen=True)
+class Searcher:
+    """An index and its method. Searching changes neither, so several threads may share one.
+
+    encoder: the method, which may be loaded only when something has to be encoded.
+    texts: embeddings of some texts, each [Co], that are searched for without waiting for that.
+    """
+
+    index: SearchIndex
+    encoder: LazyMethod
+    image_root: Path
+    texts: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    @cached_property
+    def _batches(self) -> TextBatches:
+        return TextBatches(self.encoder)
+
+    @property
+    def method(self) -> Method:
+        """The method, loaded now if it isn't yet. Raises what that raises."""
+        return self.encoder.get()
+
+    def search(self, text: str, k: int = 10) -> SearchResult:
+        """The k images that match a text best (all of them when there are fewer), with the time it took.
+
+        Raises UsageError for an empty text or k < 1.
+        """
+        return self.find(self.text_query(text), k)
+
+    def text_query(self, text: str) -> Query:
+        """Encode a free text; see `text.embed_queries`. Before the method is loaded, one of `texts` needn't be.
+
+        Raises UsageError for an empty one, and what loading the method raises.
+        """
+        if text in self.texts and not self.encoder.loaded:
+            return Query(text, self.texts[text][None], 0.0)
+        self.encoder.get()  # loading isn't encoding
+        start = time.perf_counter()
+        embeddings = self._batches.embed(text)[None]  # [1, Co]
+        return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
+
+    def image_query(self, image: Image.Image, label: str = "your image") -> Query:
+        """Encode an image into the embeddings that it would have in the index.
+
+        Raises WeightsError when the index's trained head isn't at hand.
+        """
+        if not self.embeds_images:
+            raise WeightsError(HEAD_MISSING)
+        method = self.method
+        start = time.perf_counter()
+        embeddings = method.encode_images(method.preprocess(image)[None])[0]  # [N, Co]
+        return Query(label, embeddings.numpy(force=True).astype(np.float32), (time.perf_counter() - start) * 1e3)
+
+    def like_query(self, image_id: ImageId, embedding: int | None = None) -> Query:
+        """Search with an image of the index: all of it, or what one of its embeddings stands for.
+
+        embedding: in 0..N-1; None for all. Raises UsageError for an id or embedding that the index doesn't have.
+        """
+        embeddings = self.index.embeddings(image_id)
+        if embedding is None:
+            return Query(f"like image {image_id}", embeddings, 0.0)
+        if not 0 <= embedding < len(embeddings):
+            raise UsageError(f"embedding {embedding} of image {image_id!r}: expected 0 to {len(embeddings) - 1}")
+        return Query(f"like part {embedding} of image {image_id}", embeddings[embedding : embedding + 1], 0.0)
+
+    def find(self, query: Query, k: int = 10) -> SearchResult:
+        """The k images that match a query best (all of them when there are fewer), with the time it took.
+
+        An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
+        text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
+        the best pair. Equal scores in order of image id. Raises UsageError for k < 1.
+        """
+        start = time.perf_counter()
+        one = len(query.embeddings) == 1
+        hits = self.index.search(query.embeddings, k)[0] if one else self._find_all(query, k)
+        return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
+
+    def _find_all(self, query: Query, k: int) -> list[Hit]:
+        scores = self.index.score_images(query.embeddings).mean(axis=0)  # [M]
+        hits = []
+        for column in top_k(scores[None], k)[0].tolist():
+            image = self.index.images[column]
+            best = (self.index.embeddings(image.id) @ query.embeddings.T).max(axis=1)  # [N]
+            hits.append(Hit(image, float(scores[column]), int(best.argmax())))
+        return hits
+
+    @property
+    def embeds_images(self) -> bool:
+        """Whether `method` makes embeddings like the index's; not so for a trained head whose file isn't at hand."""
+        own, made = self.encoder.info, self.index.info
+        return (own.method, own.settings, own.image_size) == (made.method, made.settings, made.image_size)
+
+    def image_path(self, image: ImageRecord) -> Path:
+        """The absolute path of an image; whether a file is there is not looked at.
+
+        Raises StoreError for a path or a link that leads out of the image root: an index may come from somewhere else.
+        """
+        path = Path(os.path.normpath(self.image_root / image.path))
+        if not path.is_relative_to(self.image_root) or not _stays_inside(path, self.image_root):
+            raise StoreError(f"image {image.id!r} of {self.index.path} has a path outside {self.image_root}: {path}")
+        return path
+
+
+def without_paths(line: str, places: Iterable[str]) -> str:
+    """A line without some paths of this machine, the longest first, so that none leaves its end."""
+    for place in sorted(places, key=len, reverse=True):
+        line = line.replace(place, "…")
+    return line
+
+
+def _stays_inside(path: Path, root: Path) -> bool:
+    """Whether `path`, its links followed, still lies under `root`."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL character
+        return False
+
+
+def load_searcher(
+    index_path: Path,
+    device: str | None = None,
+    *,
+    weights: str | None = None,
+    image_root: Path | None = None,
+    method: Method | None = None,
+) -> Searcher:
+    """Open an index and rebuild the method that made it, to encode its queries; see `searcher_of`.
+
+    Raises StoreError when the index is missing or damaged, and as `searcher_of` does.
+    """
+    return searcher_of(open_index(index_path), device, weights=weights, image_root=image_root, method=method)
+
+
+def searcher_of(
+    index: SearchIndex,
+    device: str | None = None,
+    *,
+    weights: str | None = None,
+    image_root: Path | None = None,
+    method: Method | LazyMethod | None = None,
+    texts: Mapping[str, NDArray[np.float32]] | None = None,
+    heads: Sequence[Path] = (),
+    loaded: "ImageTextBackbone | None" = None,
+) -> Searcher:
+    """The searcher of an open index, its method rebuilt.
+
+    device: None for CUDA where there is one, else the CPU.
+    weights: the weights' file, for an index made from one (it records the file's name only); None for what it records.
+    image_root: where the images lie now; None for where they lay when they were embedded.
+    method: a method that is built already, instead of building one.  texts: see `Searcher`.
+    heads: files of trained heads, one of which may be the index's; the one that comes with FOR is known without.
+    loaded: the index's backbone, if it is in memory already.
+    Raises StoreError when the method isn't of the index's text space, WeightsError when weights or a head can't be had.
+    """
+    if method is None:
+        method = _rebuild(index, weights, device, heads, loaded)
+    encoder = method if isinstance(method, LazyMethod) else LazyMethod.of(method)
+    index.check_method(encoder.info)
+    root = Path(index.image_root) if image_root is None else image_root
+    return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts or {})
+
+
+def _rebuild(
+    index: SearchIndex,
+    weights: str | None,
+    device: str | None,
+    heads: Sequence[Path],
+    loaded: "ImageTextBackbone | None",
+) -> Method:
+    """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
+    no more."""
+    from for_model.methods.registry import DUAL_ENCODERS, METHODS, build_method
+
+    info = index.info
+    # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
+    recorded = None if info.weights == info.backbone.lower() else info.weights
+    name = info.method
+    if name not in (*METHODS, *DUAL_ENCODERS):
+        name = str(_head_of(index, heads) or "clip")
+    try:
+        return build_method(
+            name,
+            info.backbone,
+            weights or recorded,
+            image_size=info.image_size,
+            clusters=info.settings.get("clusters"),
+            device=device,
+            loaded=loaded,
+        )
+    except WeightsError as error:
+        if weights is not None:
+            raise
+        raise WeightsError(
+            f"{index.path} was made with the weights {info.weights!r}, which can't be loaded ({error}); "
+            "if they are a file, give its path"
+        ) from error
+
+
+def _head_of(index: SearchIndex, heads: Sequence[Path]) -> Path | None:
+    """The file among `heads`, and the one that comes with FOR, that made the index; None when none did."""
+    from for_model.methods.registry import packaged_head
+
+    files = list(heads)
+    with contextlib.suppress(UsageError):  # most backbones come without
+        files.append(packaged_head(index.info.backbone))
+    wanted = index.info.settings.get("head_sha256")
+    return next((file for file in files if sha256_file(file) == wanted), None)
+
+
+def format_hits_text(result: SearchResult) -> str:
+    """The hits as lines for a terminal: rank, score, number of the embedding that matched, path.
+
+    Characters of a path that a terminal would act on, or can't show, are escaped. No hits give one line that says so.
+    """
+    if not result.hits:
+        return "no images"
+    rank_width = len(str(len(result.hits)))
+    embedding_width = max(len(str(hit.embedding)) for hit in result.hits)
+    return "\n".join(
+        f"{rank:>{rank_width}}  {hit.score:.4f}  {hit.embedding:>{embedding_width}}  {_printable(hit.image.path)}"
+        for rank, hit in enumerate(result.hits, start=1)
+    )
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

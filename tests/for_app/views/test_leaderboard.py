@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from for_app.views.curves import Curve, read_ablations
+from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
+from for_model.errors import DataError
+
+PAPER = """source,method,embeddings an image,labels,pseudo-labels,setting,COCO base,COCO novel,new column
+paper Table 1,CLIP,1,no,no,,68.56,77.68,
+paper Table 1,FOR,50,yes,no,,91.11,21.51,
+paper Table 1,FOR,50,yes,yes,,88.14,89.17,
+paper Table 5,FOR,50,yes,no,5% labelled,90.40,13.88,
+paper Table 6,FOR,5,yes,yes,,90.72,78.62,
+paper Table 7,FOR,50,yes,yes,1 layer,87.84,88.35,x
+"""
+QUERIES = """queries,seeds,base mAP@50,base std,novel mAP@50,novel std
+8,1,53.34,,50.12,
+2,1,49.91,,43.40,
+"""
+LABELLED = """losses,labelled,base mAP@50,novel mAP@50
+labels,0.5%,44.56,
+both,0.5%,50.96,48.17
+"""
+WHOLE = """dataset,method,embeddings an image,base mAP@50,base low,base high,all recall@5,device
+miniscenes,clip,1,43.67,41.37,46.01,4.6,cpu
+miniscenes,for,8,53.34,50.86,55.78,4.9,cpu
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in (
+        ("paper", PAPER), ("miniscenes-queries", QUERIES), ("miniscenes-labelled", LABELLED), ("miniscenes", WHOLE),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
+
+
+def test_ours_and_the_papers_rows_stay_apart(folder: Path) -> None:
+    boards = read_boards(folder)
+    assert [board.title for board in boards] == [
+        "miniscenes: methods with 95% intervals",
+        "Table 5: the share of the images that is labelled (miniscenes)",
+        "Table 6: the number of queries (miniscenes)",
+        "The paper's own numbers",
+    ]
+    for board in boards:
+        assert set(board.ours["source"]) <= {MEASURED}
+        assert all(source.startswith("paper Table ") for source in board.paper["source"])
+    queries = boards[2]
+    assert queries.dataset == "miniscenes"
+    assert queries.ours["base mAP@50"].tolist() == [53.34, 49.91]
+    assert queries.ours["base std"].isna().all()  # not measured, and so not 0
+    assert queries.paper["COCO base"].tolist() == [90.72]
+    assert len(boards[3].paper) == 6
+
+
+def test_rows_of_the_paper_in_a_csv_of_ours_are_left_out(folder: Path) -> None:
+    (folder / "miniscenes-queries.csv").write_text("source,queries,base mAP@50\nours,8,53.34\npaper Table 6,5,90.72\n")
+    (folder / "miniscenes-queries-with-paper.csv").write_text("source,queries\npaper Table 6,5\n")
+    board = read_boards(folder)[2]
+    assert board.ours.to_dict("records") == [{"source": MEASURED, "queries": 8, "base mAP@50": 53.34}]
+
+
+def test_the_columns_that_tell_rows_apart(folder: Path) -> None:
+    whole, _, queries, every = read_boards(folder)
+    assert list(main_columns(whole.ours)) == [
+        *("source", "method", "embeddings an image", "base mAP@50", "base low", "base high"),
+    ]
+    assert method_labels(whole.ours) == ["clip 1", "for 8"]
+    assert method_labels(queries.ours) == ["8 queries", "2 queries"]
+    assert method_labels(every.paper)[2:4] == ["FOR 50, labels + pseudo-labels", "FOR 50, labels, 5% labelled"]
+
+
+def test_sorting() -> None:
+    frame = pd.DataFrame({"method": ["b", "a", "c", "a"], "score": [1.0, float("nan"), 3.0, 1.0]})
+    assert sorted_by(frame, "score").index.tolist() == [0, 1, 2, 3]
+    assert sorted_by(frame, "score")["method"].tolist() == ["c", "b", "a", "a"]
+    assert sorted_by(frame, "method")["score"].tolist()[1:] == [1.0, 1.0, 3.0]
+    assert sorted_by(frame, "nothing") is frame
+
+
+def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="make leaderboards"):
+        read_boards(tmp_path)
+    with pytest.raises(DataError, match="make leaderboards"):
+        read_boards(tmp_path / "missing")
+    (tmp_path / "miniscenes.csv").write_bytes(b"")
+    with pytest.raises(DataError, match=r"miniscenes\.csv can't be read"):
+        read_boards(tmp_path)
+    (tmp_path / "miniscenes.csv").write_text(WHOLE)
+    (tmp_path / "paper.csv").write_text("method\nFOR\n")
+    with pytest.raises(DataError, match="no column `source`"):
+        read_boards(tmp_path)
+    (tmp_path / "paper.csv").unlink()
+    assert len(read_boards(tmp_path)) == 2
+
+
+def test_curves_take_the_papers_points_from_whichever_table_has_them(folder: Path) -> None:
+    queries, layers, labelled = read_ablations(folder, "miniscenes")
+    assert queries.ours == (Curve("base", "", (2, 8), (49.91, 53.34)), Curve("novel", "", (2, 8), (43.40, 50.12)))
+    assert queries.paper == (
+        Curve("base", "both losses", (5, 50), (90.72, 88.14)),
+        Curve("novel", "both losses", (5, 50), (78.62, 89.17)),
+    )
+    assert layers.ours == ()
+    assert layers.paper[0] == Curve("base", "both losses", (1, 2), (87.84, 88.14))
+    assert labelled.ours == (
+        Curve("base", "both losses", (0.5,), (50.96,)),
+        Curve("novel", "both losses", (0.5,), (48.17,)),
+        Curve("base", "labels alone", (0.5,), (44.56,)),  # and none for novel, which wasn't measured
+    )
+    assert labelled.paper[-1] == Curve("novel", "labels alone", (5, 100), (13.88, 21.51))
+    assert labelled.paper[0] == Curve("base", "both losses", (100,), (88.14,))
+
+
+def test_the_leaderboards_that_come_with_for() -> None:
+    boards = read_boards(FOLDER)
+    titles = [board.title.partition(":")[0] for board in boards]
+    assert titles[-1] == "The paper's own numbers"
+    assert {"Tables 1 and 2", "Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "miniscenes"} <= set(titles)
+    for board in boards:
+        scores = board.ours.filter(regex="mAP@50$")
+        assert ((scores > 0) & (scores < 100)).all(axis=None)
+        assert all(pd.api.types.is_numeric_dtype(scores[column]) for column in scores)
+    assert [len(ablation.ours) > 0 and len(ablation.paper) > 0 for ablation in read_ablations(FOLDER)] == [True] * 3

@@ -1,0 +1,267 @@
+"""The paper's tables on a handful of scenes: made once, gone on with, compared with what is committed."""
+
+import csv
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from for_eval.__main__ import main
+from for_eval.leaderboard import paper_tables as suites
+from for_eval.leaderboard import run_tables as tables
+from for_eval.leaderboard.evaluate import evaluate
+from for_eval.leaderboard.paper_rows import read_paper
+from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
+from for_eval.leaderboard.run_tables import Verdict, find_data, measure, parse_tables, run_tables, write_table_csvs
+from for_model.data.coco import load_coco
+from for_model.data.dataset import Dataset
+from for_model.data.miniscenes.scenes import write_scenes
+from for_model.data.registry import load_dataset
+from for_model.errors import DataError, UsageError
+from for_model.methods.dual_encoders import COCA
+from for_model.methods.hub_models import PUBLISHED
+from for_model.methods.registry import build_method, parse_method
+from for_search.store.store import open_store
+
+SMALL = {
+    "main": Table(
+        "small",
+        (1,),
+        ("method", "losses"),
+        (Row(("CLIP", ""), "clip"), Row(("FOR", "both")), Row(("FOR", "labels"), settings=("loss.pse=0.0",))),
+        seeds=2,
+    ),
+    "queries": Table("small", (6,), ("queries",), (Row(("3",), settings=("head.queries=3",)), Row(("4",)))),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """12 scenes to train on and 12 to score, a cache of its own, a suite, and the folder for results."""
+
+    suite: Suite
+    out: Path
+
+    @property
+    def results(self) -> Path:
+        return self.out / "results" / "tables" / "miniscenes"
+
+    def run(self, *names: str, **options: Any) -> list[Verdict]:
+        return list(run_tables(self.suite, names, self.out, *find_data(self.suite, None), **options))
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    root = tmp_path / "scenes"
+    write_scenes(root, {"train": 12, "val": 12}, size=96)
+    config = tmp_path / "small.toml"
+    config.write_text(
+        f'image_size = 96\n[data]\ndataset = "coco"\nsplit = "train"\nroot = "{root}"\n'
+        '[head]\nqueries = 4\nlayers = 1\nfeedforward = 32\n[pseudo_labels]\nvocabulary = "miniscenes"\nclusters = 4\n'
+        "threshold = 0.2\n[optimizer]\nepochs = 1\n"
+    )
+    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
+
+    def load(name: str, place: Path | None, split: str) -> Dataset:
+        return load_coco(root, split, name=name) if name == "miniscenes" else load_dataset(name, place, split)
+
+    monkeypatch.setattr(tables, "load_dataset", load)
+    suite = Suite("miniscenes", "val", config, SMALL)
+    monkeypatch.setitem(SUITES, "miniscenes", suite)
+    return World(suite, tmp_path / "out")
+
+
+def rows(out: Path, name: str) -> list[dict[str, str]]:
+    with (out / f"miniscenes-{name}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_are_trained_scored_and_averaged(small: World) -> None:
+    verdicts = small.run("main")
+    assert [(v.row.label[0], v.row.label[1], v.seed, v.ok) for v in verdicts] == [
+        ("CLIP", "", 0, None),
+        ("FOR", "both", 0, None),
+        ("FOR", "labels", 0, None),
+        ("FOR", "both", 1, None),
+        ("FOR", "labels", 1, None),
+    ]
+    clip, both, labels = rows(small.out, "main")
+    assert (clip["seeds"], both["seeds"], labels["seeds"]) == ("1", "2", "2")
+    assert clip["base std"] == ""
+    results = [json.loads(path.read_text()) for path in sorted(small.results.glob("for_*.json"))]
+    scores = [100 * result["scores"]["base"]["map"] for result in results]
+    assert [result["seed"] for result in results] == [0, 1]
+    assert float(both["base mAP@50"]) == pytest.approx(sum(scores) / 2, abs=0.006)
+    assert float(both["base std"]) == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5, abs=0.006)
+    assert results[0]["training"]["config"]["head"]["queries"] == 4
+    method = build_method("clip", image_size=None)
+    store = next((small.out.parent / "cache" / "stores").glob("*_clip_*"))
+    (own,) = evaluate(load_coco(small.out.parent / "scenes", "val"), open_store(store), method)
+    assert float(clip["novel mAP@50"]) == pytest.approx(100 * own.scores["novel"]["map"], abs=0.006)
+
+
+def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    small.run("main", seeds=1)
+    trained: list[str] = []
+    original = tables.train.Training
+
+    def counting(*arguments: object) -> object:
+        trained.append(str(arguments[1]))
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tables.train, "Training", counting)
+    verdicts = small.run("main", "queries", seeds=1)
+    assert len(trained) == 1  # 3 queries; 4 is the main table's row
+    assert [v.ok for v in verdicts] == [True, True, True, None, True]
+    assert rows(small.out, "queries")[1]["base mAP@50"] == rows(small.out, "main")[1]["base mAP@50"]
+
+
+def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
+    small: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["tables", "--dataset", "miniscenes", "--only", "main", "--seeds", "1", "--out", str(small.out)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("new ") == 3
+    path = small.results / "clip.json"
+    right = path.read_bytes()
+    wrong = json.loads(right)
+    wrong["scores"]["novel"]["map"] += 0.0051
+    path.write_text(json.dumps(wrong))
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out.count("OK ") == 2
+    assert "FAIL  CLIP" in captured.out
+    assert "novel 0.5 of 0.5" in captured.out
+    assert "1 rows differ" in captured.err
+    assert json.loads(path.read_bytes()) == wrong
+    assert main([*arguments, "--accept"]) == 0
+    assert path.read_bytes() == right
+    assert main(arguments) == 0
+
+
+def test_csvs_come_from_the_results_alone(small: World) -> None:
+    assert write_table_csvs(small.out) == []
+    small.run("queries")
+    before = (small.out / "miniscenes-queries.csv").read_bytes()
+    (path,) = write_table_csvs(small.out)[1:]
+    assert path.name == "miniscenes-queries.csv"
+    assert path.read_bytes() == before
+    assert rows(small.out, "main")[0]["base mAP@50"] == ""  # not measured is empty
+    damaged = next(small.results.iterdir())
+    damaged.write_text("{")
+    with pytest.raises(DataError, match="is no JSON result"):
+        write_table_csvs(small.out)
+
+
+def test_a_table_averages_over_the_seeds_that_its_rows_share(small: World) -> None:
+    small.run("main")  # two seeds of the row that both tables have
+    small.run("queries")
+    three, four = rows(small.out, "queries")
+    assert (three["seeds"], four["seeds"]) == ("1", "1")
+    first = json.loads((small.results / f"{small.suite.key(SMALL['queries'].rows[1], 0)}.json").read_text())
+    assert float(four["base mAP@50"]) == pytest.approx(100 * first["scores"]["base"]["map"], abs=0.006)
+    assert rows(small.out, "main")[1]["seeds"] == "2"
+
+
+def test_a_changed_recipe_is_another_result(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, same = SMALL["main"].rows[1], SMALL["queries"].rows[1]
+    _, dataset = find_data(small.suite, None)
+    first = measure(small.suite, row, 0, dataset)
+    key = small.suite.key(row, 0)
+    monkeypatch.setattr(suites, "VERSION", 0)
+    assert small.suite.key(row, 0) != key
+    assert small.suite.key(row, 1) != small.suite.key(row, 0)
+    assert measure(small.suite, same, 0, dataset)["all"]["scores"] == first["all"]["scores"]
+
+
+@pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))
+def test_every_row_of_every_table_can_be_made(suite: Suite) -> None:
+    for table in suite.tables.values():
+        for row in table.rows:
+            assert len(row.label) == len(table.columns)
+            if row.method is None:
+                assert suite.training(row, 0).method in ("for", "for-sup", "for-pl", "ft-clip", "ft-dense-clip")
+            elif row.backbone is None:
+                parse_method(row.method)
+        keys = [suite.key(row, 0) for row in table.rows]
+        assert len(keys) == len(set(keys))
+    default = suite.key(Row(()), 0)
+    trained = [table for name, table in suite.tables.items() if name != "baselines"]
+    assert all(default in [suite.key(row, 0) for row in table.rows] for table in trained)
+    training = suite.training(Row(()), 0, Path("/data"))
+    assert (training.data.dataset, training.data.root) == (suite.dataset, "/data")
+
+
+def test_embeddings_an_image_are_those_of_the_backbone() -> None:
+    """The second label of the main tables, which the paper has too: K cells at the image size of the config."""
+    for suite in (suite for suite in SUITES.values() if "main" in suite.tables):
+        dense = next(row for row in suite.tables["main"].rows if row.method == "dense-clip")
+        size = suite.training(dense, 0).image_size or 160  # RN-mini's own
+        assert dense.label[1] == str((size // 32) ** 2)
+        for row in suite.tables["main"].rows:
+            if row.method is not None and ":" in row.method:
+                assert row.label[1] == row.method.partition(":")[2]
+            elif row.label[0] == "FOR":
+                assert row.label[1] == str(suite.training(row, 0).head.queries)
+
+
+def test_baselines_are_published_models_with_as_many_embeddings_as_the_paper_says() -> None:
+    for row in SUITES["coco"].tables["baselines"].rows:
+        if row.method in PUBLISHED:
+            vision = PUBLISHED[row.method][str(row.backbone)]["vision_config"]
+            assert row.method == "blip2" or row.label[2] == str((vision["image_size"] // vision["patch_size"]) ** 2)
+        else:
+            assert row.backbone == COCA
+    told = {row["embeddings an image"] for row in read_paper() if row["method"].lower().startswith("owl")}
+    assert told == {row.label[2] for row in SUITES["coco"].tables["baselines"].rows if "OWL" in row.label[0]}
+
+
+def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (small.out.parent / "data" / "coco").mkdir(parents=True)
+    data = str(small.out.parent / "data")
+    assert main(["tables", "--data", data, "--only", "main", "--seeds", "1", "--out", str(small.out)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed] == ["miniscenes"] * 3 + ["coco", "coco2014", "lvis", "nuimages"]
+    assert "coco       left out: " in printed[3]
+    assert "instances_val2017.json doesn't exist" in printed[3]
+    assert f"{data}/coco/lvis_v1_val.json doesn't exist" in printed[5]  # it may lie in COCO's folder
+    assert f"`python -m for_eval fetch nuimages --root {data}/nuimages`" in printed[6]
+    assert all(path.name.startswith("miniscenes-") for path in small.out.glob("*.csv"))
+    assert main(["tables", "--dataset", "lvis", "--data", data]) == 2
+    assert main(["tables", "--dataset", "lvis"]) == 2
+    assert "no folder of datasets was given" in capsys.readouterr().err
+
+
+def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = replace(small.suite, protocols=("all", "federated"))
+    monkeypatch.setitem(SUITES, "miniscenes", suite)
+    scenes = load_coco(small.out.parent / "scenes", "val", name="miniscenes")
+    some = {image.id: frozenset(range(5)) for image in scenes.images}
+    federated = replace(scenes, negatives={key: found - scenes.labels[key] for key, found in some.items()})
+    verdicts = list(run_tables(suite, ["queries"], small.out, None, federated, seeds=1))
+    assert "all: base" in verdicts[0].line
+    assert "federated: base" in verdicts[0].line
+    found = rows(small.out, "queries")
+    assert [(row["queries"], row["protocol"]) for row in found] == [
+        ("3", "all"),
+        ("3", "federated"),
+        ("4", "all"),
+        ("4", "federated"),
+    ]
+    assert found[0]["base mAP@50"] != found[1]["base mAP@50"]
+    assert [verdict.ok for verdict in run_tables(suite, ["queries"], small.out, None, federated, seeds=1)] == [
+        True,
+        True,
+    ]
+
+
+def test_slips_are_said(small: World) -> None:
+    suites = [small.suite]
+    with pytest.raises(UsageError, match="main, queries"):
+        parse_tables(suites, "mian")
+    assert parse_tables(suites, "") == ["main", "queries"]
+    with pytest.raises(UsageError, match="at least 1"):
+        small.run("main", seeds=0)
+    assert main(["tables", "--dataset", "cocoa"]) == 2

@@ -1,0 +1,137 @@
+"""Trained heads and their files: what they hold, what they fit, and how a damaged or foreign one is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from for_model.backbones.clip_resnet import Backbone, load_backbone
+from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
+from for_model.errors import UsageError, WeightsError
+from for_model.heads.clip import ClipHead
+from for_model.heads.config import HeadConfig
+from for_model.heads.dense import DenseHead
+from for_model.heads.head_files import load_head, make_head, open_head, read_head_file, write_head
+from for_model.methods.registry import TRAINED, build_method, packaged_head, parse_method
+
+KINDS = ["for", "ft-clip", "ft-dense-clip"]
+
+
+def config(kind: str) -> HeadConfig:
+    return HeadConfig(kind=kind, queries=5, feedforward=32, freeze="vo")  # type: ignore[arg-type]
+
+
+def written(path: Path, mini: Backbone, kind: str = "for", method: str = "for-sup") -> Path:
+    torch.manual_seed(0)
+    write_head(path, make_head(config(kind), mini.pool), config(kind), method, mini, {"seed": 0})
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_written_head_is_the_same_head(mini: Backbone, X: Tensor, tmp_path: Path, kind: str) -> None:
+    path = written(tmp_path / "head.safetensors", mini, kind)
+    torch.manual_seed(0)
+    expected = make_head(config(kind), mini.pool).eval()(X, mini.pool)
+    before = torch.random.get_rng_state()
+    file = read_head_file(path)
+    head = open_head(file, mini)
+    assert torch.equal(torch.random.get_rng_state(), before)  # nobody's random numbers are shifted
+    assert (file.method, file.config, file.training) == ("for-sup", config(kind), {"seed": 0})
+    torch.testing.assert_close(head(X, mini.pool), expected, atol=2e-3, rtol=0)  # float16 on disk
+    assert head.n_embeddings(25) == {"for": 5, "ft-clip": 1, "ft-dense-clip": 25}[kind]
+    assert len(head.settings["head_sha256"]) == 64
+    assert not any(p.requires_grad for p in head.module.parameters())
+
+
+def test_fine_tuned_heads_start_as_what_they_tune(mini: Backbone, X: Tensor) -> None:
+    for kind, plain in (("ft-clip", ClipHead()), ("ft-dense-clip", DenseHead())):
+        head = make_head(config(kind), mini.pool)
+        torch.testing.assert_close(head(X, mini.pool), plain(X, mini.pool))
+        with torch.no_grad():
+            head.own["v_proj"].weight[:100].mul_(3)
+        assert not torch.allclose(head(X, mini.pool), plain(X, mini.pool), atol=1e-3)
+
+
+def test_a_head_of_another_backbone_is_refused(mini: Backbone, tmp_path: Path) -> None:
+    path = written(tmp_path / "head.safetensors", mini)
+    with pytest.raises(WeightsError, match="was trained on RN-mini with the weights 'random'"):
+        load_head(read_head_file(path), load_backbone("RN-mini"))
+    with pytest.raises(UsageError, match="leave --backbone out"):
+        build_method(str(path), "RN50", device="cpu")
+    method = build_method(str(path), device="cpu")
+    assert (method.info.method, method.info.weights) == ("for-sup", "random")
+    with pytest.raises(WeightsError, match="this RN-mini"):
+        build_method(str(path), weights="rn-mini", device="cpu")
+
+
+def test_a_head_whose_backbone_is_a_file_says_how_to_name_it(mini: Backbone, tmp_path: Path) -> None:
+    path = written(tmp_path / "head.safetensors", mini)
+    with_file = dict(json.loads(json.dumps(read_head_file(path).backbone)), weights="mine.pt")
+    tensors = load_file(path)
+    metadata = {"format": "for-head/1", "method": "for", "backbone": json.dumps(with_file)}
+    metadata |= {"head": json.dumps(vars(config("for"))), "training": "{}"}
+    save_file(tensors, path, metadata)
+    with pytest.raises(WeightsError, match="give its path with --weights"):
+        build_method(str(path), device="cpu")
+
+
+def test_files_that_are_no_head(mini: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is no head file"):
+        read_head_file(tmp_path / "missing.safetensors")
+    (tmp_path / "text.safetensors").write_text("no tensors")
+    with pytest.raises(WeightsError, match="damaged"):
+        read_head_file(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="no head file of the format"):
+        read_head_file(tmp_path / "other.safetensors")
+    path = written(tmp_path / "head.safetensors", mini)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged"):
+        read_head_file(path)
+    path = written(tmp_path / "head.safetensors", mini)
+    file = read_head_file(path)
+    tensors = load_file(path)
+    del tensors["queries"]
+    save_file(tensors, path)
+    with pytest.raises(WeightsError, match="queries"):
+        load_head(file, mini)
+
+
+def test_a_parameter_that_float16_cannot_hold(mini: Backbone, tmp_path: Path) -> None:
+    head = make_head(config("for"), mini.pool)
+    with torch.no_grad():
+        head.queries[0, 0] = 1e6
+    with pytest.raises(WeightsError, match="queries"):
+        write_head(tmp_path / "head.safetensors", head, config("for"), "for", mini, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pool_that_is_no_clips_can_only_be_frozen() -> None:
+    names = torch.nn.functional.normalize(torch.randn(10, 6), dim=-1)
+    pool = PhotoPool(torch.nn.Linear(16, 10), names, 3, PhotoSettings())
+    X = torch.randn(2, 9, 16).relu()
+    head = make_head(HeadConfig(queries=4, heads=4, feedforward=8), pool)
+    Y = head(X, pool)
+    assert Y.shape == (2, 4, 7)
+    Y.sum().backward()
+    assert head.queries.grad is not None
+    assert head.queries.grad.any()
+    for wrong in (HeadConfig(heads=4, freeze="vo"), HeadConfig(heads=4, kind="ft-dense-clip")):
+        with pytest.raises(UsageError, match="freeze=qkvo"):
+            make_head(wrong, pool)
+
+
+def test_methods_by_name() -> None:
+    assert parse_method("for") == ("for", None)
+    assert parse_method("runs/mine/head.safetensors") == ("runs/mine/head.safetensors", None)
+    for name in set(TRAINED) - {"for"}:
+        with pytest.raises(UsageError, match="is trained, and none comes with FOR"):
+            parse_method(name)
+    with pytest.raises(UsageError, match="no head of FOR comes with RN50"):
+        packaged_head("RN50")
+    method = build_method("for", device="cpu")
+    assert (method.info.method, method.info.backbone, method.info.n_embeddings) == ("for", "RN-mini", 8)
+    assert packaged_head("RN-mini").stat().st_size < 20e6

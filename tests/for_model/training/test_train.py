@@ -1,0 +1,359 @@
+"""Training end to end on a few drawn scenes: what learns, what resumes, what several processes share."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.optimize import linear_sum_assignment
+
+import for_model.training.train as train_module
+from for_model.__main__ import main
+from for_model.backbones.clip_resnet import load_backbone
+from for_model.data.coco import load_coco
+from for_model.data.images import load_image
+from for_model.data.miniscenes.scenes import write_scenes
+from for_model.errors import DataError, ForError, UsageError
+from for_model.files import locked, write_json
+from for_model.heads.head_files import load_head, read_head_file
+from for_model.methods.registry import build_method
+from for_model.text import cached_category_embeddings
+from for_model.training.config import TrainConfig, config_from
+from for_model.training.distributed import World
+from for_model.training.train import Training, load_training_data, train
+from tests.helpers.paths import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("scenes")
+    write_scenes(root, {"train": 40}, size=96)
+    return root
+
+
+def config(scenes: Path, **sections: dict) -> TrainConfig:
+    table = {
+        "precision": "float32",
+        "image_size": 96,
+        "data": {"dataset": "coco", "root": str(scenes), "split": "train"},
+        "head": {"queries": 4, "feedforward": 64, "layers": 1},
+        "pseudo_labels": {"vocabulary": "miniscenes", "clusters": 4, "threshold": 0.2},
+        "optimizer": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "drop_epoch": 1},
+    }
+    for section, settings in sections.items():
+        table[section] = {**table.get(section, {}), **settings} if isinstance(settings, dict) else settings
+    return config_from(table)
+
+
+def training_of(settings: TrainConfig, out: Path) -> Training:
+    return Training(settings, out, load_training_data(settings), load_backbone("RN-mini", None, 96), World())
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "head.safetensors")
+
+
+def test_a_run_leaves_a_head_that_is_a_method_and_a_log(scenes: Path, tmp_path: Path) -> None:
+    lines = list(train(config(scenes), tmp_path / "run"))
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[0]["images"] == 40
+    assert lines[0]["learning_rate"] == pytest.approx(1e-3)
+    assert lines[1]["learning_rate"] == pytest.approx(1e-4)  # dropped once
+    assert lines[0]["loss"] == pytest.approx(lines[0]["sup"] + lines[0]["pse"], abs=1e-4)
+    assert [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == lines
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == [line["loss"] for line in lines]
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+    method = build_method(str(tmp_path / "run" / "head.safetensors"), device="cpu")
+    assert (method.info.method, method.info.n_embeddings, method.info.image_size) == ("for", 4, 96)
+    assert list(train(config(scenes), tmp_path / "run")) == []  # nothing is left to do
+
+
+def test_a_resumed_run_ends_with_the_same_weights(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(scenes, optimizer={"epochs": 3})
+    whole = list(train(settings, tmp_path / "whole"))
+    monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)  # one after every step
+    first = train(settings, tmp_path / "parts")
+    assert next(first) | {"seconds": 0, "images_per_second": 0} == whole[0] | {"seconds": 0, "images_per_second": 0}
+    first.close()
+    second = training_of(settings, tmp_path / "parts")
+    learn = second._learn
+
+    def dies(*arguments: object) -> None:
+        if second.step == 5:  # in the middle of the second epoch
+            raise KeyboardInterrupt
+        learn(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(second, "_learn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        list(second.run())
+    rest = list(train(settings, tmp_path / "parts"))
+    assert [line["epoch"] for line in rest] == [2, 3]
+    assert [line["loss"] for line in rest] == [line["loss"] for line in whole[1:]]
+    expected = weights_of(tmp_path / "whole")
+    for name, value in weights_of(tmp_path / "parts").items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_another_seed_or_setting_trains_another_head(scenes: Path, tmp_path: Path) -> None:
+    for number, changed in enumerate(({}, {"seed": 1}, {"loss": {"pse": 0.0}})):
+        list(train(config(scenes, **changed), tmp_path / str(number)))
+    queries = [weights_of(tmp_path / str(number))["queries"] for number in range(3)]
+    assert not torch.equal(queries[0], queries[1])
+    assert not torch.equal(queries[0], queries[2])
+    with pytest.raises(UsageError, match="other settings"):
+        list(train(config(scenes, seed=2), tmp_path / "0"))
+    with locked(tmp_path / "3" / "lock"):
+        write_json(tmp_path / "3" / "config.json", json.loads((tmp_path / "0" / "config.json").read_text()))
+        with pytest.raises(UsageError, match="another training is writing"):
+            list(train(config(scenes), tmp_path / "3"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match="not a training's"):
+        list(train(config(scenes), tmp_path / "photos"))
+
+
+@pytest.mark.parametrize(("sup", "pse", "name"), [(1.0, 0.0, "for-sup"), (0.0, 1.0, "for-pl"), (2.0, 0.5, "for")])
+def test_the_losses_have_their_weights(scenes: Path, tmp_path: Path, sup: float, pse: float, name: str) -> None:
+    line = next(train(config(scenes, loss={"sup": sup, "pse": pse}), tmp_path / "run"))
+    assert line["loss"] == pytest.approx(sup * line["sup"] + pse * line["pse"], abs=1e-3)
+    assert (line["sup"] > 0) == (sup > 0)
+    assert (line["pse"] > 0) == (pse > 0)
+    assert config(scenes, loss={"sup": sup, "pse": pse}).method == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "freeze", "letters"),
+    [
+        ("for", "none", "qkvc"),
+        ("for", "vo", "qk"),
+        ("for", "qkvo", ""),
+        ("ft-clip", "qkvo", "qkvc"),
+        ("ft-dense-clip", "qkvo", "vc"),
+    ],
+)
+def test_what_is_frozen_stays(scenes: Path, tmp_path: Path, kind: str, freeze: str, letters: str) -> None:
+    settings = config(scenes, head={"kind": kind, "freeze": freeze}, optimizer={"epochs": 1})
+    training = training_of(settings, tmp_path / "run")
+    frozen = {name: value.clone() for name, value in training.backbone.pool.state_dict().items()}
+    before = {name: value.detach().clone() for name, value in training.parameters.items()}
+    list(training.run())
+    assert all(torch.equal(value, frozen[name]) for name, value in training.backbone.pool.state_dict().items())
+    same = {name for name, value in training.parameters.items() if torch.equal(value, before[name])}
+    # a bias of k moves all logits of a softmax alike, so no gradient reaches it but Adam's weight decay
+    assert not {name for name in same if not name.endswith("k_proj.bias")}
+    own = {name.split(".")[1][0] for name in before if name.startswith("own.")}
+    assert own == set(letters)
+
+
+def test_overfits_eight_scenes(scenes: Path, tmp_path: Path) -> None:
+    """100% of the base names of 8 scenes: each name ranks the scenes that hold it first."""
+    settings = config(
+        scenes,
+        data={"images": 8},
+        head={"queries": 8, "layers": 2, "dropout": 0.0, "freeze": "none"},
+        loss={"pse": 0.0},
+        optimizer={"epochs": 150, "batch_size": 8, "drop_epoch": 100, "clip_norm": 1.0},
+    )
+    list(train(settings, tmp_path / "run"))
+    method = build_method(str(tmp_path / "run" / "head.safetensors"), device="cpu")
+    dataset = load_coco(scenes, "train")
+    images = dataset.images[:8]
+    pixels = [method.preprocess(load_image(dataset.image_root / image.path, 192)) for image in images]
+    Y = method.encode_images(torch.stack(pixels))
+    base = [i for i, c in enumerate(dataset.categories) if c.group == "base"]
+    texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base])
+    scores = torch.einsum("mnd,cd->cmn", Y, texts).amax(-1)
+    held = torch.tensor([[i in dataset.labels.get(image.id, ()) for image in images] for i in base])
+    present = held.any(1)
+    assert int(present.sum()) >= 8
+    for score, relevant in zip(scores[present], held[present], strict=True):
+        assert score[relevant].min() > score[~relevant].max()
+
+
+def test_the_labelled_share_is_drawn_by_the_fold(scenes: Path, tmp_path: Path) -> None:
+    masks = [train_module._labelled(40, 0.1, fold) for fold in (0, 0, 1)]
+    assert [mask.sum() for mask in masks] == [4, 4, 4]
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] != masks[2]).any()
+    assert train_module._labelled(40, 0.001, 0).sum() == 1
+    few = config(scenes, data={"labelled": 0.1}, loss={"pse": 0.0})
+    training = training_of(few, tmp_path / "sup")
+    order = np.concatenate(training._order(0))
+    assert set(order) == set(np.flatnonzero(training.targets.labelled))  # the unlabelled teach nothing here
+    assert len(order) == 40  # and yet it learns for as long
+    both = training_of(config(scenes, data={"labelled": 0.1}), tmp_path / "both")
+    assert sorted(np.concatenate(both._order(0))) == list(range(40))
+    assert list(both.run())
+
+
+def test_the_order_of_the_images_in_a_batch_changes_nothing(scenes: Path, tmp_path: Path) -> None:
+    settings = config(scenes, head={"dropout": 0.0}, loss={"no_object_weight": 0.1})
+    gradients = []
+    for number, order in enumerate((np.arange(16), np.arange(16)[::-1].copy())):
+        training = training_of(settings, tmp_path / str(number))
+        rows, X = next(training.features.batches([order]))
+        training._learn(rows, X)
+        gradients.append(torch.cat([p.grad.flatten() for p in training.parameters.values() if p.grad is not None]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)
+
+
+def test_unreadable_images_are_counted(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    (root / "train" / "000000000003.jpg").write_bytes(b"")
+    # kept feature maps tell before the first epoch, and another image takes the place; on the fly it is found out
+    for budget, images in ((1.0, 40), (0.0, 39)):
+        settings = config(root, features={"cache_gib": budget}, optimizer={"epochs": 1})
+        (line,) = train(settings, tmp_path / str(budget))
+        assert (line["images"], line["skipped"]) == (images, 1)
+
+
+def test_what_is_not_finite_ends_the_training(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ForError, match="not finite"):
+        list(train(config(scenes, optimizer={"learning_rate": 1e30, "epochs": 5}), tmp_path / "loss"))
+    training = training_of(config(scenes), tmp_path / "gradient")
+    monkeypatch.setattr(training.head, "forward", lambda X, pool: _exploding(X, training))
+    with pytest.raises(ForError, match="gradient is not finite"):
+        list(training.run())
+
+
+def _exploding(X: torch.Tensor, training: Training) -> torch.Tensor:
+    """Finite embeddings with an infinite gradient."""
+    queries = training.head.queries
+    bent = queries + (queries * 0).abs().sqrt() * 0.0  # d sqrt(x) / dx at 0
+    return torch.nn.functional.normalize(bent[None, :, :256].expand(len(X), -1, -1), dim=-1)
+
+
+def test_without_labels_there_is_nothing_to_supervise(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    with pytest.raises(DataError, match=r"loss\.sup=0"):
+        list(train(config(root), tmp_path / "both"))
+    assert len(list(train(config(root, loss={"sup": 0.0}), tmp_path / "pl"))) == 2
+
+
+_TWO = """
+import sys, json
+from dataclasses import replace
+from pathlib import Path
+from for_model.train import train
+from for_model.train_config import config_from
+for line in train(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), "cpu"):
+    print(json.dumps(line))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_head_as_one(scenes: Path, tmp_path: Path) -> None:
+    settings = config(scenes, head={"dropout": 0.0}, data={"labelled": 0.7, "images": 33}, optimizer={"epochs": 1})
+    (alone,) = train(settings, tmp_path / "one")
+    script = tmp_path / "two.py"
+    script.write_text(_TWO)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"),
+            *(str(script), json.dumps(settings.to_json()), str(tmp_path / "two")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    (together,) = map(json.loads, done.stdout.splitlines())
+    for key in ("loss", "sup", "pse"):
+        assert together[key] == pytest.approx(alone[key], rel=1e-4)
+    assert together["images"] == alone["images"] == 33
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name].float(), value.float(), atol=3e-3, rtol=1e-2)
+
+
+def test_the_command_trains_says_where_and_teaches(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'[data]\ndataset = "coco"\nsplit = "train"\nroot = "{scenes}"\n[pseudo_labels]\nclusters = 4\n')
+    out = tmp_path / "run"
+    arguments = [
+        "train",
+        str(path),
+        "--out",
+        str(out),
+        "--smoke",
+        "weights=random",
+        "pseudo_labels.vocabulary=miniscenes",
+    ]
+    assert main([*arguments, "head.queries=3"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 2
+    assert f"--methods {out / 'head.safetensors'}" in captured.err
+    file = read_head_file(out / "head.safetensors")
+    assert (file.config.queries, file.backbone["weights"], file.training["data"]["images"]) == (3, "random", 16)
+    assert load_head(file, load_backbone("RN-mini", "random")).n_embeddings(25) == 3
+    assert main(["train", str(path), "head.querys=3"]) == 2
+    assert "head.queries" in capsys.readouterr().err
+
+
+def test_a_federated_image_is_compared_with_what_is_known_and_pseudo_negatives(scenes: Path, tmp_path: Path) -> None:
+    """On a dataset with negatives the softmax of an image runs over its labels, its negatives and drawn categories."""
+    settings = config(scenes, loss={"pse": 0.0, "negatives": 5, "no_object_weight": 0.0})
+    dataset = load_training_data(settings)
+    base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
+    absent = {image.id: frozenset(base[:2]) - dataset.labels[image.id] for image in dataset.images}
+    training = Training(
+        settings, tmp_path, replace(dataset, negatives=absent), load_backbone("RN-mini", None, 96), World()
+    )
+    rows = np.arange(8)
+    known = training.targets.known(rows, 5, (0, 3))
+    assert known is not None
+    frequencies = training.targets.frequencies
+    for row, image, runs_over in zip(rows, dataset.images, known.numpy(), strict=False):
+        labels = {base.index(i) for i in dataset.labels[image.id] if i in base}
+        negatives = {base.index(i) for i in absent[image.id]}
+        assert set(training.targets.base[row]) == labels
+        assert labels | negatives <= set(np.flatnonzero(runs_over))
+        assert runs_over.sum() == len(labels) + max(5, len(negatives))
+        assert all(frequencies[n] > 0 for n in set(np.flatnonzero(runs_over)) - labels - negatives)
+    assert sum(frequencies) == sum(map(len, training.targets.base))
+    torch.testing.assert_close(training.targets.known(rows[3:5], 5, (0, 3)), known[3:5])  # whatever the batch
+    assert (training.targets.known(rows, 5, (0, 4)) != known).any()  # drawn anew each step
+    X = next(training.features.batches([rows]))[1]
+    training._learn(rows, X)
+    federated = training.sums["loss"]
+    # by hand: the same head on the same images, with the softmax over what is known alone
+    fresh = Training(settings, tmp_path, replace(dataset, negatives=absent), training.backbone, World())
+    torch.manual_seed(train_module._seed(settings.seed, 0, 0))
+    Y = fresh.head.train()(X, fresh.backbone.pool)
+    allowed = fresh.targets.known(rows, 5, (0, 0))
+    logits = fresh.backbone.logit_scale * Y @ fresh.targets.base_texts.T
+    logs = logits.masked_fill(~allowed[:, None], -torch.inf).log_softmax(-1)  # [B, N, C]
+    expected = 0.0
+    for image, wanted in zip(logs, fresh.targets.base, strict=False):
+        best = linear_sum_assignment(image[:, wanted].exp().detach().numpy(), maximize=True)
+        expected -= float(image[:, wanted].detach().numpy()[best].sum()) / len(rows)
+    assert federated == pytest.approx(expected, rel=1e-4)
+
+
+def test_missing_images_stop_a_training_before_it_starts(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    (root / "train" / "000000000003.jpg").unlink()
+    with pytest.raises(DataError, match=r"1 of the 40 images .* data\.allow_missing=true trains without them"):
+        list(train(config(root, backbone="no such backbone"), tmp_path / "run"))
+    (line,) = train(config(root, data={"allow_missing": True}, optimizer={"epochs": 1}), tmp_path / "run")
+    assert line["skipped"] == 1

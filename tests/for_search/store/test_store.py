@@ -1,0 +1,160 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from for_model.data.dataset import ImageRecord
+from for_model.errors import StoreError
+from for_model.methods.protocol import MethodInfo
+from for_search.store.store import SkippedImage, Store, open_store, write_manifest, write_shard
+
+INFO = MethodInfo("dense-clip", "tiny", "random", "ab" * 32, 3, 8, 32, {"iterations": 5})
+
+
+def units(n_images: int, seed: int = 0) -> NDArray[np.float32]:
+    values = np.random.default_rng(seed).standard_normal((n_images, 3, 8)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Five images in shards 0 and 2; shard 1 held skipped images only."""
+    folder = tmp_path / "store"
+    shards = (write_shard(folder, 0, units(5)[:3]), write_shard(folder, 2, units(5)[3:]))
+    images = tuple(ImageRecord(i, f"ä/{i}.jpg") for i in (1, 2, 4, 8, 16))
+    skipped = (SkippedImage(5, "5.jpg", "empty file"), SkippedImage(6, "6.jpg", "truncated"))
+    made = Store(folder, INFO, "coco", "val2017", Path("/data/val2017"), images, skipped, shards)
+    write_manifest(made)
+    return made
+
+
+def test_round_trip(store: Store) -> None:
+    opened = open_store(store.path)
+    assert opened == store
+    assert opened.ids == (1, 2, 4, 8, 16)
+    assert opened.image_path(opened.images[0]) == Path("/data/val2017/ä/1.jpg")
+    embeddings = opened.embeddings()
+    assert (embeddings.dtype, embeddings.shape) == (np.float16, (5, 3, 8))
+    np.testing.assert_array_equal(embeddings, units(5).astype(np.float16))
+    opened.verify()
+
+
+def test_shards_are_mapped_in_order_and_read_only(store: Store) -> None:
+    shards = list(open_store(store.path).iter_shards())
+    assert all(isinstance(shard, np.memmap) and not shard.flags.writeable for shard in shards)
+    np.testing.assert_array_equal(np.concatenate(shards), store.embeddings())
+
+
+def test_a_store_can_be_moved(store: Store, tmp_path: Path) -> None:
+    moved = shutil.move(store.path, tmp_path / "elsewhere")
+    np.testing.assert_array_equal(open_store(Path(moved)).embeddings(), units(5).astype(np.float16))
+
+
+def test_what_is_not_a_store(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"missing doesn't exist"):
+        open_store(tmp_path / "missing")
+    with pytest.raises(StoreError, match=r"is not an embedding store, it has no manifest\.json"):
+        open_store(tmp_path)
+    with pytest.raises(StoreError, match=r"is not an embedding store"):
+        open_store(store.path / "manifest.json")
+    (store.path / "manifest.json").unlink()
+    (store.path / ".partial").mkdir()
+    with pytest.raises(StoreError, match="is incomplete: run the same embed command again"):
+        open_store(store.path)
+
+
+def without(key: str) -> Callable[[dict[str, Any]], object]:
+    return lambda manifest: manifest.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format="for-store/2"), "is of format 'for-store/2', expected 'for-store/1'"),
+        (without("format"), "is of format None"),
+        (without("images"), "is damaged \\(no 'images'\\)"),
+        (lambda m: m["method"].pop("dim"), "is damaged .*dim"),
+        (lambda m: m["method"].update(dim=9), r"holds float16 \[3, 3, 8\], expected float16 \[3, 3, 9\]"),
+        (lambda m: m.update(n_images=4), "is damaged .*n_images is 4, but 5 images and 5 rows"),
+        (lambda m: m["images"].pop(), "is damaged .*but 4 images and 5 rows"),
+        (lambda m: m["images"].reverse(), "image ids are not ascending"),
+        (lambda m: m["images"][0].update(id="1"), "is damaged"),
+        (lambda m: m["images"].__setitem__(0, 5), "is damaged"),
+        (lambda m: m["shards"][0].update(file="../x.npy"), "is not a plain file name"),
+        (lambda m: m["shards"][0].update(file="embeddings-00001.npy"), "embeddings-00001.npy is missing"),
+        (lambda m: (m["shards"][0].update(n_images=2), m["shards"][1].update(n_images=3)), "expected float16"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself(
+    store: Store, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    path = store.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=message) as caught:
+        open_store(store.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_manifest_that_is_no_json(store: Store) -> None:
+    (store.path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match="is damaged, it is not valid JSON"):
+        open_store(store.path)
+    (store.path / "manifest.json").write_text("[]")
+    with pytest.raises(StoreError, match="is of format None"):
+        open_store(store.path)
+
+
+def test_damaged_shards(store: Store) -> None:
+    path = store.path / store.shards[1].file
+    content = path.read_bytes()
+    for damaged in (b"", content[:20], content[:-1], b"PK\x03\x04" + content, b"\x80\x04N."):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"embeddings-00002\.npy is damaged"):
+            open_store(store.path)
+    np.save(path, units(2))
+    with pytest.raises(StoreError, match=r"holds float32 \[2, 3, 8\], expected float16 \[2, 3, 8\]"):
+        open_store(store.path)
+    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(StoreError, match="is damaged"):  # a pickle is never loaded
+        open_store(store.path)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"is missing"):
+        open_store(store.path)
+
+
+def test_verify_sees_a_changed_byte(store: Store) -> None:
+    path = store.path / store.shards[1].file
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    opened = open_store(store.path)
+    opened.verify(hashes=False)
+    with pytest.raises(StoreError, match=r"embeddings-00002\.npy is damaged, its hash is not the manifest's"):
+        opened.verify()
+
+
+def test_only_finite_unit_vectors_are_written(tmp_path: Path) -> None:
+    for value, message in [(np.nan, "not finite"), (np.inf, "not finite"), (0.9, "off 1 by"), (1e6, "not finite")]:
+        bad = units(4)
+        bad[2, 1] = 0
+        bad[2, 1, 0] = value
+        with np.errstate(over="ignore"), pytest.raises(StoreError, match=message):
+            write_shard(tmp_path, 0, bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_stores_are_equal_bytes(store: Store, tmp_path: Path) -> None:
+    other = replace(store, path=tmp_path / "other")
+    write_shard(other.path, 0, units(5)[:3])
+    write_shard(other.path, 2, units(5)[3:])
+    write_manifest(other)
+    for path in sorted(store.path.iterdir()):
+        assert path.read_bytes() == (other.path / path.name).read_bytes()

@@ -1,0 +1,122 @@
+"""The functions for programs: JSON values, without paths, and one clear error for what makes no sense."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from for_model.data.images import load_image
+from for_model.errors import ForError, UsageError
+from for_search import api
+from for_search.library.library import Library
+from tests.helpers.tiny_index import make_library
+
+# Python 3.12 warns when scenes are drawn in processes while torch has threads.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> Library:
+    return make_library(folder, 12)
+
+
+def test_search(library: Library) -> None:
+    found = api.search(library, "umbrella", 3)
+    expected = library.searcher(library.default).search("umbrella", 3).hits
+    assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit.image.id, hit.score) for hit in expected]
+    assert {name for hit in found["hits"] for name in hit} == {"rank", "id", "score", "embedding"}
+    assert set(found["latency_ms"]) == {"encode", "search", "total"}
+    other = api.search(library, "umbrella", 3, library.names[2])
+    assert [hit["id"] for hit in other["hits"]] != [hit["id"] for hit in found["hits"]]
+
+
+def test_search_image(library: Library) -> None:
+    searcher = library.searcher(library.default)
+    image = searcher.index.images[5]
+    for query in (load_image(searcher.image_path(image), target=320), image.id, str(image.id)):
+        found = api.search_image(library, query, 4)
+        assert (found["hits"][0]["id"], len(found["hits"])) == (image.id, 4)
+    part = api.search_image(library, image.id, 4, embedding=2)
+    assert part["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
+
+
+def test_compare(library: Library) -> None:
+    found = api.compare(library, "umbrella", 5, library.names[1])
+    assert [each["index"] for each in found["methods"]] == [library.names[1], *library.siblings(library.names[1])]
+    assert {len(each["hits"]) for each in found["methods"]} == {5}
+    assert found["category"] == "umbrella"
+    assert isinstance(found["methods"][0]["hits"][0]["relevant"], bool)
+    assert "relevant" not in api.compare(library, "a thing on a table", 5)["methods"][0]["hits"][0]
+
+
+def test_evidence(library: Library) -> None:
+    best = api.search(library, "dog", 1)["hits"][0]
+    found = api.evidence(library, "dog", best["id"])
+    assert (found["embedding"], found["as_indexed"]) == (best["embedding"], True)
+    assert found["score"] == pytest.approx(best["score"], abs=1e-5)
+
+
+def test_stats(library: Library) -> None:
+    found = api.stats(library)
+    assert (found["index"], found["n_images"], found["skipped"]) == (library.default, 12, [])
+    assert found["indexes"] == list(library.names)
+    assert found["method"]["n_embeddings"] == 8
+    assert api.stats(library, library.names[1])["method"]["method"] == "clip"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda library: api.search(library, "umbrella"),
+        lambda library: api.search_image(library, 1),
+        lambda library: api.compare(library, "umbrella"),
+        lambda library: api.evidence(library, "umbrella", 1),
+        lambda library: api.stats(library),
+    ],
+)
+def test_everything_is_json_without_paths(
+    library: Library, folder: Path, call: Callable[[Library], dict[str, object]]
+) -> None:
+    text = json.dumps(call(library))
+    assert str(folder) not in text
+    assert ".jpg" not in text
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda library: api.search(library, ""),
+        lambda library: api.search(library, "dog", 0),
+        lambda library: api.search(library, "dog", api.MAX_K + 1),
+        lambda library: api.search(library, "dog", 2.5),  # type: ignore[arg-type]
+        lambda library: api.search(library, "dog", index="../index"),
+        lambda library: api.search_image(library, "nobody"),
+        lambda library: api.search_image(library, 1, embedding=8),
+        lambda library: api.search_image(library, Image.new("RGB", (20, 20)), 0),
+        lambda library: api.compare(library, "dog", 0),
+        lambda library: api.compare(library, "  "),
+        lambda library: api.evidence(library, "dog", "../../etc/passwd"),
+        lambda library: api.stats(library, "nobody"),
+    ],
+)
+def test_what_makes_no_sense(library: Library, call: Callable[[Library], object]) -> None:
+    with pytest.raises(UsageError) as error:
+        call(library)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, ForError)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" * 100_000, "🐕 🦮", "كلب", "<script>alert(1)</script>", "{} {0} {name}", "\ud800dog", "dog\x00", "' OR 1"],
+)
+def test_any_text_is_answered(library: Library, text: str) -> None:
+    assert len(api.search(library, text, 2)["hits"]) == 2
+    json.dumps(api.search(library, text, 2)).encode()

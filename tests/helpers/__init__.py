@@ -1,0 +1,1 @@
+"""What tests share: small models, indexes and datasets, oracles, a browser. No test lives here."""

@@ -1,0 +1,44 @@
+"""Small embedding stores for the tests of what reads them."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from for_model.data.dataset import ImageRecord
+from for_model.methods.protocol import MethodInfo
+from for_search.store.store import SkippedImage, Store, open_store, write_manifest, write_shard
+
+
+def method_info(n_embeddings: int, dim: int, **changes: object) -> MethodInfo:
+    fields = {"method": "cluster-clip", "backbone": "RN-mini", "weights": "rn-mini", "weights_sha256": "ab" * 32}
+    sizes = {"n_embeddings": n_embeddings, "dim": dim, "image_size": 160, "settings": {"clusters": n_embeddings}}
+    return MethodInfo(**{**fields, **sizes, **changes})  # type: ignore[arg-type]
+
+
+def make_store(path: Path, embeddings: NDArray[np.floating], shard_size: int = 7, **changes: object) -> Store:
+    """Write a store of [M, N, Co] unit-norm embeddings; image ids are 10, 13, 16, ..., and image 11 was skipped."""
+    path.mkdir(parents=True)
+    n_images, n_embeddings, dim = embeddings.shape
+    starts = range(0, n_images, shard_size)
+    shards = tuple(write_shard(path, i, embeddings[start : start + shard_size]) for i, start in enumerate(starts))
+    images = tuple(ImageRecord(10 + 3 * i, f"sub/{10 + 3 * i}.jpg") for i in range(n_images))
+    skipped = (SkippedImage(11, "sub/11.jpg", "truncated"),)
+    info = method_info(n_embeddings, dim, **changes)
+    write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, skipped, shards))
+    return open_store(path)
+
+
+def random_units(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
+    """Unit vectors along the last axis, float32."""
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def dyadic_units(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:
+    """Unit vectors with four entries of +-1/2: their cosines are multiples of 1/4, exact in any order of summation."""
+    rng = np.random.default_rng(seed)
+    flat = np.zeros((int(np.prod(shape[:-1])), shape[-1]), dtype=np.float32)
+    for row in flat:
+        row[rng.choice(shape[-1], 4, replace=False)] = rng.choice([-0.5, 0.5], 4)
+    return flat.reshape(shape)
