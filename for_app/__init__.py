@@ -1,4 +1,7 @@
-"""The web page's parts: one module a tab, all of them Gradio; what they show is made in `for_eval`."""
+"""The web page: its tabs, views, endpoints and guards, all that knows Gradio.
+
+Searching is in `for_search`, and works without it.
+"""
 
 import logging
 import os

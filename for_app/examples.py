@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from for_app.views.presentation import MAX_QUERY_CHARACTERS
 from for_search.library.library import Library
+from for_search.query.searcher import MAX_QUERY_CHARACTERS
 
 EXAMPLES = {
     "miniscenes": (

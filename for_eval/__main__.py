@@ -1,4 +1,4 @@
-"""`python -m for_eval`: images on disk -> embeddings -> index -> search and leaderboard.
+"""`python -m for_eval`: labelled datasets -> leaderboards, and the paper's tables.
 
 Every command teaches itself with --help. Bad arguments and missing data end with one line and exit code 2.
 """
@@ -11,88 +11,14 @@ from typing import TypeAlias
 
 from for_eval import commands
 from for_model.cli import run_command
+from for_search.commands import add_method_options
 
 _Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
-_EPILOG = """the way from a folder of photos to a search:
-  python -m for_eval embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
-  python -m for_eval index store --out index
-  python -m for_eval search index "a red umbrella"
+_EPILOG = """from photographs to a search, see python -m for_search --help; to a leaderboard:
+  python -m for_eval fetch coco --root ~/coco --splits val
+  python -m for_eval leaderboard --dataset coco --root ~/coco --backbone RN50 --methods clip,dense-clip,cluster-clip
 """
-
-
-def _method_options(parser: argparse.ArgumentParser) -> None:
-    """The options that choose data and model, the same for every command that embeds."""
-    parser.add_argument(
-        "--dataset",
-        required=True,
-        help="coco, coco2014, lvis, nuimages, folder, or miniscenes (built in, needs no --root)",
-    )
-    parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
-    parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
-    parser.add_argument(
-        "--backbone",
-        help="RN-mini (built in), photo-lite, RN50, ViT-B-32, ...; of coca one of open_clip's CoCas, of owlvit, owlv2 "
-        "and blip2 a repository of the model hub (default: a head's or dual encoder's own, else RN-mini)",
-    )
-    parser.add_argument(
-        "--weights",
-        help="openai, random, another pretrained tag, or a file; for owlvit, owlv2 and blip2 a folder (default: the "
-        "backbone's)",
-    )
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        metavar="PX",
-        help="pixels a side, a multiple of 32, or a ViT's patch (default: own)",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument(
-        "--cluster-engine",
-        choices=("batched", "reference"),
-        default="batched",
-        help="K-means of cluster-clip: all images of a batch at once, or image by image on the CPU as published",
-    )
-
-
-def _add_embed(parsers: _Parsers) -> None:
-    parser = parsers.add_parser(
-        "embed",
-        help="images -> embedding store",
-        description="Embed every image of a dataset. Killed at any moment and started again, it goes on. "
-        "Images that can't be read are skipped, counted and listed with the reason.",
-    )
-    _method_options(parser)
-    parser.add_argument(
-        "--method",
-        default="cluster-clip",
-        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, owlvit, owlv2, blip2, or the path of a "
-        "trained head.safetensors",
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
-    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
-    parser.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
-    parser.set_defaults(run=commands.run_embed)
-
-
-def _add_index(parsers: _Parsers) -> None:
-    parser = parsers.add_parser("index", help="embedding store -> search index")
-    parser.add_argument("store", type=Path, help="a folder that embed wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--kind", default="flat", help="flat: exact (default)")
-    parser.set_defaults(run=commands.run_index)
-
-
-def _add_search(parsers: _Parsers) -> None:
-    parser = parsers.add_parser("search", help="text -> the images that contain it")
-    parser.add_argument("index", type=Path, help="a folder that index wrote")
-    parser.add_argument("text", help='a name ("dog") or a sentence')
-    parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
-    parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.set_defaults(run=commands.run_search)
 
 
 def _add_leaderboard(parsers: _Parsers) -> None:
@@ -103,7 +29,7 @@ def _add_leaderboard(parsers: _Parsers) -> None:
         "them. Stores are kept in the cache, so a run that was stopped goes on.",
         epilog="example: python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip",
     )
-    _method_options(parser)
+    add_method_options(parser)
     parser.add_argument(
         "--methods",
         required=True,
@@ -222,9 +148,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parsers = parser.add_subparsers(dest="command", required=True)
     for add in (
-        _add_embed,
-        _add_index,
-        _add_search,
         _add_fetch,
         _add_classes,
         _add_leaderboard,

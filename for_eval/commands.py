@@ -6,63 +6,9 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import json
 import shlex
-from typing import TYPE_CHECKING
 
 from for_model.errors import DataError, ForError, UsageError
-
-if TYPE_CHECKING:
-    from for_model.methods.protocol import Method
-
-
-def _method(arguments: argparse.Namespace, name: str) -> "Method":
-    """The method of a name, with the options that every command that embeds has."""
-    from for_model.methods.registry import build_method
-
-    return build_method(
-        name,
-        arguments.backbone,
-        arguments.weights,
-        image_size=arguments.image_size,
-        device=arguments.device,
-        cluster_engine=arguments.cluster_engine,
-    )
-
-
-def run_embed(arguments: argparse.Namespace) -> None:
-    from for_model.data.registry import load_dataset
-    from for_model.methods.registry import parse_method
-    from for_search.store.embed import embed
-
-    parse_method(arguments.method)
-    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    method = _method(arguments, arguments.method)
-    report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
-    print(
-        f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
-        f"{report.images_per_second:.1f} images a second"
-    )
-    if report.n_skipped:
-        print(f"the reasons are in {report.store / 'manifest.json'} under skipped")
-
-
-def run_index(arguments: argparse.Namespace) -> None:
-    from for_search.index.index_files import build_index
-
-    index = build_index(arguments.store, arguments.out, arguments.kind)
-    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
-
-
-def run_search(arguments: argparse.Namespace) -> None:
-    from for_search.query.searcher import format_hits_text, load_searcher
-
-    searcher = load_searcher(
-        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
-    )
-    result = searcher.search(arguments.text, arguments.k)
-    if arguments.json:
-        print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
-    else:
-        print(format_hits_text(result))
+from for_search.commands import method_of
 
 
 def run_leaderboard(arguments: argparse.Namespace) -> None:
@@ -81,7 +27,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
     results = []
     for name in methods:
-        method = _method(arguments, name)
+        method = method_of(arguments, name)
         for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
             write_result(arguments.out, result, rankings)
             results.append(result)

@@ -8,14 +8,13 @@ from typing import Any
 
 from PIL import Image
 
-from for_app.views.presentation import clean_query
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 from for_search.library.label_service import default_vocabulary, label
 from for_search.library.library import Library
 from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
-from for_search.query.searcher import Query, Searcher
+from for_search.query.searcher import Query, Searcher, clean_query
 from for_search.query.side_by_side import compare as compare_methods
 
 MAX_K = 1000

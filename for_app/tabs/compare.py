@@ -6,10 +6,10 @@ import gradio as gr
 
 from for_app.examples import asking, examples_of
 from for_app.guard import page_event
-from for_app.views.presentation import clean_query
 from for_app.views.side_by_side import comparison_html
 from for_model.errors import UsageError
 from for_search.library.library import Library
+from for_search.query.searcher import clean_query
 from for_search.query.side_by_side import compare
 
 MIN_K, MAX_K, DEFAULT_K = 4, 24, 8

@@ -5,14 +5,14 @@ from typing import Any
 
 import gradio as gr
 
+from for_app.answers import answer, open_image
 from for_app.examples import asking, examples_of
 from for_app.guard import page_event
 from for_app.uploads import uploaded_image
-from for_app.views.presentation import answer, clean_query, open_image
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 from for_search.library.library import Library
-from for_search.query.searcher import Query
+from for_search.query.searcher import Query, clean_query
 
 MIN_K, MAX_K, DEFAULT_K = 4, 48, 12
 

@@ -5,79 +5,44 @@ and no path of this machine is told.
 """
 
 import html
-import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from for_model.data.dataset import ImageId, ImageRecord
+from for_model.data.dataset import ImageRecord
 from for_model.data.images import load_image
-from for_model.errors import ForError, ImageError, StoreError
-from for_search.index.index import Hit, SearchIndex
-from for_search.library.library import method_title
-from for_search.query.evidence import Evidence, find_evidence, heat_map
-from for_search.query.searcher import Query, Searcher, without_paths
+from for_model.errors import ImageError, StoreError
+from for_search.index.index import SearchIndex
+from for_search.query.searcher import Searcher, SearchResult
 
-MAX_QUERY_CHARACTERS = 300  # the tokenizer cuts a longer query anyway
 THUMBNAIL_PX = 512  # longest side; shown small in the grid
 LARGE_PX = 768  # longest side of an opened image; a smaller one is enlarged
 SHOWN_SKIPPED = 100
 _BINS = 60
-_COUNTED_ROWS = 1 << 17  # embeddings that a histogram scores; of a larger index it takes a sample
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the page shows for one query.
+def status_html(result: SearchResult, n_shown: int, index: SearchIndex, n_missing: int) -> str:
+    """A line about a search, as HTML.
 
-    hits: those shown, best first.  pictures: theirs, with captions.  status_html: a line about the search.
-    histogram_html: the scores of all images.  low, high: between which those lie, to two decimals.
+    n_shown: images in the grid.  n_missing: those of them whose pictures can't be shown.
     """
-
-    query: Query
-    hits: tuple[Hit, ...]
-    pictures: list[tuple[Image.Image, str]]
-    status_html: str
-    histogram_html: str
-    low: float
-    high: float
-
-
-def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None) -> Answer:
-    """Search, and load the pictures that were found; one that can't be shown becomes a placeholder with the reason.
-
-    cutoff: leave out what scores less; None for nothing. Raises UsageError for k < 1.
-    """
-    result = searcher.find(query, k)
-    hits = tuple(hit for hit in result.hits if cutoff is None or hit.score >= cutoff)
-    shown = pictures_of(searcher, [hit.image for hit in hits])
-    captions = [
-        f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}"
-        for rank, (hit, (_, problem)) in enumerate(zip(hits, shown, strict=True), start=1)
-    ]
-    scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
-    low, high = math.floor(float(scores.min()) * 100) / 100, math.ceil(float(scores.max()) * 100) / 100
-    info, n_images = searcher.index.info, len(searcher.index.images)
+    info = index.info
     parts = [
-        f"<b>{html.escape(query.label.strip())}</b>",
-        f"best {len(hits)} of {n_images:,} images",
+        f"<b>{html.escape(result.query.strip())}</b>",
+        f"best {n_shown} of {len(index.images):,} images",
         f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} an image",
-        f"index of {_size(searcher.index.n_bytes)}",
+        f"index of {_size(index.n_bytes)}",
         f"encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms"
         if result.encode_ms
         else f"searched in {result.search_ms:.1f} ms",
     ]
-    missing = sum(bool(problem) for _, problem in shown)
-    if missing:
-        parts.append(f"{missing} of the pictures can't be shown")
-    pictures = [(image, caption) for (image, _), caption in zip(shown, captions, strict=True)]
-    histogram = histogram_html(scores, low, high, cutoff, n_images)
-    return Answer(query, hits, pictures, " · ".join(parts), histogram, low, high)
+    if n_missing:
+        parts.append(f"{n_missing} of the pictures can't be shown")
+    return " · ".join(parts)
 
 
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
@@ -103,51 +68,6 @@ def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff:
         f'<figure><svg viewBox="0 0 {2 * _BINS} 40" preserveAspectRatio="none" role="img" aria-label="{told}">{bars}'
         f"</svg><figcaption>{told}</figcaption></figure>"
     )
-
-
-@dataclass(frozen=True)
-class Opened:
-    """An opened image: as it is, where its best-matching embedding comes from (None if it can't be told), in words."""
-
-    image: Image.Image
-    heat: Image.Image | None
-    text_html: str
-    evidence: Evidence | None
-
-
-def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
-    """An image that was found, large, and the evidence for it; or why there is none.
-
-    Raises UsageError for an id that the index doesn't have.
-    """
-    record = searcher.index.image(image_id)
-    image, problem = picture(searcher, record, LARGE_PX)
-    scale = LARGE_PX / max(image.size)
-    if scale > 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    title = f"<b>{html.escape(str(record.id))}</b>"
-    if problem is not None:
-        return Opened(image, None, f"{title} · {html.escape(problem)}", None)
-    try:
-        found = find_evidence(searcher, record.id, query.embeddings)
-    except ForError as error:
-        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
-        return Opened(image, None, f"{title} · {html.escape(line)}", None)
-    info = searcher.index.info
-    lines = [
-        title,
-        f"score {found.score:.3f} for <b>{html.escape(query.label.strip())}</b>",
-        f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}",
-        f"bright: {html.escape(found.meaning)}",
-    ]
-    if not found.as_indexed:
-        lines.append("the image has changed since it was indexed, so this may not be what matched")
-    return Opened(image, heat_map(image, found.cells), " · ".join(lines), found)
-
-
-def clean_query(text: str) -> str:
-    """At most MAX_QUERY_CHARACTERS of a text, without half surrogate pairs, which JSON can hold but UTF-8 can't."""
-    return text[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def pictures_of(

@@ -112,7 +112,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Find and read the weights of a model.
 
-    name, weights: as in `backbone.load_backbone`.  kinds: what the name may stand for.  default: the pretrained tag
+    name, weights: as in `backbone.load_clip_resnet`.  kinds: what the name may stand for.  default: the pretrained tag
         that weights=None means for a model of open_clip's.
     A safetensors file's metadata may hold `quick_gelu` (`true` or `false`), the activation that it was trained with.
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.

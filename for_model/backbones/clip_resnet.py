@@ -14,13 +14,13 @@ from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.checkpoints import Checkpoint, load_checkpoint, model_config
 from for_model.backbones.open_clip_parts import OpenClipBackbone
 from for_model.backbones.pixels import check_image_size, check_pixels
-from for_model.backbones.registry import to_device
+from for_model.devices import to_device
 
 STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
 
 
-class Backbone(OpenClipBackbone):
-    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_backbone`.
+class ClipResnet(OpenClipBackbone):
+    """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_clip_resnet`.
 
     pool: the attention pool.  width: Ce.  n_tokens: K.
     """
@@ -50,10 +50,10 @@ class Backbone(OpenClipBackbone):
         return x.float().flatten(2).transpose(1, 2).contiguous()  # [B, K, Ce]
 
 
-def load_backbone(
+def load_clip_resnet(
     name: str, weights: str | None = None, image_size: int | None = None, device: str | torch.device = "cpu"
-) -> Backbone:
-    """Load a CLIP ResNet. See `load_any_backbone` for every backbone that can be named.
+) -> ClipResnet:
+    """Load a CLIP ResNet. See `load_backbone` for every backbone that can be named.
 
     name: `RN-mini`, or any open_clip model with a ResNet (`RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`).
     weights: None for the model's default (`rn-mini`, the packaged file of RN-mini; `openai` for the others), a
@@ -67,4 +67,4 @@ def load_backbone(
     config = model_config(name, ("resnet",))
     size = check_image_size(image_size, config["vision_cfg"]["image_size"], STRIDE)
     target = to_device(device)
-    return Backbone(load_checkpoint(name, weights), size, target)
+    return ClipResnet(load_checkpoint(name, weights), size, target)

@@ -132,7 +132,7 @@ def load_vit(name: str, weights: str | None, image_size: int | None, device: tor
 
     name: `ViT-B-32`, `ViT-B-16`, `ViT-L-14`, ...: see `checkpoints.model_names(("vit",))`. With a file as weights the
         name says which activation it was trained with: OpenAI's are `ViT-B-32-quickgelu` and so on.
-    weights: as in `backbone.load_backbone`.  image_size: pixels a side, a multiple of the patch size; None for the
+    weights: as in `backbone.load_clip_resnet`.  image_size: pixels a side, a multiple of the patch size; None for the
         model's own. At another size the positional embedding is interpolated.
     Raises UsageError for an unknown name or size, WeightsError when the weights can't be had or don't fit.
     """

@@ -18,8 +18,7 @@ from for_model.tensor_files import sha256_state
 
 
 class OpenClipBackbone:
-    """What `Backbone` and `vit.VitBackbone` share: names, pixels and the text encoder of a frozen CLIP of open_clip's,
-    at one image size.
+    """What `ClipResnet` and `VitBackbone` share: names, pixels and the text encoder of a frozen CLIP, at one size.
 
     name: `RN-mini`, `RN50`, ...  weights: where they come from (`openai`, `random`, a file's name), for people.
     weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.

@@ -46,7 +46,7 @@ class Pool(Protocol):
 class ImageTextBackbone(Protocol):
     """What a method needs: a trunk, a pool and a text encoder with one joint space, frozen, at one image size.
 
-    name: as `load_backbone` takes it.  weights: where they come from, for people.
+    name: as `load_clip_resnet` takes it.  weights: where they come from, for people.
     weights_sha256: hash of all that shapes an embedding.  image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
     n_tokens: rows of X: K, or K + 1 for a ViT, whose X begins with its class token. Where docstrings say X: [B, K, Ce],
         such an X is meant as well.

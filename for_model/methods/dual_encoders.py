@@ -20,7 +20,7 @@ from torch import Tensor
 from for_model.backbones.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
 from for_model.backbones.clip_vit import fit_positions
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD, Channels, check_image_size, check_pixels, squash
-from for_model.backbones.registry import to_device
+from for_model.devices import to_device
 from for_model.errors import ForError
 from for_model.methods.protocol import MethodInfo
 from for_model.tensor_files import sha256_state
@@ -124,7 +124,7 @@ class Coca(DualEncoder):
 def load_coca(name: str | None, weights: str | None, image_size: int | None, device: torch.device) -> Coca:
     """Load a CoCa of open_clip.
 
-    name: `coca_ViT-B-32` or `coca_ViT-L-14`, None for the latter.  weights: as in `backbone.load_backbone`, None for
+    name: `coca_ViT-B-32` or `coca_ViT-L-14`, None for the latter.  weights: as in `backbone.load_clip_resnet`, None for
     those fine-tuned on COCO's captions.  image_size: a multiple of the patch size, None for the model's own.
     Raises UsageError for an unknown name or size, WeightsError when the weights can't be had or don't fit.
     """

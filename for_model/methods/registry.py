@@ -10,7 +10,7 @@ import torch
 
 from for_model.backbones.checkpoints import WEIGHTS_DIR
 from for_model.backbones.protocol import ImageTextBackbone
-from for_model.backbones.registry import load_any_backbone
+from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError, WeightsError
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterEngine, ClusterHead
@@ -100,7 +100,7 @@ def build_method(
 
     method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25; `for`, the head that comes with
         RN-mini; the path of a head.safetensors; or a name of DUAL_ENCODERS.
-    backbone, weights, image_size: see `backbone.load_any_backbone`, and for the DUAL_ENCODERS `build_dual_encoder`.
+    backbone, weights, image_size: see `backbone.load_backbone`, and for the DUAL_ENCODERS `build_dual_encoder`.
         None for what a head's file says, else for RN-mini or the dual encoder's own, and its defaults.
     clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
     cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
@@ -123,7 +123,7 @@ def build_method(
     count = clusters if count is None else count
     if name == "cluster-clip":
         ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
-    loaded = loaded or load_any_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
+    loaded = loaded or load_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
     return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))
 
 
@@ -145,7 +145,7 @@ def _trained_method(
         return ClipMethod(loaded, open_head(file, loaded))
     default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
     try:
-        loaded = load_any_backbone(name, weights or default, image_size or file.backbone["image_size"], device)
+        loaded = load_backbone(name, weights or default, image_size or file.backbone["image_size"], device)
     except WeightsError as error:
         if weights is not None:
             raise

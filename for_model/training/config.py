@@ -120,7 +120,7 @@ class FeatureConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training. backbone, weights, image_size: as `backbone.load_any_backbone` takes them, "" and 0 for default.
+    """One training. backbone, weights, image_size: as `backbone.load_backbone` takes them, "" and 0 for default.
 
     precision: of the head's arithmetic: `float32`, `bfloat16`, or `auto`, bfloat16 where the machine is fast at it.
     """

@@ -16,7 +16,7 @@ from for_model.training.distributed import World
 
 
 @contextlib.contextmanager
-def _alone(out: Path, world: World) -> Iterator[None]:
+def hold_lock(out: Path, world: World) -> Iterator[None]:
     """Hold the run folder's lock, in the first process. Raises UsageError when another training has it."""
     with contextlib.ExitStack() as stack:
         if world.first:
@@ -29,7 +29,7 @@ def _alone(out: Path, world: World) -> Iterator[None]:
         yield
 
 
-def _claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
+def claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
     """Write into the run folder what this training is, or check that the folder holds the same one."""
     settings = {**config.to_json(), "features": None}  # where feature maps come from changes no result
     plan = {"version": VERSION, "config": settings, "weights_sha256": backbone.weights_sha256}
@@ -49,7 +49,7 @@ def _claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, w
         write_json(path, plan)
 
 
-def _log_line(out: Path, line: dict[str, Any]) -> None:
+def write_log(out: Path, line: dict[str, Any]) -> None:
     """Add an epoch to `log.jsonl`, and make `log.csv` of it; an epoch that is run again replaces its line."""
     path = out / "log.jsonl"
     old = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []

@@ -36,7 +36,7 @@ class Targets:
                 f"{dataset.name} {dataset.split} has no labelled base categories: give those of your own "
                 '`"group": "base"` in the annotations\' "categories", or train on pseudo-labels alone with loss.sup=0'
             )
-        self.labelled = _labelled(count, config.data.labelled, config.data.fold)
+        self.labelled = labelled_images(count, config.data.labelled, config.data.fold)
         number = {position: n for n, position in enumerate(base)}
         self.base = [
             sorted(number[i] for i in dataset.labels.get(image.id, ()) if i in number) for image in dataset.images
@@ -73,7 +73,7 @@ class Targets:
         return torch.from_numpy(np.stack(drawn))
 
 
-def _labelled(count: int, share: float, fold: int) -> NDArray[np.bool_]:
+def labelled_images(count: int, share: float, fold: int) -> NDArray[np.bool_]:
     """[M] bool: the images whose labels are used, at least one of them, drawn by the fold."""
     chosen = np.zeros(count, bool)
     chosen[np.random.default_rng([fold, 7]).permutation(count)[: max(1, round(share * count))]] = True

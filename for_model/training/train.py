@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from for_model.backbones.protocol import ImageTextBackbone
-from for_model.backbones.registry import load_any_backbone
+from for_model.backbones.registry import load_backbone
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError, UsageError
@@ -35,7 +35,7 @@ from for_model.training.config import TrainConfig
 from for_model.training.distributed import World, join_world, local_device
 from for_model.training.features import Rows, open_features
 from for_model.training.losses import set_prediction_loss
-from for_model.training.run_folder import _alone, _claim_folder, _log_line
+from for_model.training.run_folder import claim_folder, hold_lock, write_log
 from for_model.training.targets import Targets
 
 log = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class Training:
         }
         self.sums = dict.fromkeys(_SUMS, 0.0)
         if self.world.first:
-            _log_line(self.out, line)
+            write_log(self.out, line)
         self._save_by_the_clock()
         return line
 
@@ -262,12 +262,12 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
     world = join_world(target)
     try:
         dataset = load_training_data(config)  # before the backbone, whose weights may have to be fetched first
-        backbone = load_any_backbone(config.backbone, config.weights or None, config.image_size or None, target)
-        _claim_folder(config, out, backbone, world)
+        backbone = load_backbone(config.backbone, config.weights or None, config.image_size or None, target)
+        claim_folder(config, out, backbone, world)
         if (out / "head.safetensors").exists():
             log.info("%s is there already: nothing to train", out / "head.safetensors")
             return
-        with _alone(out, world):
+        with hold_lock(out, world):
             yield from Training(config, out, dataset, backbone, world).run()
     finally:
         world.close()

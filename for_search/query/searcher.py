@@ -28,6 +28,7 @@ from for_search.query.text_batches import TextBatches
 if TYPE_CHECKING:
     from for_model.backbones.protocol import ImageTextBackbone
 
+MAX_QUERY_CHARACTERS = 300  # the tokenizer cuts a longer query anyway
 HEAD_MISSING = (
     "the trained head of this index isn't at hand, which it takes to look at images: "
     "start the app with --head and the path of its head.safetensors"
@@ -188,6 +189,11 @@ class Searcher:
         if not path.is_relative_to(self.image_root) or not _stays_inside(path, self.image_root):
             raise StoreError(f"image {image.id!r} of {self.index.path} has a path outside {self.image_root}: {path}")
         return path
+
+
+def clean_query(text: str) -> str:
+    """At most MAX_QUERY_CHARACTERS of a text, without half surrogate pairs, which JSON can hold but UTF-8 can't."""
+    return text[:MAX_QUERY_CHARACTERS].encode("utf-8", "replace").decode()
 
 
 def without_paths(line: str, places: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from bench_heads import random_pool
 from torch import Tensor
 
-from for_model.backbones.clip_resnet import load_backbone
+from for_model.backbones.clip_resnet import load_clip_resnet
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.heads.cluster import ClusterHead
@@ -82,7 +82,9 @@ def bench_features(benchmark: Any, where: str, tmp_path: Path) -> None:
     """The feature maps of 512 scenes, from disk or through RN-mini's trunk."""
     write_scenes(tmp_path / "scenes", {"dev": 512})
     dataset = load_coco(tmp_path / "scenes", "dev")
-    features = open_features(dataset, load_backbone("RN-mini"), 1.0 if where == "kept" else 0.0, tmp_path / "features")
+    features = open_features(
+        dataset, load_clip_resnet("RN-mini"), 1.0 if where == "kept" else 0.0, tmp_path / "features"
+    )
     order = np.random.default_rng(0).permutation(512).reshape(8, 64)
     benchmark.group = "feature maps of 512 scenes"
     benchmark.pedantic(lambda: sum(len(rows) for rows, _ in features.batches(order)), rounds=3, warmup_rounds=1)

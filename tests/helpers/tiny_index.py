@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from for_model.backbones.clip_resnet import Backbone
+from for_model.backbones.clip_resnet import ClipResnet
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
 from for_model.heads.config import HeadConfig
@@ -31,7 +31,7 @@ def make_searcher(folder: Path, n_scenes: int = 30) -> Searcher:
     return load_searcher(folder / "index", method=method)
 
 
-def write_random_head(path: Path, backbone: Backbone, seed: int = 0) -> Path:
+def write_random_head(path: Path, backbone: ClipResnet, seed: int = 0) -> Path:
     """An untrained FOR head of 3 queries, as training would write it."""
     config = HeadConfig(queries=3, layers=1, feedforward=32)
     torch.manual_seed(seed)

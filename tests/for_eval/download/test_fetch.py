@@ -194,8 +194,8 @@ def test_a_kill_loses_nothing(server: Server, source: Source, tmp_path: Path) ->
     server.cut, server.stall = 40_000, True
     script = f"""
 from pathlib import Path
-from for_eval.datasets.sources import Archive, Source, Split
-from for_eval.datasets.fetch import fetch
+from for_eval.download.sources import Archive, Source, Split
+from for_eval.download.fetch import fetch
 fetch({source!r}, Path({str(tmp_path)!r}), ("train2017",), ("images",))
 """
     part = tmp_path / "downloads" / "train2017.zip.part"

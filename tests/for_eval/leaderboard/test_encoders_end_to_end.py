@@ -11,6 +11,7 @@ from for_eval.__main__ import main
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import build_method
+from for_search.__main__ import main as search_main
 from for_search.store.embed import _default_shard_size
 from for_search.store.store import open_store
 from tests.helpers.tiny_models import name_tiny_hub_models, name_tiny_open_clip
@@ -44,11 +45,11 @@ def search_after_embedding(scenes: Path, folder: Path, method: str, backbone: st
     data = ("--dataset", "folder", "--root", str(scenes / "val"), "--weights", "random", "--device", "cpu")
     command = ["embed", *data, "--method", method, "--backbone", backbone, "--image-size", "56"]
     size = 56 if method == "blip2" else 48
-    assert main([*command[:-1], str(size), "--out", str(folder / "store")]) == 0
+    assert search_main([*command[:-1], str(size), "--out", str(folder / "store")]) == 0
     info = open_store(folder / "store").info
     assert (info.method, info.backbone, info.image_size) == (method, backbone, size)
-    assert main(["index", str(folder / "store"), "--out", str(folder / "index")]) == 0
-    assert main(["search", str(folder / "index"), "a dog", "-k", "3", "--json", "--device", "cpu"]) == 0
+    assert search_main(["index", str(folder / "store"), "--out", str(folder / "index")]) == 0
+    assert search_main(["search", str(folder / "index"), "a dog", "-k", "3", "--json", "--device", "cpu"]) == 0
 
 
 def test_rows_of_vits_and_coca(scenes: Path, tmp_path: Path) -> None:

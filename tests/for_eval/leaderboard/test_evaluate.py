@@ -22,6 +22,7 @@ from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.methods.registry import build_method
 from for_model.text import embed_categories
+from for_search.__main__ import main as search_main
 from for_search.query.ranking import UNRANKED, average_precision_at_k
 from for_search.store.store import open_store, store_path
 from tests.helpers.paths import SHARED
@@ -170,25 +171,29 @@ def test_bad_arguments_are_one_line_and_exit_2(
 def test_from_a_folder_to_a_search(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, index = tmp_path / "store", tmp_path / "index"
     folder = ("--dataset", "folder", "--root", str(scenes / "val"), "--weights", "random")
-    assert main(["embed", *folder, "--method", "dense-clip", "--out", str(store)]) == 0
+    assert search_main(["embed", *folder, "--method", "dense-clip", "--out", str(store)]) == 0
     assert "39 images, 1 skipped" in capsys.readouterr().out
-    assert main(["index", str(store), "--out", str(index)]) == 0
+    assert search_main(["index", str(store), "--out", str(index)]) == 0
     capsys.readouterr()
-    assert main(["search", str(index), "a dog", "-k", "3", "--json"]) == 0
+    assert search_main(["search", str(index), "a dog", "-k", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     assert len({hit["id"] for hit in found["hits"]}) == 3
-    assert main(["search", str(index), "a dog", "-k", "3"]) == 0
+    assert search_main(["search", str(index), "a dog", "-k", "3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [found["hits"][i]["path"] in line for i, line in enumerate(lines)] == [True] * 3
-    assert main(["search", str(tmp_path), "a dog"]) == 2
+    assert search_main(["search", str(tmp_path), "a dog"]) == 2
 
 
 def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("embed", "index", "search", "leaderboard", "table", "compare"):
-        with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
-        assert "usage: python -m for_eval" in capsys.readouterr().out
+    for package, run, commands in (
+        ("for_search", search_main, ("embed", "index", "search")),
+        ("for_eval", main, ("leaderboard", "tables", "table", "compare", "fetch", "classes")),
+    ):
+        for command in commands:
+            with pytest.raises(SystemExit, match="0"):
+                run([command, "--help"])
+            assert f"usage: python -m {package} {command}" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from for_model.backbones import checkpoints
 from for_model.backbones.checkpoints import load_checkpoint, model_config, model_names, random_state
-from for_model.backbones.clip_resnet import load_backbone
-from for_model.backbones.registry import load_any_backbone
+from for_model.backbones.clip_resnet import load_clip_resnet
+from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError, WeightsError
 from for_model.tensor_files import (
     PACKED_ROWS,
@@ -77,11 +77,11 @@ def test_random_weights_are_always_the_same(tiny: Path) -> None:
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    first = load_backbone("Tiny", "random")
+    first = load_clip_resnet("Tiny", "random")
     assert torch.equal(before[0], torch.get_rng_state())
     assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
     torch.manual_seed(6)
-    assert load_backbone("Tiny", "random").weights_sha256 == first.weights_sha256
+    assert load_clip_resnet("Tiny", "random").weights_sha256 == first.weights_sha256
     assert first.weights == "random"
     # pinned, so that a store made on one machine with `random` opens on another
     drawn = random_state({"b.weight": torch.empty(2, 4), "a.bias": torch.empty(2)})
@@ -126,12 +126,12 @@ def test_the_packaged_form_round_trips(tiny: Path) -> None:
 
 def test_the_packaged_file_is_the_default(tiny: Path) -> None:
     with pytest.raises(WeightsError, match="missing from this installation"):
-        load_backbone("Tiny")
+        load_clip_resnet("Tiny")
     write_weights(tiny / "tiny.safetensors", packed_tiny([1, 2, 49406, 49407]), {"seed": "0"})
-    backbone = load_backbone("Tiny")
+    backbone = load_clip_resnet("Tiny")
     assert backbone.weights == "tiny"
-    assert backbone.weights_sha256 == load_backbone("Tiny", "tiny").weights_sha256
-    assert backbone.weights_sha256 != load_backbone("Tiny", "random").weights_sha256
+    assert backbone.weights_sha256 == load_clip_resnet("Tiny", "tiny").weights_sha256
+    assert backbone.weights_sha256 != load_clip_resnet("Tiny", "random").weights_sha256
     assert backbone.logit_scale == pytest.approx(1 / 0.07, rel=1e-3)
     assert read_weights(tiny / "tiny.safetensors", 49408)[1] == {"seed": "0"}
     assert backbone.encode_texts(["a dog"]).norm().item() == pytest.approx(1, abs=1e-5)
@@ -147,16 +147,16 @@ def test_local_files(tiny: Path, suffix: str) -> None:
         torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
     else:
         torch.save({name: value.half() if value.is_floating_point() else value for name, value in state.items()}, path)
-    backbone = load_backbone("Tiny", str(path))
+    backbone = load_clip_resnet("Tiny", str(path))
     assert backbone.weights == path.name
-    same = backbone.weights_sha256 == load_backbone("Tiny", "random").weights_sha256
+    same = backbone.weights_sha256 == load_clip_resnet("Tiny", "random").weights_sha256
     assert same == (suffix != ".bin")  # float16 loses bits
 
 
 def test_a_file_can_say_its_activation(tiny: Path) -> None:
     state = load_checkpoint("Tiny", "random").state
     write_weights(tiny / "quick.safetensors", state, {"quick_gelu": "true"})
-    quick, plain = load_backbone("Tiny", str(tiny / "quick.safetensors")), load_backbone("Tiny", "random")
+    quick, plain = load_clip_resnet("Tiny", str(tiny / "quick.safetensors")), load_clip_resnet("Tiny", "random")
     assert quick.weights_sha256 != plain.weights_sha256
     assert not torch.allclose(quick.encode_texts(["a dog"]), plain.encode_texts(["a dog"]), atol=1e-4)
 
@@ -174,7 +174,7 @@ class Bomb:
 def test_no_pickle_is_run(tiny: Path) -> None:
     torch.save({"state_dict": Bomb(tiny / "boom")}, tiny / "bomb.pt")
     with pytest.raises(WeightsError, match="could run code"):
-        load_backbone("Tiny", str(tiny / "bomb.pt"))
+        load_clip_resnet("Tiny", str(tiny / "bomb.pt"))
     assert not (tiny / "boom").exists()
 
 
@@ -184,7 +184,7 @@ def test_torchscript_archives_are_explained(tiny: Path, monkeypatch: pytest.Monk
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
         with pytest.raises(WeightsError, match="TorchScript archive") as caught:
-            load_backbone("Tiny", str(path))
+            load_clip_resnet("Tiny", str(path))
         command = str(caught.value).split('python -c "')[1].rstrip('"')
         monkeypatch.chdir(tiny)
         exec(command, {})
@@ -203,7 +203,7 @@ def test_torchscript_archives_are_explained(tiny: Path, monkeypatch: pytest.Monk
 def test_damaged_files(tiny: Path, content: bytes, name: str, message: str) -> None:
     (tiny / name).write_bytes(content)
     with pytest.raises(WeightsError, match=message):
-        load_backbone("Tiny", str(tiny / name))
+        load_clip_resnet("Tiny", str(tiny / name))
 
 
 def test_weights_of_another_model(tiny: Path) -> None:
@@ -211,16 +211,16 @@ def test_weights_of_another_model(tiny: Path) -> None:
     path = tiny / "other.safetensors"
     save_file({**state, "visual.conv1.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(WeightsError, match=r"visual.conv1.weight is \[2, 2\], expected \[4, 3, 3, 3\]"):
-        load_backbone("Tiny", str(path))
+        load_clip_resnet("Tiny", str(path))
     save_file({name: value for name, value in state.items() if "layer4" not in name}, path)
     with pytest.raises(WeightsError, match=r"\d+ tensors missing \(visual.layer4"):
-        load_backbone("Tiny", str(path))
+        load_clip_resnet("Tiny", str(path))
     save_file({**state, "logit_scale": torch.tensor(float("nan"))}, path)
     with pytest.raises(WeightsError, match="logit_scale holds values that are not finite"):
-        load_backbone("Tiny", str(path))
+        load_clip_resnet("Tiny", str(path))
     save_file({**packed_tiny([1, 2]), PACKED_ROWS: torch.tensor([1, 49408], dtype=torch.int32)}, path)
     with pytest.raises(WeightsError, match="vocabulary of 49408"):
-        load_backbone("Tiny", str(path))
+        load_clip_resnet("Tiny", str(path))
 
 
 def test_packing_refuses_what_it_cannot_hold() -> None:
@@ -236,13 +236,13 @@ def test_packing_refuses_what_it_cannot_hold() -> None:
 
 def test_unknown_names() -> None:
     with pytest.raises(UsageError, match=r"unknown backbone 'ViT-B-32'; expected one of RN-mini, RN50,"):
-        load_backbone("ViT-B-32")
+        load_clip_resnet("ViT-B-32")
     with pytest.raises(UsageError, match=r"unknown backbone 'coca_ViT-B-32'; .*, ViT-B-32, .*, photo-lite"):
-        load_any_backbone("coca_ViT-B-32")
+        load_backbone("coca_ViT-B-32")
     with pytest.raises(WeightsError, match="weights 'openai' of ViT-H-14: expected `random`, `laion2b_s32b_b79k`"):
-        load_any_backbone("ViT-H-14")
+        load_backbone("ViT-H-14")
     with pytest.raises(WeightsError, match="`random`, `openai`, `yfcc15m`, `cc12m`, or the path"):
-        load_backbone("RN50", "laion2b")
+        load_clip_resnet("RN50", "laion2b")
 
 
 def test_a_hub_out_of_reach_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,12 +256,12 @@ def test_a_hub_out_of_reach_is_told_at_once(tmp_path: Path, monkeypatch: pytest.
     started = time.monotonic()
     expected = r"RN50 openai: http://127.* can't be reached .*make run-photos.*photo-lite.*RN-mini"
     with pytest.raises(WeightsError, match=expected) as caught:
-        load_backbone("RN50")
+        load_clip_resnet("RN50")
     assert time.monotonic() - started < 6
     assert "\n" not in str(caught.value)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsError, match="HF_HUB_OFFLINE forbids it"):
-        load_backbone("RN50")
+        load_clip_resnet("RN50")
 
 
 def test_a_download_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,7 +273,7 @@ def test_a_download_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(checkpoints, "_unreachable", lambda address: "")
     monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
     with pytest.raises(WeightsError, match=r"the download failed \(no space left\); try again"):
-        load_backbone("RN50")
+        load_clip_resnet("RN50")
 
 
 def test_a_downloaded_tag_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

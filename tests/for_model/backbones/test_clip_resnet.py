@@ -10,18 +10,18 @@ from PIL import Image
 
 from for_model.backbones.attention_pool import AttentionPool, interpolate_positions
 from for_model.backbones.checkpoints import build_model, model_config
-from for_model.backbones.clip_resnet import Backbone, load_backbone
+from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
 from for_model.errors import ImageError, UsageError
 
 
-def pixels_of(backbone: Backbone, n: int, seed: int = 0) -> torch.Tensor:
+def pixels_of(backbone: ClipResnet, n: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(n, 3, backbone.image_size, backbone.image_size, generator=generator)
 
 
 @pytest.mark.parametrize("name", ["RN-mini", "RN50", pytest.param("RN50x4", marks=pytest.mark.slow)])
 def test_mean_token_through_the_pool_is_encode_image(name: str) -> None:
-    backbone = load_backbone(name, "random")
+    backbone = load_clip_resnet(name, "random")
     pixels = pixels_of(backbone, 2)
     X = backbone.features(pixels)
     tokens = backbone.pool.tokens(X)
@@ -35,7 +35,7 @@ def test_mean_token_through_the_pool_is_encode_image(name: str) -> None:
     )
 
 
-def test_attention_weights_are_those_of_attend(mini: Backbone) -> None:
+def test_attention_weights_are_those_of_attend(mini: ClipResnet) -> None:
     X = mini.features(pixels_of(mini, 2))
     tokens = mini.pool.tokens(X)
     queries = torch.randn(2, 7, mini.width, generator=torch.Generator().manual_seed(1))
@@ -46,7 +46,7 @@ def test_attention_weights_are_those_of_attend(mini: Backbone) -> None:
     assert mini.pool.attend(queries, X).shape == (2, 7, mini.dim)  # any number of cells
 
 
-def test_attend_has_gradients_for_queries_only(mini: Backbone) -> None:
+def test_attend_has_gradients_for_queries_only(mini: ClipResnet) -> None:
     X = mini.features(pixels_of(mini, 1))
     queries = torch.randn(1, 3, mini.width, generator=torch.Generator().manual_seed(1)).requires_grad_()
     mini.pool.attend(queries, mini.pool.tokens(X)).sum().backward()
@@ -56,7 +56,7 @@ def test_attend_has_gradients_for_queries_only(mini: Backbone) -> None:
     assert not mini.model.training
 
 
-def test_tokens_start_with_the_mean(mini: Backbone) -> None:
+def test_tokens_start_with_the_mean(mini: ClipResnet) -> None:
     X = mini.features(pixels_of(mini, 2))
     plain = mini.pool.tokens(X) - mini.pool.positional_embedding
     torch.testing.assert_close(plain[:, 0], X.mean(dim=1), atol=1e-5, rtol=1e-5)
@@ -65,11 +65,11 @@ def test_tokens_start_with_the_mean(mini: Backbone) -> None:
 
 @pytest.mark.parametrize("image_size", [96, 160, 224])
 def test_other_image_sizes_run(image_size: int) -> None:
-    backbone = load_backbone("RN-mini", "random", image_size=image_size)
+    backbone = load_clip_resnet("RN-mini", "random", image_size=image_size)
     X = backbone.features(pixels_of(backbone, 1))
     assert X.shape == (1, (image_size // 32) ** 2, backbone.width)
     assert backbone.pool.tokens(X).shape == (1, X.shape[1] + 1, backbone.width)
-    assert backbone.weights_sha256 == load_backbone("RN-mini", "random").weights_sha256
+    assert backbone.weights_sha256 == load_clip_resnet("RN-mini", "random").weights_sha256
 
 
 def test_interpolation_is_the_identity_at_its_own_size() -> None:
@@ -90,7 +90,7 @@ def test_interpolation_keeps_the_mean_token_and_the_layout(grid: int) -> None:
     torch.testing.assert_close(y[:, 0], y[:, -1])
 
 
-def test_an_image_does_not_depend_on_its_batch(mini: Backbone) -> None:
+def test_an_image_does_not_depend_on_its_batch(mini: ClipResnet) -> None:
     pixels = pixels_of(mini, 5)
     together = mini.features(pixels)
     torch.testing.assert_close(together[3:4], mini.features(pixels[3:4]), atol=1e-5, rtol=1e-4)
@@ -99,12 +99,12 @@ def test_an_image_does_not_depend_on_its_batch(mini: Backbone) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 160, 160), (1, 3, 160, 128), (1, 3, 224, 224), (1, 1, 160, 160)])
-def test_pixels_of_another_shape_are_refused(mini: Backbone, shape: tuple[int, ...]) -> None:
+def test_pixels_of_another_shape_are_refused(mini: ClipResnet, shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match=r"expected \[B, 3, 160, 160\]"):
         mini.features(torch.zeros(shape))
 
 
-def test_features_of_another_size_are_refused(mini: Backbone) -> None:
+def test_features_of_another_size_are_refused(mini: ClipResnet) -> None:
     with pytest.raises(UsageError, match=r"expected \[B, 25, Ce\]"):
         mini.pool.tokens(torch.zeros(1, 49, mini.width))
 
@@ -112,16 +112,16 @@ def test_features_of_another_size_are_refused(mini: Backbone) -> None:
 @pytest.mark.parametrize("image_size", [0, -32, 31, 100, 225])
 def test_image_sizes_that_do_not_fit_the_stride(image_size: int) -> None:
     with pytest.raises(UsageError, match="multiple of 32"):
-        load_backbone("RN-mini", "random", image_size=image_size)
+        load_clip_resnet("RN-mini", "random", image_size=image_size)
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99x"])
 def test_unknown_device(device: str) -> None:
     with pytest.raises(UsageError, match="unknown device"):
-        load_backbone("RN-mini", "random", device=device)
+        load_clip_resnet("RN-mini", "random", device=device)
 
 
-def test_preprocess_squashes_the_whole_image(mini: Backbone) -> None:
+def test_preprocess_squashes_the_whole_image(mini: ClipResnet) -> None:
     wide = np.zeros((40, 200, 3), np.uint8)
     wide[:, :20], wide[:, -20:] = (255, 0, 0), (0, 0, 255)  # only at the edges, which a centre crop would lose
     pixels = mini.preprocess(Image.fromarray(wide))
@@ -133,12 +133,12 @@ def test_preprocess_squashes_the_whole_image(mini: Backbone) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
-def test_preprocess_converts_other_modes(mini: Backbone, mode: str) -> None:
+def test_preprocess_converts_other_modes(mini: ClipResnet, mode: str) -> None:
     image = Image.new("RGB", (8, 8), (10, 20, 30)).convert(mode)
     assert torch.isfinite(mini.preprocess(image)).all()
 
 
-def test_preprocess_reports_what_it_cannot_decode(mini: Backbone, tmp_path: Path) -> None:
+def test_preprocess_reports_what_it_cannot_decode(mini: ClipResnet, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = tmp_path / "whole.png"
     Image.fromarray(noise).save(whole)
@@ -150,7 +150,7 @@ def test_preprocess_reports_what_it_cannot_decode(mini: Backbone, tmp_path: Path
         mini.preprocess(Image.new("RGB", (0, 5)))
 
 
-def test_texts_are_those_of_open_clip(mini: Backbone) -> None:
+def test_texts_are_those_of_open_clip(mini: ClipResnet) -> None:
     texts = ["a dog", "itap of a very long name of a thing, with punctuation!", "", "word " * 100]
     tokens = mini.tokenize(texts)
     assert tokens.shape == (4, mini.model.context_length)
@@ -159,7 +159,7 @@ def test_texts_are_those_of_open_clip(mini: Backbone) -> None:
     assert mini.encode_texts([]).shape == (0, mini.dim)
 
 
-def test_pool_shares_the_models_projections(mini: Backbone) -> None:
+def test_pool_shares_the_models_projections(mini: ClipResnet) -> None:
     assert mini.pool.v_proj is mini.model.visual.attnpool.v_proj
     again = AttentionPool(build_model(model_config("RN-mini"), dict(mini.model.state_dict())).visual.attnpool, 5)
     assert torch.equal(again.positional_embedding, mini.pool.positional_embedding)

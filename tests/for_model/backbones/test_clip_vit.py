@@ -10,9 +10,9 @@ from open_clip.model import CLIP, resize_pos_embed
 from PIL import Image
 
 from for_model.backbones.checkpoints import load_checkpoint
-from for_model.backbones.clip_resnet import load_backbone
+from for_model.backbones.clip_resnet import load_clip_resnet
 from for_model.backbones.clip_vit import VitBackbone
-from for_model.backbones.registry import load_any_backbone
+from for_model.backbones.registry import load_backbone
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import UsageError
@@ -36,7 +36,7 @@ def _tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def vit() -> VitBackbone:
-    backbone = load_any_backbone("ViT-tiny", "random")
+    backbone = load_backbone("ViT-tiny", "random")
     assert isinstance(backbone, VitBackbone)
     return backbone
 
@@ -57,7 +57,7 @@ def open_clips_own(size: int) -> CLIP:
 
 @pytest.mark.parametrize("size", [64, 32, 112])
 def test_clip_is_encode_image_at_any_size(size: int) -> None:
-    backbone = load_any_backbone("ViT-tiny", "random", image_size=size)
+    backbone = load_backbone("ViT-tiny", "random", image_size=size)
     pixels, K = some_pixels(size), (size // 16) ** 2
     X = backbone.features(pixels)
     assert (backbone.n_cells, backbone.n_tokens, X.shape) == (K, K + 1, (2, K + 1, 48))
@@ -119,13 +119,13 @@ def test_texts_are_open_clips(vit: VitBackbone) -> None:
 
 
 def test_the_activation_is_the_names() -> None:
-    plain, quick = (load_any_backbone(name, "random") for name in ("ViT-tiny", "ViT-tiny-quickgelu"))
+    plain, quick = (load_backbone(name, "random") for name in ("ViT-tiny", "ViT-tiny-quickgelu"))
     assert plain.weights_sha256 != quick.weights_sha256
     assert not torch.allclose(plain.features(some_pixels(64)), quick.features(some_pixels(64)), atol=1e-4)
 
 
 def test_the_hash_is_that_of_the_weights_at_any_size(vit: VitBackbone) -> None:
-    assert load_any_backbone("ViT-tiny", "random", image_size=96).weights_sha256 == vit.weights_sha256
+    assert load_backbone("ViT-tiny", "random", image_size=96).weights_sha256 == vit.weights_sha256
 
 
 def test_fors_head_has_gradients_and_evidence(vit: VitBackbone) -> None:
@@ -153,7 +153,7 @@ def test_kept_feature_maps_have_the_class_token(vit: VitBackbone, tmp_path: Path
 @pytest.mark.parametrize("size", [0, 8, 40, 65])
 def test_image_sizes_that_do_not_fit_the_patch(size: int) -> None:
     with pytest.raises(UsageError, match="multiple of 16"):
-        load_any_backbone("ViT-tiny", "random", image_size=size)
+        load_backbone("ViT-tiny", "random", image_size=size)
 
 
 def test_shapes_that_do_not_fit(vit: VitBackbone) -> None:
@@ -162,4 +162,4 @@ def test_shapes_that_do_not_fit(vit: VitBackbone) -> None:
     with pytest.raises(UsageError, match=r"expected \[B, 17, Ce\]"):
         vit.pool.tokens(torch.zeros(1, 16, 48))
     with pytest.raises(UsageError, match="unknown backbone 'ViT-tiny'"):
-        load_backbone("ViT-tiny", "random")
+        load_clip_resnet("ViT-tiny", "random")

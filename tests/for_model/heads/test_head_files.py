@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from for_model.backbones.clip_resnet import Backbone, load_backbone
+from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
 from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
 from for_model.errors import UsageError, WeightsError
 from for_model.heads.clip import ClipHead
@@ -24,14 +24,14 @@ def config(kind: str) -> HeadConfig:
     return HeadConfig(kind=kind, queries=5, feedforward=32, freeze="vo")  # type: ignore[arg-type]
 
 
-def written(path: Path, mini: Backbone, kind: str = "for", method: str = "for-sup") -> Path:
+def written(path: Path, mini: ClipResnet, kind: str = "for", method: str = "for-sup") -> Path:
     torch.manual_seed(0)
     write_head(path, make_head(config(kind), mini.pool), config(kind), method, mini, {"seed": 0})
     return path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_written_head_is_the_same_head(mini: Backbone, X: Tensor, tmp_path: Path, kind: str) -> None:
+def test_a_written_head_is_the_same_head(mini: ClipResnet, X: Tensor, tmp_path: Path, kind: str) -> None:
     path = written(tmp_path / "head.safetensors", mini, kind)
     torch.manual_seed(0)
     expected = make_head(config(kind), mini.pool).eval()(X, mini.pool)
@@ -46,7 +46,7 @@ def test_a_written_head_is_the_same_head(mini: Backbone, X: Tensor, tmp_path: Pa
     assert not any(p.requires_grad for p in head.module.parameters())
 
 
-def test_fine_tuned_heads_start_as_what_they_tune(mini: Backbone, X: Tensor) -> None:
+def test_fine_tuned_heads_start_as_what_they_tune(mini: ClipResnet, X: Tensor) -> None:
     for kind, plain in (("ft-clip", ClipHead()), ("ft-dense-clip", DenseHead())):
         head = make_head(config(kind), mini.pool)
         torch.testing.assert_close(head(X, mini.pool), plain(X, mini.pool))
@@ -55,10 +55,10 @@ def test_fine_tuned_heads_start_as_what_they_tune(mini: Backbone, X: Tensor) -> 
         assert not torch.allclose(head(X, mini.pool), plain(X, mini.pool), atol=1e-3)
 
 
-def test_a_head_of_another_backbone_is_refused(mini: Backbone, tmp_path: Path) -> None:
+def test_a_head_of_another_backbone_is_refused(mini: ClipResnet, tmp_path: Path) -> None:
     path = written(tmp_path / "head.safetensors", mini)
     with pytest.raises(WeightsError, match="was trained on RN-mini with the weights 'random'"):
-        load_head(read_head_file(path), load_backbone("RN-mini"))
+        load_head(read_head_file(path), load_clip_resnet("RN-mini"))
     with pytest.raises(UsageError, match="leave --backbone out"):
         build_method(str(path), "RN50", device="cpu")
     method = build_method(str(path), device="cpu")
@@ -67,7 +67,7 @@ def test_a_head_of_another_backbone_is_refused(mini: Backbone, tmp_path: Path) -
         build_method(str(path), weights="rn-mini", device="cpu")
 
 
-def test_a_head_whose_backbone_is_a_file_says_how_to_name_it(mini: Backbone, tmp_path: Path) -> None:
+def test_a_head_whose_backbone_is_a_file_says_how_to_name_it(mini: ClipResnet, tmp_path: Path) -> None:
     path = written(tmp_path / "head.safetensors", mini)
     with_file = dict(json.loads(json.dumps(read_head_file(path).backbone)), weights="mine.pt")
     tensors = load_file(path)
@@ -78,7 +78,7 @@ def test_a_head_whose_backbone_is_a_file_says_how_to_name_it(mini: Backbone, tmp
         build_method(str(path), device="cpu")
 
 
-def test_files_that_are_no_head(mini: Backbone, tmp_path: Path) -> None:
+def test_files_that_are_no_head(mini: ClipResnet, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no head file"):
         read_head_file(tmp_path / "missing.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
@@ -100,7 +100,7 @@ def test_files_that_are_no_head(mini: Backbone, tmp_path: Path) -> None:
         load_head(file, mini)
 
 
-def test_a_parameter_that_float16_cannot_hold(mini: Backbone, tmp_path: Path) -> None:
+def test_a_parameter_that_float16_cannot_hold(mini: ClipResnet, tmp_path: Path) -> None:
     head = make_head(config("for"), mini.pool)
     with torch.no_grad():
         head.queries[0, 0] = 1e6

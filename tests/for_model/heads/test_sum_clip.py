@@ -5,19 +5,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from for_model.backbones.clip_resnet import Backbone
+from for_model.backbones.clip_resnet import ClipResnet
 from for_model.errors import UsageError
 from for_model.heads.config import SumSettings
 from for_model.heads.protocol import Head
 from for_model.heads.sum_clip import DecoderLayer, SumHead
 
 
-def head(mini: Backbone, seed: int = 0, **settings) -> SumHead:
+def head(mini: ClipResnet, seed: int = 0, **settings) -> SumHead:
     torch.manual_seed(seed)
     return SumHead(SumSettings(**{"queries": 6, "feedforward": 64, **settings}), mini.pool).eval()
 
 
-def test_is_a_head(mini: Backbone, X: Tensor) -> None:
+def test_is_a_head(mini: ClipResnet, X: Tensor) -> None:
     made: Head = head(mini)
     Y = made(X, mini.pool)
     assert Y.shape == (3, 6, mini.dim)
@@ -26,7 +26,7 @@ def test_is_a_head(mini: Backbone, X: Tensor) -> None:
     assert made.settings["queries"] == 6
 
 
-def test_without_layers_is_eq_3_with_the_queries_themselves(mini: Backbone, X: Tensor) -> None:
+def test_without_layers_is_eq_3_with_the_queries_themselves(mini: ClipResnet, X: Tensor) -> None:
     made, pool = head(mini, layers=0), mini.pool
     Y = made(X, pool)
     for x, y in zip(X, Y, strict=True):
@@ -37,7 +37,7 @@ def test_without_layers_is_eq_3_with_the_queries_themselves(mini: Backbone, X: T
         torch.testing.assert_close(y, F.normalize(pool.c_proj(z), dim=-1), atol=1e-5, rtol=1e-4)
 
 
-def test_the_decoder_layer_is_detrs(mini: Backbone) -> None:
+def test_the_decoder_layer_is_detrs(mini: ClipResnet) -> None:
     """The layer against DETR's order of operations, written with single-head attention by hand."""
     torch.manual_seed(0)
     layer = DecoderLayer(16, 1, 32, 0.1).eval()
@@ -59,7 +59,7 @@ def test_the_decoder_layer_is_detrs(mini: Backbone) -> None:
     torch.testing.assert_close(layer(x, queries, cells, cells + positions), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_the_decoder_starts_from_the_queries_themselves(mini: Backbone, X: Tensor) -> None:
+def test_the_decoder_starts_from_the_queries_themselves(mini: ClipResnet, X: Tensor) -> None:
     made, pool = head(mini), mini.pool
     tokens = pool.tokens(X)
     x = queries = made.queries.expand(3, -1, -1)
@@ -75,7 +75,7 @@ def test_the_decoder_starts_from_the_queries_themselves(mini: Backbone, X: Tenso
 
 @pytest.mark.parametrize(("freeze", "trained"), [("none", "qkvc"), ("vo", "qk"), ("qkvo", "")])
 @pytest.mark.parametrize("layers", [0, 2])
-def test_only_what_is_not_frozen_is_trained(mini: Backbone, X: Tensor, freeze, trained: str, layers: int) -> None:
+def test_only_what_is_not_frozen_is_trained(mini: ClipResnet, X: Tensor, freeze, trained: str, layers: int) -> None:
     made = head(mini, freeze=freeze, layers=layers)
     whole = head(mini, layers=layers)
     torch.testing.assert_close(made(X, mini.pool), whole(X, mini.pool))  # the copies start from CLIP's
@@ -95,12 +95,12 @@ def test_only_what_is_not_frozen_is_trained(mini: Backbone, X: Tensor, freeze, t
     assert changed == bool(trained)
 
 
-def test_one_image_does_not_change_another(mini: Backbone, X: Tensor) -> None:
+def test_one_image_does_not_change_another(mini: ClipResnet, X: Tensor) -> None:
     made = head(mini)
     torch.testing.assert_close(made(X[1:2], mini.pool), made(X, mini.pool)[1:2], atol=1e-5, rtol=1e-4)
 
 
-def test_the_evidence_is_the_attention_over_the_cells(mini: Backbone, X: Tensor) -> None:
+def test_the_evidence_is_the_attention_over_the_cells(mini: ClipResnet, X: Tensor) -> None:
     made = head(mini, freeze="vo")
     evidence = made.evidence(X, mini.pool)
     assert evidence.shape == (3, 6, mini.n_cells)
@@ -115,14 +115,14 @@ def test_the_evidence_is_the_attention_over_the_cells(mini: Backbone, X: Tensor)
     torch.testing.assert_close(cells, torch.full_like(cells, 1 / (mini.n_cells + 1)), atol=1e-3, rtol=0)
 
 
-def test_a_saved_head_gives_the_same_embeddings(mini: Backbone, X: Tensor) -> None:
+def test_a_saved_head_gives_the_same_embeddings(mini: ClipResnet, X: Tensor) -> None:
     made, other = head(mini, freeze="vo"), head(mini, seed=1, freeze="vo")
     assert not torch.allclose(made(X, mini.pool), other(X, mini.pool))
     other.load_state_dict(made.state_dict())
     assert torch.equal(made(X, mini.pool), other(X, mini.pool))
 
 
-def test_the_start_is_xavier_uniform(mini: Backbone) -> None:
+def test_the_start_is_xavier_uniform(mini: ClipResnet) -> None:
     made = head(mini)
     for parameter in (made.queries, made.layers[0].expand.weight, made.layers[1].self_attention.in_proj_weight):
         bound = (6 / sum(parameter.shape)) ** 0.5
@@ -131,6 +131,6 @@ def test_the_start_is_xavier_uniform(mini: Backbone) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"queries": 0}, {"layers": -1}, {"freeze": "q"}, {"dropout": 1.0}, {"heads": 7}])
-def test_settings_that_make_no_sense(mini: Backbone, wrong: dict) -> None:
+def test_settings_that_make_no_sense(mini: ClipResnet, wrong: dict) -> None:
     with pytest.raises(UsageError):
         head(mini, **wrong)

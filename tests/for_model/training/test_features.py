@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import for_model.training.features as features_module
-from for_model.backbones.clip_resnet import Backbone, load_backbone
+from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
 from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset
 from for_model.data.images import load_image
@@ -20,8 +20,8 @@ from for_model.training.features import Kept, OnTheFly, open_features
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return load_backbone("RN-mini", "random", 96)
+def backbone() -> ClipResnet:
+    return load_clip_resnet("RN-mini", "random", 96)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ ALL = [np.array([7, 2, 3]), np.array([9]), np.array([], np.int64), np.array([0, 
 
 @pytest.mark.parametrize("budget", [0.0, 1.0])
 def test_the_rows_asked_for_come_in_their_order(
-    backbone: Backbone, dataset: Dataset, tmp_path: Path, budget: float
+    backbone: ClipResnet, dataset: Dataset, tmp_path: Path, budget: float
 ) -> None:
     opened = open_features(dataset, backbone, budget, tmp_path / "kept")
     assert isinstance(opened, Kept if budget else OnTheFly)
@@ -56,7 +56,7 @@ def test_the_rows_asked_for_come_in_their_order(
 
 
 def test_the_budget_decides_and_says_why(
-    backbone: Backbone, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: ClipResnet, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 10 * 9 * backbone.width * 2 / 2**30
     assert "within the" in open_features(dataset, backbone, size, tmp_path / "kept").why
@@ -69,7 +69,7 @@ def test_the_budget_decides_and_says_why(
 
 
 def test_a_stopped_run_goes_on_and_ends_with_the_same(
-    backbone: Backbone, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: ClipResnet, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features_module, "_CHUNK", 4)
     monkeypatch.setattr(features_module, "_BATCH", 2)
@@ -97,14 +97,14 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same(
     assert sum(calls[4:]) == 6  # a finished one is only opened
 
 
-def test_other_images_or_weights_are_kept_apart(backbone: Backbone, dataset: Dataset, tmp_path: Path) -> None:
+def test_other_images_or_weights_are_kept_apart(backbone: ClipResnet, dataset: Dataset, tmp_path: Path) -> None:
     open_features(dataset, backbone, 1.0, tmp_path)
-    open_features(dataset, load_backbone("RN-mini", None, 96), 1.0, tmp_path)
+    open_features(dataset, load_clip_resnet("RN-mini", None, 96), 1.0, tmp_path)
     open_features(load_coco(dataset.image_root.parent, "dev", name="other"), backbone, 1.0, tmp_path)
     assert len(list(tmp_path.rglob("features.npy"))) == 3
 
 
-def test_what_cannot_be(backbone: Backbone, dataset: Dataset, tmp_path: Path) -> None:
+def test_what_cannot_be(backbone: ClipResnet, dataset: Dataset, tmp_path: Path) -> None:
     open_features(dataset, backbone, 1.0, tmp_path / "kept")
     (folder,) = (tmp_path / "kept").iterdir()
     with locked(folder / "lock"), pytest.raises(StoreError, match="another process"):

@@ -139,7 +139,7 @@ def test_pseudo_negatives_fill_up_by_frequency() -> None:
 _LARGE = """
 import resource, torch
 import torch.nn.functional as F
-from for_model.losses import set_prediction_loss
+from for_model.training.losses import set_prediction_loss
 Y = F.normalize(torch.randn(64, 50, 1024), dim=-1).requires_grad_(True)
 texts = F.normalize(torch.randn(21_841, 1024), dim=-1)
 targets = [torch.randperm(21_841)[:30].tolist() for _ in Y]

@@ -118,7 +118,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from for_model.backbones.clip_resnet import load_backbone
+    from for_model.backbones.clip_resnet import load_clip_resnet
 
     out, work = tmp_path / "mini.safetensors", tmp_path / "work"
     arguments = ["pretrain-mini", "--work", str(work), "--out", str(out)]
@@ -126,7 +126,7 @@ def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.Cap
     assert main([*arguments, *tiny]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()[:-1]]
     assert [line["stage"] for line in lines] == ["crops", "scenes"]
-    backbone = load_backbone("RN-mini", str(out))
+    backbone = load_clip_resnet("RN-mini", str(out))
     state = load_file(work / "checkpoint.safetensors")
     own = state["model.visual.attnpool.c_proj.weight"]
     assert torch.allclose(backbone.model.visual.attnpool.c_proj.weight, own, atol=1e-3)

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
+import for_model.training.targets as targets_module
 import for_model.training.train as train_module
 from for_model.__main__ import main
-from for_model.backbones.clip_resnet import load_backbone
+from for_model.backbones.clip_resnet import load_clip_resnet
 from for_model.data.coco import load_coco
 from for_model.data.images import load_image
 from for_model.data.miniscenes.scenes import write_scenes
@@ -54,7 +55,7 @@ def config(scenes: Path, **sections: dict) -> TrainConfig:
 
 
 def training_of(settings: TrainConfig, out: Path) -> Training:
-    return Training(settings, out, load_training_data(settings), load_backbone("RN-mini", None, 96), World())
+    return Training(settings, out, load_training_data(settings), load_clip_resnet("RN-mini", None, 96), World())
 
 
 def weights_of(out: Path) -> dict[str, torch.Tensor]:
@@ -182,11 +183,11 @@ def test_overfits_eight_scenes(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_the_labelled_share_is_drawn_by_the_fold(scenes: Path, tmp_path: Path) -> None:
-    masks = [train_module._labelled(40, 0.1, fold) for fold in (0, 0, 1)]
+    masks = [targets_module.labelled_images(40, 0.1, fold) for fold in (0, 0, 1)]
     assert [mask.sum() for mask in masks] == [4, 4, 4]
     assert (masks[0] == masks[1]).all()
     assert (masks[0] != masks[2]).any()
-    assert train_module._labelled(40, 0.001, 0).sum() == 1
+    assert targets_module.labelled_images(40, 0.001, 0).sum() == 1
     few = config(scenes, data={"labelled": 0.1}, loss={"pse": 0.0})
     training = training_of(few, tmp_path / "sup")
     order = np.concatenate(training._order(0))
@@ -250,8 +251,8 @@ _TWO = """
 import sys, json
 from dataclasses import replace
 from pathlib import Path
-from for_model.train import train
-from for_model.train_config import config_from
+from for_model.training.train import train
+from for_model.training.config import config_from
 for line in train(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), "cpu"):
     print(json.dumps(line))
 """
@@ -304,7 +305,7 @@ def test_the_command_trains_says_where_and_teaches(
     assert f"--methods {out / 'head.safetensors'}" in captured.err
     file = read_head_file(out / "head.safetensors")
     assert (file.config.queries, file.backbone["weights"], file.training["data"]["images"]) == (3, "random", 16)
-    assert load_head(file, load_backbone("RN-mini", "random")).n_embeddings(25) == 3
+    assert load_head(file, load_clip_resnet("RN-mini", "random")).n_embeddings(25) == 3
     assert main(["train", str(path), "head.querys=3"]) == 2
     assert "head.queries" in capsys.readouterr().err
 
@@ -316,7 +317,7 @@ def test_a_federated_image_is_compared_with_what_is_known_and_pseudo_negatives(s
     base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
     absent = {image.id: frozenset(base[:2]) - dataset.labels[image.id] for image in dataset.images}
     training = Training(
-        settings, tmp_path, replace(dataset, negatives=absent), load_backbone("RN-mini", None, 96), World()
+        settings, tmp_path, replace(dataset, negatives=absent), load_clip_resnet("RN-mini", None, 96), World()
     )
     rows = np.arange(8)
     known = training.targets.known(rows, 5, (0, 3))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from for_model import files
 from for_model.errors import StoreError, UsageError
-from for_search.index import engines
+from for_search.index import flat_engine
 from for_search.index import index as index_module
 from for_search.index.flat_engine import FlatIndex
 from for_search.index.index import Hit, SearchIndex
@@ -331,7 +331,9 @@ class TestBuild:
             shard.write_bytes(whole)
         elif damage == "engine":
             # /dev/full refuses every byte, as a full disk does
-            monkeypatch.setattr(engines.faiss, "write_index", functools.partial(write_to_full_disk, faiss.write_index))
+            monkeypatch.setattr(
+                flat_engine.faiss, "write_index", functools.partial(write_to_full_disk, faiss.write_index)
+            )
         else:
             monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(
@@ -359,7 +361,7 @@ class TestBuild:
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
         script = (
-            "import time\nfrom pathlib import Path\nfrom for_eval import index\n"
+            "import time\nfrom pathlib import Path\nfrom for_search.index import index_files as index\n"
             "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
             "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'))\n"
         )

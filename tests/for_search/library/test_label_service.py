@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from for_app.views.labels import labels_html
 from for_model.data.coco import load_coco
 from for_model.data.images import load_image
 from for_model.data.miniscenes.concepts import CONCEPTS
@@ -14,7 +15,7 @@ from for_model.errors import UsageError
 from for_model.text import embed_categories
 from for_search import api
 from for_search.library import label_service as labelling
-from for_search.library.label_service import default_vocabulary, label, labels_html, sample_images
+from for_search.library.label_service import default_vocabulary, label, sample_images
 from for_search.library.library import Library
 from for_search.query.image_labels import ImageLabel, ImageLabels, judged, label_image, labelling_method
 from for_search.query.vocabulary_texts import Embedding, VocabularyTexts

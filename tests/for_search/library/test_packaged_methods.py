@@ -153,12 +153,12 @@ def test_the_built_in_methods_have_as_many_embeddings_as_their_names_say() -> No
 
 _SECOND_START = """
 import sys
-from for_model.data import miniscenes
+from for_model.data.miniscenes import scenes as miniscenes
 miniscenes.DEFAULT_COUNTS = {"val": 20}
 from for_app.examples import EXAMPLES
 from for_app.page import build_app
-from for_eval.library import Library
-from for_eval.views.presentation import answer
+from for_app.answers import answer
+from for_search.library.library import Library
 library = Library.built_in(texts=EXAMPLES["miniscenes"])
 build_app(library, allow_build=True)
 searcher = library.searcher(library.default)

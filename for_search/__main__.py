@@ -1,0 +1,85 @@
+"""`python -m for_search`: images on disk -> embeddings -> index -> search.
+
+Every command teaches itself with --help. Bad arguments and missing data end with one line and exit code 2.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from for_model.cli import run_command
+from for_search import commands
+from for_search.commands import add_method_options
+
+_Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+_EPILOG = """the way from a folder of photos to a search:
+  python -m for_search embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
+  python -m for_search index store --out index
+  python -m for_search search index "a red umbrella"
+"""
+
+
+def _add_embed(parsers: _Parsers) -> None:
+    parser = parsers.add_parser(
+        "embed",
+        help="images -> embedding store",
+        description="Embed every image of a dataset. Killed at any moment and started again, it goes on. "
+        "Images that can't be read are skipped, counted and listed with the reason.",
+    )
+    add_method_options(parser)
+    parser.add_argument(
+        "--method",
+        default="cluster-clip",
+        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, owlvit, owlv2, blip2, or the path of a "
+        "trained head.safetensors",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
+    parser.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
+    parser.set_defaults(run=commands.run_embed)
+
+
+def _add_index(parsers: _Parsers) -> None:
+    parser = parsers.add_parser("index", help="embedding store -> search index")
+    parser.add_argument("store", type=Path, help="a folder that embed wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
+    parser.add_argument("--kind", default="flat", help="flat: exact (default)")
+    parser.set_defaults(run=commands.run_index)
+
+
+def _add_search(parsers: _Parsers) -> None:
+    parser = parsers.add_parser("search", help="text -> the images that contain it")
+    parser.add_argument("index", type=Path, help="a folder that index wrote")
+    parser.add_argument("text", help='a name ("dog") or a sentence')
+    parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
+    parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.set_defaults(run=commands.run_search)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m for_search",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parsers = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_embed, _add_index, _add_search):
+        add(parsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    arguments = _parser().parse_args(argv)
+    return run_command(lambda: arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
