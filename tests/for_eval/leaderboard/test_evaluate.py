@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from for_eval.__main__ import main
-from for_eval.leaderboard.evaluate import K, run_method, to_csv
+from for_eval.leaderboard.columns import to_csv
+from for_eval.leaderboard.evaluate import K, run_method
 from for_eval.leaderboard.results import summary, write_tables
 from for_eval.metrics.kept_rankings import read_rankings
 from for_eval.metrics.retrieval import retrieval_scores

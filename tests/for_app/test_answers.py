@@ -5,21 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from for_app.views.presentation import (
-    LARGE_PX,
-    MAX_QUERY_CHARACTERS,
-    SHOWN_SKIPPED,
-    THUMBNAIL_PX,
-    Answer,
-    about_html,
-    answer,
-    clean_query,
-    histogram_html,
-    open_image,
-)
+from for_app.answers import Answer, answer, open_image
+from for_app.views.presentation import LARGE_PX, SHOWN_SKIPPED, THUMBNAIL_PX, about_html, histogram_html
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
-from for_search.query.searcher import Searcher
+from for_search.query.searcher import MAX_QUERY_CHARACTERS, Searcher, clean_query
 from for_search.store.store import SkippedImage
 from tests.helpers.tiny_index import make_searcher
 
