@@ -45,6 +45,8 @@ class PseudoLabelConfig:
     vocabulary: `imagenet21k`, `miniscenes` or a text file.  without_novel: leave out the dataset's novel names
     (IN21/novel of Table 3).  names: only so many of them, the first; 0 for all.
     clusters: N of Cluster-CLIP.  threshold: on the probability.
+    scale: of the cosines in eq. 4's softmax, as a multiple of CLIP's own. The paper doesn't say its own; with CLIP's
+        100 and 5e-4 there are many more labels than its Figure 6 shows, and the number of queries decides.
     """
 
     vocabulary: str = "imagenet21k"
@@ -52,8 +54,11 @@ class PseudoLabelConfig:
     names: int = 0
     clusters: int = 50
     threshold: float = 5e-4
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UsageError(f"pseudo_labels.scale is {self.scale}: expected more than 0")
         _at_least(0, "pseudo_labels", self, "names")
         _at_least(1, "pseudo_labels", self, "clusters")
         if not 0 <= self.threshold <= 1:

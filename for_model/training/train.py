@@ -75,6 +75,8 @@ class Training:
         )
         self.autocast = _precision(config, device)
         self.limit = self.head.n_embeddings(self.backbone.n_cells)  # more pseudo-labels than these can't be matched
+        if self.targets.pseudo is not None and world.first:
+            log.info(self.targets.pseudo.described(self.limit))
         # An epoch is as many steps as all images make, however few of them can be learnt from: the rows of a table
         # with fewer labels are trained for as long.
         self.steps_per_epoch = math.ceil(len(dataset.images) / settings.batch_size)
