@@ -12,6 +12,7 @@ from for_model.heads.config import HeadConfig
 VERSION = 1  # of training: raise it when the same settings train another head
 
 Precision = Literal["auto", "float32", "bfloat16"]
+SupMean = Literal["labelled", "batch"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ class LossConfig:
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
     scale: of the cosines in the softmax, as a multiple of CLIP's own; 1 in the paper. A smaller one asks for cosines
         that lie further apart.
+    sup_mean: what the labelled loss is the mean over: the `labelled` images of a batch, or the whole `batch`. Where only
+        a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
     negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
 
@@ -79,12 +82,15 @@ class LossConfig:
     pse: float = 1.0
     no_object_weight: float = 0.1
     scale: float = 1.0
+    sup_mean: SupMean = "labelled"
     negatives: int = 50
 
     def __post_init__(self) -> None:
         _at_least(0, "loss", self, "sup", "pse", "no_object_weight", "negatives")
         if not self.sup and not self.pse:
             raise UsageError("loss.sup and loss.pse are both 0: there is nothing to learn from")
+        if self.sup_mean not in get_args(SupMean):
+            raise UsageError(f"loss.sup_mean is {self.sup_mean!r}; expected one of {', '.join(get_args(SupMean))}")
         if not self.scale > 0:
             raise UsageError(f"loss.scale is {self.scale}: expected more than 0")
 
