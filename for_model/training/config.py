@@ -73,8 +73,8 @@ class LossConfig:
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
     scale: of the cosines in the softmax, as a multiple of CLIP's own; 1 in the paper. A smaller one asks for cosines
         that lie further apart.
-    sup_mean: what the labelled loss is the mean over: the `labelled` images of a batch, or the whole `batch`. Where only
-        a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
+    sup_mean: what the labelled loss is the mean over: the `labelled` images of a batch, or the whole `batch`. Where
+        only a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
     negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
 
