@@ -174,8 +174,8 @@ def stored_labels(
     texts = texts.to(device)
     for rows, X in tqdm(features.batches(order), total=len(order), desc="pseudo-labels", unit="batch", disable=None):
         Y = method.encode_features(X).to(device)
-        found = pseudo_labels(Y, texts, scale * method.backbone.logit_scale, threshold)
-        for row, of_image in zip(rows, found, strict=True):
+        of_batch = pseudo_labels(Y, texts, scale * method.backbone.logit_scale, threshold)
+        for row, of_image in zip(rows, of_batch, strict=True):
             labels[row] = of_image
     stored = StoredLabels(
         list(names),
