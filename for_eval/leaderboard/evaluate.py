@@ -23,6 +23,7 @@ from for_model.files import sha256_json
 from for_model.methods.protocol import Method
 from for_model.prompts import prompts_of
 from for_model.text import cached_category_embeddings
+from for_model.training.features import Features
 from for_search.query.ranking import BoolArray, Scores
 from for_search.store.embed import EmbedReport, embed
 from for_search.store.store import Store, open_store, store_path
@@ -132,11 +133,11 @@ def _mean(values: Any) -> float | None:
 
 
 def run_method(
-    dataset: Dataset, method: Method, device: str, stores: Path | None = None
+    dataset: Dataset, method: Method, device: str, stores: Path | None = None, features: Features | None = None
 ) -> list[tuple[dict[str, Any], Rankings]]:
     """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings, one a
-    protocol."""
-    report = embed(dataset, method, store_path(dataset, method.info, stores))
+    protocol. features: the kept feature maps of the dataset, see `embed`."""
+    report = embed(dataset, method, store_path(dataset, method.info, stores), features=features)
     store = open_store(report.store)
     common = {
         "format": FORMAT,
@@ -144,7 +145,7 @@ def run_method(
         "split": dataset.split,
         "method": method.info.to_json(),
         "bytes_per_image": 2 * method.info.n_embeddings * method.info.dim,
-        **_counts(report, store),
+        **_counts(report, store, timed=features is None),
         "device": device,
         "seed": SEED,
         "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
@@ -161,8 +162,9 @@ def run_method(
     return results
 
 
-def _counts(report: EmbedReport, store: Store) -> dict[str, Any]:
-    known = report.seconds == report.seconds  # NaN where the store doesn't know its time
+def _counts(report: EmbedReport, store: Store, timed: bool) -> dict[str, Any]:
+    """timed: whether images were embedded, and not kept feature maps, whose time says nothing."""
+    known = timed and report.seconds == report.seconds  # NaN where the store doesn't know its time
     return {
         "n_images": report.n_images,
         "n_skipped": report.n_skipped,

@@ -21,8 +21,10 @@ from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_bytes, write_json
+from for_model.methods.clip_method import ClipMethod
 from for_model.methods.registry import build_method
 from for_model.training import train
+from for_model.training.features import open_features
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +145,10 @@ def measure(
     identity = json.loads(json.dumps(method.info.to_json()))
     if earlier is not None and all(result["method"] == identity for result in earlier.values()):
         return earlier
-    scored = run_method(dataset, method, str(method.device))
+    features = None
+    if isinstance(method, ClipMethod):  # the trunk, which is most of the work, runs once for all rows
+        features = open_features(dataset, method.backbone, config.features.cache_gib, exact=True)
+    scored = run_method(dataset, method, str(method.device), features=features)
     results = {result["protocol"]: {**result, "seed": seed, "training": training} for result, _ in scored}
     _write_results(folder, suite, row, seed, results)
     return results

@@ -12,6 +12,7 @@ from for_model.heads.config import HeadConfig
 VERSION = 1  # of training: raise it when the same settings train another head
 
 Precision = Literal["auto", "float32", "bfloat16"]
+SupMean = Literal["labelled", "batch"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class PseudoLabelConfig:
     vocabulary: `imagenet21k`, `miniscenes` or a text file.  without_novel: leave out the dataset's novel names
     (IN21/novel of Table 3).  names: only so many of them, the first; 0 for all.
     clusters: N of Cluster-CLIP.  threshold: on the probability.
+    scale: of the cosines in eq. 4's softmax, as a multiple of CLIP's own. The paper doesn't say its own; with CLIP's
+        100 and 5e-4 there are many more labels than its Figure 6 shows, and the number of queries decides.
     """
 
     vocabulary: str = "imagenet21k"
@@ -52,8 +55,11 @@ class PseudoLabelConfig:
     names: int = 0
     clusters: int = 50
     threshold: float = 5e-4
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
+        if not self.scale > 0:
+            raise UsageError(f"pseudo_labels.scale is {self.scale}: expected more than 0")
         _at_least(0, "pseudo_labels", self, "names")
         _at_least(1, "pseudo_labels", self, "clusters")
         if not 0 <= self.threshold <= 1:
@@ -67,6 +73,8 @@ class LossConfig:
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
     scale: of the cosines in the softmax, as a multiple of CLIP's own; 1 in the paper. A smaller one asks for cosines
         that lie further apart.
+    sup_mean: what the labelled loss is the mean over: the `labelled` images of a batch, or the whole `batch`. Where
+        only a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
     negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
 
@@ -74,12 +82,15 @@ class LossConfig:
     pse: float = 1.0
     no_object_weight: float = 0.1
     scale: float = 1.0
+    sup_mean: SupMean = "labelled"
     negatives: int = 50
 
     def __post_init__(self) -> None:
         _at_least(0, "loss", self, "sup", "pse", "no_object_weight", "negatives")
         if not self.sup and not self.pse:
             raise UsageError("loss.sup and loss.pse are both 0: there is nothing to learn from")
+        if self.sup_mean not in get_args(SupMean):
+            raise UsageError(f"loss.sup_mean is {self.sup_mean!r}; expected one of {', '.join(get_args(SupMean))}")
         if not self.scale > 0:
             raise UsageError(f"loss.scale is {self.scale}: expected more than 0")
 

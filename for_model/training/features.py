@@ -105,10 +105,15 @@ class OnTheFly(Features):
 
 
 class Kept(Features):
-    """Reads feature maps from a memory-mapped float16 array [M, K, Ce] that `keep` has filled."""
+    """Reads feature maps from a memory-mapped array [M, K, Ce] that `_keep` has filled."""
 
     def __init__(
-        self, array: NDArray[np.float16], skipped: Sequence[Skipped], device: torch.device, why: str, identity: str
+        self,
+        array: NDArray[np.floating[Any]],
+        skipped: Sequence[Skipped],
+        device: torch.device,
+        why: str,
+        identity: str,
     ) -> None:
         self._array, self._device, self.identity = array, device, identity
         self.skipped = list(skipped)
@@ -128,20 +133,27 @@ def open_features(
     budget_gib: float,
     folder: Path | None = None,
     workers: int | None = None,
+    exact: bool = False,
 ) -> Features:
     """The dataset's feature maps: kept on disk if all of them fit `budget_gib` and the disk, else on the fly.
 
-    folder: where they are kept; None for `features` in FOR's cache folder. What is there already is used, and what was
-    begun is gone on with. Logs which of the two it is, and why.
+    What is kept already is used, and what was begun is gone on with. Logs which of the two it is, and why.
+
+    dataset, backbone: whose images go through which trunk.
+    budget_gib: how much disk they may take, in GiB.
+    folder: where they are kept; None for `features` in FOR's cache folder.
+    workers: threads that decode images; None for one a core, at most 8.
+    exact: keep float32 as the trunk gives it, for scoring, instead of float16, for training.
     Raises UsageError for a negative budget; StoreError when another process is filling the same folder or the disk
     can't be written; DataError when no image is usable.
     """
     if not budget_gib >= 0:
         raise UsageError(f"features.cache_gib is {budget_gib}: expected 0 or more")
     identity = _identity(dataset, backbone)
-    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}"
+    dtype = np.dtype(np.float32 if exact else np.float16)
+    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}{'_float32' * exact}"
     target = (cache_dir() / "features" if folder is None else folder) / name
-    size = len(dataset.images) * backbone.n_tokens * backbone.width * 2
+    size = len(dataset.images) * backbone.n_tokens * backbone.width * dtype.itemsize
     what = f"feature maps of {len(dataset.images):,} images: {size / GIB:.1f} GiB"
     if size > budget_gib * GIB:
         why = f"{what}, more than the {budget_gib:g} GiB of features.cache_gib: the trunk runs anew in every epoch"
@@ -157,7 +169,10 @@ def open_features(
     try:
         with locked(target / "lock"):
             skipped = _keep(
-                OnTheFly(dataset, backbone, why, identity, workers), target, (backbone.n_tokens, backbone.width)
+                OnTheFly(dataset, backbone, why, identity, workers),
+                target,
+                (backbone.n_tokens, backbone.width),
+                dtype,
             )
     except BlockingIOError:
         raise StoreError(f"{target} is being filled by another process: wait for it to finish") from None
@@ -185,7 +200,7 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def _keep(source: OnTheFly, target: Path, shape: tuple[int, int]) -> list[Skipped]:
+def _keep(source: OnTheFly, target: Path, shape: tuple[int, int], dtype: "np.dtype[Any]") -> list[Skipped]:
     """Fill `target` with the source's feature maps, or go on filling it. Returns the images that were skipped."""
     count = len(source.usable)
     array_path, note_path = target / "features.npy", target / "progress.json"
@@ -194,7 +209,7 @@ def _keep(source: OnTheFly, target: Path, shape: tuple[int, int]) -> list[Skippe
     source.skipped = [Skipped(**image) for image in note["skipped"]] if note and done else []
     if done == count:
         return source.skipped
-    mode, options = ("r+", {}) if done else ("w+", {"dtype": np.float16, "shape": (count, *shape)})
+    mode, options = ("r+", {}) if done else ("w+", {"dtype": dtype, "shape": (count, *shape)})
     array = np.lib.format.open_memmap(array_path, mode, **options)
     starts = range(done, count, _CHUNK)
     order = [np.arange(start, min(start + _BATCH, count)) for start in range(done, count, _BATCH)]
@@ -204,7 +219,7 @@ def _keep(source: OnTheFly, target: Path, shape: tuple[int, int]) -> list[Skippe
             end = min(start + _CHUNK, count)
             for first in range(start, end, _BATCH):
                 rows, X = next(batches)
-                array[rows] = X.half().cpu().numpy()
+                array[rows] = X.cpu().numpy().astype(dtype)
                 bar.update(min(_BATCH, end - first))
                 bar.set_postfix(skipped=len(source.skipped), refresh=False)
             array.flush()

@@ -39,41 +39,47 @@ class PseudoLabel:
     embedding: int
 
 
-def imagenet21k_names() -> list[str]:
-    """The 21,841 classes of ImageNet-21K in timm's order: the first lemma of each; several classes share a lemma."""
+def imagenet21k_classes() -> list[tuple[str, ...]]:
+    """The 21,841 classes of ImageNet-21K in timm's order, each as its lemmas: `("necktie", "tie")`.
+
+    Several classes share a lemma.
+    """
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet22k")
-    return [info.index_to_description(i).split(",")[0].strip() for i in range(info.num_classes())]
+    lemmas = (info.index_to_description(i).split(",") for i in range(info.num_classes()))
+    return [tuple(lemma.strip() for lemma in each) for each in lemmas]
 
 
-def vocabulary(name: str) -> list[str]:
-    """The names of a vocabulary: `imagenet21k`, `miniscenes` (all 236 nouns that are drawn), or a text file's lines.
+def vocabulary(name: str, without: Sequence[str] = ()) -> list[str]:
+    """The names of a vocabulary, each once.
 
-    Names that occur twice are kept once, at their first place: a softmax would share one thing's probability between
-    them. Raises UsageError for a file that can't be read or holds no name.
+    A class of several lemmas is named by its first. Names that occur twice are kept once, at their first place: a
+    softmax would share one thing's probability between them.
+
+    name: `imagenet21k`, `miniscenes` (all 236 nouns that are drawn), or the path of a text file with a name a line.
+    without: names to leave out (`IN21/novel` of Table 3), whatever their case. A class is left out if any of its
+        lemmas is one of them, and so is every other class that has its name: without `tie`, there is no `necktie`.
+    Raises UsageError for a file that can't be read, or when no name is there or left.
     """
     if name == "imagenet21k":
-        names = imagenet21k_names()
+        classes = imagenet21k_classes()
     elif name == "miniscenes":
-        names = [concept.name for concept in CONCEPTS]
+        classes = [(concept.name,) for concept in CONCEPTS]
     else:
         try:
-            names = [line.strip() for line in Path(name).expanduser().read_text(encoding="utf-8").splitlines()]
+            lines = Path(name).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 f"vocabulary {name!r} can't be read ({error}): expected imagenet21k, miniscenes or a file of names"
             ) from error
-    names = list(dict.fromkeys(line for line in names if line))
+        classes = [(line.strip(),) for line in lines]
+    unwanted = {each.strip().casefold() for each in without}
+    dropped = {lemmas[0] for lemmas in classes if any(lemma.casefold() in unwanted for lemma in lemmas)}
+    names = list(dict.fromkeys(lemmas[0] for lemmas in classes if lemmas[0] and lemmas[0] not in dropped))
     if not names:
-        raise UsageError(f"vocabulary {name!r} holds no names: expected one a line")
+        raise UsageError(f"vocabulary {name!r} holds no names{' but those left out' * bool(dropped)}: expected some")
     return names
-
-
-def without(names: Sequence[str], left_out: Sequence[str]) -> list[str]:
-    """The vocabulary without some names (`IN21/novel` of Table 3); case and spaces at the ends don't count."""
-    dropped = {name.strip().casefold() for name in left_out}
-    return [name for name in names if name.strip().casefold() not in dropped]
 
 
 @torch.no_grad()
@@ -85,9 +91,11 @@ def pseudo_labels(
     Each embedding's cosines with the V texts become probabilities by softmax over the vocabulary, and a name's
     probability is its largest over the N embeddings (eq. 4); names above `threshold` are kept.
 
-    Y: [B, N, Co] unit-norm, of Cluster-CLIP.  texts: [V, Co] unit-norm.  scale: CLIP's own factor of the cosines.
-    threshold: in 0..1, 5e-4 in the paper, whose vocabulary is ImageNet-21K.  limit: at most so many an image, say the
-    number of queries that can be matched; None for all.
+    Y: [B, N, Co] float32, unit-norm, of Cluster-CLIP.
+    texts: [V, Co] float32, unit-norm.
+    scale: the factor of the cosines in the softmax. The paper leaves it out "for clarity"; CLIP's own is 100.
+    threshold: in 0..1, 5e-4 in the paper, whose vocabulary is ImageNet-21K.
+    limit: at most so many an image, say the number of queries that can be matched; None for all.
     Raises UsageError when shapes don't fit together or the threshold or limit makes no sense.
     """
     if Y.ndim != 3 or texts.ndim != 2 or Y.shape[-1] != texts.shape[-1] or not len(texts):
@@ -118,6 +126,15 @@ class StoredLabels:
     probability: NDArray[np.float32]
     embedding: NDArray[np.int16]
 
+    def described(self, limit: int) -> str:
+        """How many labels an image has, and how many of them a limit an image cuts, in words for a log."""
+        counts = np.diff(self.starts)
+        share = np.maximum(counts - limit, 0).sum() / max(1, counts.sum())
+        return (
+            f"{counts.mean() if len(counts) else 0:.1f} pseudo-labels an image, of which {share:.0%} are cut: "
+            f"no more than {limit} can be matched"
+        )
+
     def of(self, row: int, limit: int | None = None) -> NDArray[np.int32]:
         """The names of an image's labels, at most `limit` of them, the most probable first."""
         start, end = self.starts[row], self.starts[row + 1]
@@ -125,16 +142,26 @@ class StoredLabels:
 
 
 def stored_labels(
-    features: Features, method: ClipMethod, names: Sequence[str], threshold: float, folder: Path
+    features: Features,
+    method: ClipMethod,
+    names: Sequence[str],
+    threshold: float,
+    folder: Path,
+    scale: float = 1.0,
 ) -> StoredLabels:
     """The pseudo-labels of every image that `features` has, made on the first call and read from `folder` afterwards.
 
-    method: Cluster-CLIP on the backbone that made the features.  Images that can't be decoded have none.
+    Images that can't be decoded have none.
+
+    features: the feature maps of the dataset.
+    method: Cluster-CLIP on the backbone that made the features.
+    names, threshold: of eq. 4, see `pseudo_labels`.
+    folder: where they are kept.
+    scale: of the cosines in the softmax, as a multiple of the backbone's own.
     Raises UsageError as `pseudo_labels` does.
     """
-    key = sha256_json(
-        [method.info.to_json(), list(names), threshold, len(features.usable), method.prompts, features.identity]
-    )
+    identity = [method.info.to_json(), list(names), threshold, len(features.usable), method.prompts, features.identity]
+    key = sha256_json(identity if scale == 1 else [*identity, scale])
     path = folder / f"labels-{key[:16]}.safetensors"
     found = _read_labels(path, names, len(features.usable))
     if found is not None:
@@ -147,7 +174,8 @@ def stored_labels(
     texts = texts.to(device)
     for rows, X in tqdm(features.batches(order), total=len(order), desc="pseudo-labels", unit="batch", disable=None):
         Y = method.encode_features(X).to(device)
-        for row, of_image in zip(rows, pseudo_labels(Y, texts, method.backbone.logit_scale, threshold), strict=True):
+        of_batch = pseudo_labels(Y, texts, scale * method.backbone.logit_scale, threshold)
+        for row, of_image in zip(rows, of_batch, strict=True):
             labels[row] = of_image
     stored = StoredLabels(
         list(names),
@@ -158,7 +186,7 @@ def stored_labels(
     )
     tensors = {key: torch.from_numpy(getattr(stored, key)) for key in _ARRAYS}
     write_weights(path, tensors, {"threshold": str(threshold), "method": sha256_json(method.info.to_json())})
-    log.info("pseudo-labels: %.1f an image, kept in %s", len(stored.name) / max(1, len(labels)), path)
+    log.info("pseudo-labels: kept in %s", path)
     return stored
 
 

@@ -16,7 +16,7 @@ from for_model.text import cached_category_embeddings
 from for_model.training.config import TrainConfig
 from for_model.training.features import Features, Rows
 from for_model.training.losses import with_pseudo_negatives
-from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary, without
+from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary
 
 
 class Targets:
@@ -52,11 +52,10 @@ class Targets:
         self.pseudo: StoredLabels | None = None
         if config.loss.pse:
             settings = config.pseudo_labels
-            names = vocabulary(settings.vocabulary)
-            if settings.without_novel:
-                names = without(names, [c.name for c in dataset.categories if c.group == "novel"])
-            names = names[: settings.names or None]
-            self.pseudo = stored_labels(features, method, names, settings.threshold, cache_dir() / "pseudo-labels")
+            novel = [category.name for category in dataset.categories if category.group == "novel"]
+            names = vocabulary(settings.vocabulary, novel if settings.without_novel else ())[: settings.names or None]
+            folder = cache_dir() / "pseudo-labels"
+            self.pseudo = stored_labels(features, method, names, settings.threshold, folder, settings.scale)
             self.pseudo_texts = cached_category_embeddings(method, names).to(device)
 
     def known(self, rows: Rows, minimum: int, seed: tuple[int, int]) -> Tensor | None:

@@ -75,6 +75,8 @@ class Training:
         )
         self.autocast = _precision(config, device)
         self.limit = self.head.n_embeddings(self.backbone.n_cells)  # more pseudo-labels than these can't be matched
+        if self.targets.pseudo is not None and world.first:
+            log.info(self.targets.pseudo.described(self.limit))
         # An epoch is as many steps as all images make, however few of them can be learnt from: the rows of a table
         # with fewer labels are trained for as long.
         self.steps_per_epoch = math.ceil(len(dataset.images) / settings.batch_size)
@@ -181,7 +183,8 @@ class Training:
             part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
             wanted = [self.targets.base[row] for row in rows[labelled]]
             known = self.targets.known(rows[labelled], self.config.loss.negatives, (self.config.seed, self.step))
-            sup = self._loss(part, self.targets.base_texts, wanted, known) * len(labelled) / n_labelled
+            over = n_labelled if self.config.loss.sup_mean == "labelled" else n_images
+            sup = self._loss(part, self.targets.base_texts, wanted, known) * len(labelled) / over
         if self.targets.pseudo is not None and n_images:
             labels = [self.targets.pseudo.of(row, self.limit).tolist() for row in rows]
             pse = self._loss(Y, self.targets.pseudo_texts, labels) * len(rows) / n_images

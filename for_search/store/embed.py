@@ -27,6 +27,7 @@ from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.data.decoding import Pixels, decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods.protocol import Method, MethodInfo
+from for_model.training.features import Features
 from for_search.store.store import (
     FORMAT,
     MANIFEST,
@@ -96,6 +97,7 @@ def embed(
     workers: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
+    features: Features | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, or go on with one that was begun.
 
@@ -105,6 +107,8 @@ def embed(
         number doesn't change the result.
     progress: show progress on stderr, if that is a terminal.
     watch: called before each image with the number done and the number in all; what it raises ends the run.
+    features: the dataset's feature maps by the method's own backbone, kept with `exact`, instead of its images: the
+        same embeddings without decoding an image or running the trunk. Only for a `ClipMethod`.
     JPEGs larger than four times the method's `image_size` are decoded at reduced size, twice `image_size` or more.
     Images that can't be decoded are skipped, and recorded with the reason. A finished store of the same images and
     method is left as it is.
@@ -119,7 +123,9 @@ def embed(
         raise DataError(f"{dataset.name} {dataset.split} has no images: nothing to embed")
     out = Path(out).expanduser().resolve()
     shard_size = shard_size or _default_shard_size(method.info)
-    return _Run(dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch).start()
+    return _Run(
+        dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch, features
+    ).start()
 
 
 def _default_shard_size(info: MethodInfo) -> int:
@@ -139,6 +145,7 @@ class _Run:
     workers: int
     progress: bool
     watch: Watch | None
+    features: "Features | None"
 
     def start(self) -> EmbedReport:
         if (report := self._finished_report()) is not None:
@@ -247,7 +254,7 @@ class _Run:
                 unit="images",
                 disable=None if self.progress else True,
             ) as bar,
-            contextlib.closing(self._decode(records)) as decoded,
+            contextlib.closing(self._kept(records) if self.features else self._decode(records)) as decoded,
         ):
             for number in todo:
                 embeddings, skipped = self._embed_shard(number, decoded, bar, n_skipped)
@@ -296,10 +303,23 @@ class _Run:
                     self.watch(done, total)
                 yield pixels
 
+    def _kept(self, records: Sequence[ImageRecord]) -> Generator[Pixels, None, None]:
+        """The kept feature maps of some images, [K, Ce] float32 each, in place of their pixels."""
+        assert self.features is not None
+        reasons = {skipped.row: skipped.reason for skipped in self.features.skipped}
+        row_of = {image.id: row for row, image in enumerate(self.dataset.images)}
+        rows = np.array([row_of[record.id] for record in records], np.int64)
+        order = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        for wanted, (found, X) in zip(order, self.features.batches(order), strict=True):
+            maps = dict(zip(found.tolist(), X, strict=True))
+            for row in wanted.tolist():
+                yield maps[row] if row in maps else ImageError(reasons[row])
+
     def _encode(self, batch: list[torch.Tensor]) -> NDArray[np.float32]:
-        """Pixels of b images -> [b, N, Co] float32."""
+        """Pixels of b images, or their feature maps -> [b, N, Co] float32."""
+        encode = self.method.encode_images if self.features is None else self.method.encode_features  # type: ignore[attr-defined]
         with torch.inference_mode():
-            embeddings = self.method.encode_images(torch.stack(batch)).float().cpu().numpy()
+            embeddings = encode(torch.stack(batch)).float().cpu().numpy()
         info = self.method.info
         expected = (len(batch), info.n_embeddings, info.dim)
         if embeddings.shape != expected:

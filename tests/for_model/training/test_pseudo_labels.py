@@ -17,11 +17,11 @@ from for_model.text import embed_categories
 from for_model.training.features import Features, open_features
 from for_model.training.pseudo_labels import (
     PseudoLabel,
-    imagenet21k_names,
+    StoredLabels,
+    imagenet21k_classes,
     pseudo_labels,
     stored_labels,
     vocabulary,
-    without,
 )
 
 
@@ -64,18 +64,23 @@ def test_what_makes_no_sense_is_said() -> None:
 
 
 def test_imagenet21k_and_its_vocabulary_without_the_novel_names() -> None:
-    names = imagenet21k_names()
-    assert len(names) == 21_841
-    assert {"umbrella", "dalmatian", "knothole"} <= set(names)
-    assert all(name and name == name.strip() and "," not in name for name in names)
-    fewer = without(names, ["Umbrella ", "not a class"])
-    assert "umbrella" not in fewer
-    assert len(fewer) == len(names) - names.count("umbrella")
+    classes = imagenet21k_classes()
+    assert len(classes) == 21_841
+    assert {"umbrella", "dalmatian", "knothole"} <= {lemmas[0] for lemmas in classes}
+    assert all(lemma and lemma == lemma.strip() and "," not in lemma for lemmas in classes for lemma in lemmas)
+    names = vocabulary("imagenet21k")
+    assert vocabulary("imagenet21k", ["not a class"]) == names
+    assert set(names) - set(vocabulary("imagenet21k", ["Umbrella "])) == {"umbrella"}
+    # "tie" is the second lemma of "necktie, tie", and of several other classes; "couch" that of "sofa, couch"
+    fewer = vocabulary("imagenet21k", ["tie", "couch"])
+    assert {"necktie", "sofa"} <= set(names) - set(fewer)
+    unwanted = {lemmas[0] for lemmas in classes if {"tie", "couch"} & {lemma.casefold() for lemma in lemmas}}
+    assert set(names) - set(fewer) == unwanted
 
 
 def test_vocabularies(tmp_path: Path) -> None:
     names = vocabulary("imagenet21k")
-    assert len(names) == len(set(names)) == len(set(imagenet21k_names()))
+    assert len(names) == len(set(names)) == len({lemmas[0] for lemmas in imagenet21k_classes()})
     assert vocabulary("miniscenes") == [concept.name for concept in CONCEPTS]
     (tmp_path / "mine.txt").write_text("crane\n\n  red umbrella \ncrane\n")
     assert vocabulary(str(tmp_path / "mine.txt")) == ["crane", "red umbrella"]
@@ -138,3 +143,19 @@ def test_stored_labels_are_made_once_and_again_when_anything_differs(
     assert len(list(tmp_path.iterdir())) == 4
     path.write_bytes(path.read_bytes()[:-20])
     assert np.array_equal(stored_labels(features, method, NAMES, 0.25, tmp_path).name, first.name)
+
+
+def test_the_scale_of_eq_4_is_a_setting(method: ClipMethod, features: Features, tmp_path: Path) -> None:
+    own = stored_labels(features, method, NAMES, 0.25, tmp_path)
+    sharper = stored_labels(features, method, NAMES, 0.25, tmp_path, scale=4.0)
+    assert sharper.probability.max() > own.probability.max()
+    texts = embed_categories(method, NAMES)
+    ((_, X),) = features.batches([np.array([0])])
+    (expected,) = pseudo_labels(method.encode_features(X), texts, 4 * method.backbone.logit_scale, 0.25)
+    assert sharper.of(0).tolist() == [label.name for label in expected]
+
+
+def test_how_many_labels_there_are_and_how_many_a_limit_cuts() -> None:
+    name, starts = np.zeros(8, np.int32), np.array([0, 6, 6, 8])
+    stored = StoredLabels(["dog"], starts, name, np.zeros(8, np.float32), np.zeros(8, np.int16))
+    assert stored.described(4) == "2.7 pseudo-labels an image, of which 25% are cut: no more than 4 can be matched"

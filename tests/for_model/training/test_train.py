@@ -182,6 +182,20 @@ def test_overfits_eight_scenes(scenes: Path, tmp_path: Path) -> None:
         assert score[relevant].min() > score[~relevant].max()
 
 
+def test_the_labelled_loss_may_be_the_mean_over_the_whole_batch(scenes: Path, tmp_path: Path) -> None:
+    sums = {}
+    for over in ("labelled", "batch"):
+        half = config(scenes, data={"labelled": 0.5}, loss={"sup_mean": over}, head={"dropout": 0.0})
+        training = training_of(half, tmp_path / over)
+        rows = np.flatnonzero(training.features.usable)[:16]
+        ((rows, X),) = training.features.batches([rows])
+        training._learn(rows, X)
+        sums[over] = training.sums["sup"]
+        share = training.targets.labelled[rows].mean()
+    assert 0 < share < 1
+    assert sums["batch"] == pytest.approx(share * sums["labelled"], rel=1e-4)
+
+
 def test_the_labelled_share_is_drawn_by_the_fold(scenes: Path, tmp_path: Path) -> None:
     masks = [targets_module.labelled_images(40, 0.1, fold) for fold in (0, 0, 1)]
     assert [mask.sum() for mask in masks] == [4, 4, 4]

@@ -16,10 +16,14 @@ import torch
 from PIL import Image
 
 from for_model import files
+from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset, ImageRecord
 from for_model.data.folder import load_folder
+from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods.protocol import Method, MethodInfo
+from for_model.methods.registry import build_method
+from for_model.training.features import open_features
 from for_search.store import embed as embed_module
 from for_search.store.embed import embed
 from for_search.store.store import open_store
@@ -460,3 +464,18 @@ def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:
     }
     assert (report.n_images, report.n_skipped) == (7, 7)
     assert all(shard.sha256 == files.sha256_file(store.path / shard.file) for shard in store.shards)
+
+
+@pytest.mark.parametrize("method", ["clip", "cluster-clip:3"])
+def test_kept_feature_maps_give_the_same_bytes_as_the_images(tmp_path: Path, method: str) -> None:
+    write_scenes(tmp_path / "scenes", {"dev": 40}, size=96)
+    (tmp_path / "scenes" / "dev" / "000000000037.jpg").write_bytes(b"no image")
+    dataset = load_coco(tmp_path / "scenes", "dev")
+    built = build_method(method, "RN-mini", image_size=96, device="cpu")
+    features = open_features(dataset, built.backbone, 1.0, tmp_path / "features", exact=True)
+    made = embed(dataset, built, tmp_path / "images", progress=False)
+    kept = embed(dataset, built, tmp_path / "kept", progress=False, features=features)
+    assert (made.n_images, made.n_skipped) == (kept.n_images, kept.n_skipped) == (39, 1)
+    assert open_store(tmp_path / "kept").skipped == open_store(tmp_path / "images").skipped
+    for name in ("embeddings-00000.npy", "manifest.json"):
+        assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "images" / name).read_bytes()
