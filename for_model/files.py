@@ -91,7 +91,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def slug(*parts: str) -> str:
     """A file's name made of some words."""
-    return "_".join(re.sub(r"[^A-Za-z0-9.-]+", "-", part) for part in parts)
+    return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts)
 
 
 def sha256_file(path: Path) -> str:

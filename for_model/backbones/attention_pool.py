@@ -31,7 +31,7 @@ class AttentionPool(nn.Module):
         self.c_proj: nn.Linear = attnpool.c_proj
         self.num_heads = int(attnpool.num_heads)
         self.grid = grid
-        self.width = self.v_proj.in_features
+        self.width, self.dim = self.v_proj.in_features, self.c_proj.out_features
         embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
         self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
 

@@ -31,7 +31,7 @@ class VitPool(nn.Module):
         self.ln_post = visual.ln_post
         self.proj: Tensor = visual.proj  # [Ce, Co]
         self.grid = grid
-        self.width = int(self.proj.shape[0])
+        self.width, self.dim = (int(n) for n in self.proj.shape)
 
     def cells(self, X: Tensor) -> Tensor:
         """X: [B, K + 1, Ce] -> [B, K, Ce], without the class token."""

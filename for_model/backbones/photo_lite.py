@@ -92,7 +92,7 @@ class PhotoPool(nn.Module):
         self.v_proj = classifier
         self.register_buffer("names", F.pad(names, (0, 1), value=settings.doubt), persistent=False)  # [C, Co]
         self.grid = grid
-        self.width = classifier.in_features
+        self.width, self.dim = classifier.in_features, self.names.shape[1]
         self.settings = settings
 
     def cells(self, X: Tensor) -> Tensor:

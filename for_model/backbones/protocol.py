@@ -14,11 +14,14 @@ from torch import Tensor
 class Pool(Protocol):
     """What a head needs after the trunk. Differentiable in queries, tokens and X; see `AttentionPool`, which is CLIP's.
 
-    grid: cells a side, so K = grid * grid.  width: Ce.
+    grid: cells a side, so K = grid * grid.
+    width: Ce.
+    dim: Co.
     """
 
     grid: int
     width: int
+    dim: int
 
     def cells(self, X: Tensor) -> Tensor:
         """X -> [B, K, Ce], without the class token that a ViT's X begins with."""

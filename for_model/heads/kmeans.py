@@ -89,20 +89,32 @@ def kmeans_reference(
     return Clusters(torch.stack(all_labels).to(points.device), torch.stack(all_centres).to(points.device))
 
 
-def seed_clusters(gram: Tensor, n_clusters: int) -> Tensor:
-    """Step 1. gram: [B, K, K] float64, the points' inner products -> [B, N] int64, cells; -1 once all are covered."""
+def seed_clusters(gram: Tensor, n_clusters: int, weights: Tensor | None = None) -> Tensor:
+    """Step 1: greedily, the cells that lower most the sum of all cells' squared distances to the nearest seed.
+
+    gram: [B, K, K] float64, the points' inner products.
+    n_clusters: N.
+    weights: [B, K] float64, positive, how much each cell counts in that sum; None for all alike.
+    Returns [B, N] int64, cells; -1 once every cell coincides with a seed.
+    """
     norms = gram.diagonal(dim1=1, dim2=2)
     distances = (norms[:, :, None] + norms[:, None, :] - 2 * gram).round(decimals=_DECIMALS).clamp_(min=0)  # [B, K, K]
     images = torch.arange(len(gram), device=gram.device)
-    first = distances.sum(dim=2).round(decimals=_DECIMALS).argmin(dim=1)
+    first = _total(distances, weights).argmin(dim=1)
     seeds = [first]
     nearest = distances[images, first]  # [B, K], squared distance to the nearest seed
     for _ in range(n_clusters - 1):
-        cost = torch.minimum(distances, nearest[:, None, :]).sum(dim=2).round_(decimals=_DECIMALS)  # [B, K]
+        cost = _total(torch.minimum(distances, nearest[:, None, :]), weights)  # [B, K]
         chosen = cost.argmin(dim=1)
         seeds.append(torch.where(nearest[images, chosen] > 0, chosen, -1))
         nearest = torch.minimum(nearest, distances[images, chosen])
     return torch.stack(seeds, dim=1)
+
+
+def _total(distances: Tensor, weights: Tensor | None) -> Tensor:
+    """[B, K, K] -> [B, K], the sum over the last axis, by weight if cells have any."""
+    total = distances.sum(dim=2) if weights is None else (distances @ weights[:, :, None]).squeeze(2)
+    return total.round_(decimals=_DECIMALS)
 
 
 def cluster_means(points: Tensor, labels: Tensor, n_clusters: int) -> Tensor:

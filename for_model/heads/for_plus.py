@@ -1,0 +1,96 @@
+"""FOR+: a partition of the cells in CLIP's own dense space, with values that are trained.
+
+Ours, not the paper's. SUM-CLIP's learned queries forget where to look for what they weren't shown (docs/training.md); a
+partition by CLIP's own dense embeddings can't. It starts as a soft Cluster-CLIP.
+Shapes: B images, K cells, N embeddings an image, Ce backbone width, Co joint width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from for_model.backbones.protocol import Pool
+from for_model.heads.clip import ClipHead
+from for_model.heads.config import PlusSettings
+from for_model.heads.kmeans import seed_clusters
+
+
+class ForPlusHead(nn.Module):
+    """FOR+: y_n = norm(norm(z_n) + whole * y_CLIP), with z_n a weighted mean of the cells' values.
+
+    With d_k = norm(c(v(x_k))), the frozen dense embedding of cell k (eq. 2), y_CLIP CLIP's own embedding (eq. 1) and
+    s_n the d of the n-th of N seed cells:
+
+        w_k  = exp(a x_k + b)                                          a, b zero at first
+        P_nk = softmax over n of sharpness * cos(q s_n, k d_k)         q, k: [Co, Co], the identity at first
+        A_nk = P_nk w_k / sum over k of P_nk w_k
+        z_n  = sum_k A_nk c(v(x_k)) + r(sum_k A_nk x_k)                r zero at first
+
+    The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds go
+    to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
+    distinct cells than N, the first seed is repeated.
+    r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)), which
+    may be anything: a CLIP's projections, or photo-lite's classifier and fixed names.
+
+    pool: of the backbone that the head is for.
+    """
+
+    def __init__(self, settings: PlusSettings, pool: Pool) -> None:
+        super().__init__()
+        self._settings = settings
+        self.q = nn.Linear(pool.dim, pool.dim, bias=False)
+        self.k = nn.Linear(pool.dim, pool.dim, bias=False)
+        nn.init.eye_(self.q.weight)
+        nn.init.eye_(self.k.weight)
+        self.weight = _zero(nn.Linear(pool.width, 1))
+        self.residual = value_residual(pool, settings.hidden)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self._settings.model_dump()
+
+    def n_embeddings(self, n_cells: int) -> int:
+        return self._settings.queries
+
+    def forward(self, X: Tensor, pool: Pool) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
+        with torch.no_grad():
+            dense, whole = pool.project(X).float(), ClipHead()(X, pool)  # [B, K, Co], [B, 1, Co]
+        shares = self._shares(pool.cells(X), dense)
+        z = shares @ dense + self.residual(shares @ pool.cells(X)).float()  # [B, N, Co]
+        return F.normalize(F.normalize(z, dim=-1) + self._settings.whole * whole, dim=-1)
+
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """The cells' shares A in each embedding: [B, N, K], a row summing to 1."""
+        return self._shares(pool.cells(X), pool.project(X).float())
+
+    def _shares(self, cells: Tensor, dense: Tensor) -> Tensor:
+        """A: [B, N, K]. cells: [B, K, Ce].  dense: [B, K, Co], not normalised."""
+        unit = F.normalize(dense, dim=-1)
+        log_weight = self.weight(cells).squeeze(-1).float()  # [B, K]
+        with torch.no_grad():
+            gram = (unit @ unit.transpose(1, 2)).double()  # [B, K, K]
+            seeds = seed_clusters(gram, self._settings.queries, log_weight.double().exp())
+            seeds = torch.where(seeds < 0, seeds[:, :1], seeds)
+        asked = unit.gather(1, seeds[..., None].expand(-1, -1, unit.shape[-1]))  # [B, N, Co]
+        cosines = F.normalize(self.q(asked), dim=-1) @ F.normalize(self.k(unit), dim=-1).transpose(1, 2)
+        log_p = (self._settings.sharpness * cosines.float()).log_softmax(dim=1)  # [B, N, K], over the seeds
+        return (log_p + log_weight[:, None, :]).softmax(dim=-1)
+
+
+def value_residual(pool: Pool, hidden: int) -> nn.Module:
+    """A trainable map [..., Ce] -> [..., Co] that is zero at first, to be added to a pool's frozen values.
+
+    hidden: units of a ReLU layer; 0 for a linear map.
+    """
+    if not hidden:
+        return _zero(nn.Linear(pool.width, pool.dim))
+    return nn.Sequential(nn.Linear(pool.width, hidden), nn.ReLU(), _zero(nn.Linear(hidden, pool.dim)))
+
+
+def _zero(linear: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
