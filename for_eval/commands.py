@@ -15,11 +15,11 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.evaluate import run_method
     from for_eval.leaderboard.results import summary, write_result, write_tables
     from for_model.data.registry import load_dataset
-    from for_model.methods.registry import parse_method
+    from for_model.methods.registry import methods_help, parse_method
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     if not methods:
-        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for, coca or several with commas")
+        raise UsageError(f"--methods is empty: give one or several with commas, {methods_help()}")
     for name in methods:
         parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)

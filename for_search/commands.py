@@ -48,7 +48,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def method_of(arguments: argparse.Namespace, name: str) -> "Method":
     """The method of a name, with the options that every command that embeds has."""
-    from for_model.methods.registry import build_method
+    from for_model.methods.build import build_method
 
     return build_method(
         name,

@@ -21,7 +21,7 @@ from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_bytes, write_json
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_model.training import train
 
 log = logging.getLogger(__name__)

@@ -20,9 +20,10 @@ from for_model.data.dataset import Dataset
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
+from for_model.methods.build import build_method
 from for_model.methods.dual_encoders import COCA
 from for_model.methods.hub_models import PUBLISHED
-from for_model.methods.registry import build_method, parse_method
+from for_model.methods.registry import parse_method
 from for_search.store.store import open_store
 
 SMALL = {

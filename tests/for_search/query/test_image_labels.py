@@ -13,8 +13,8 @@ from for_model.data.dataset import Category, Dataset, ImageRecord
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.errors import UsageError
 from for_model.heads.kmeans import seed_clusters
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
-from for_model.methods.registry import build_method
 from for_model.text import embed_categories
 from for_search.query.image_labels import (
     MAX_LABELS,
