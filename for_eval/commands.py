@@ -124,12 +124,12 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
-    from for_eval.metrics.paired_comparison import compare, load_ranked
+    from for_eval.metrics.paired_comparison import compare_results, load_ranked
 
     if arguments.out is not None:
         figure_format(arguments.out)
     (result_a, a), (result_b, b) = load_ranked(arguments.a), load_ranked(arguments.b)
-    comparison = compare(a, b, arguments.resamples, arguments.seed, arguments.level)
+    comparison = compare_results(a, b, arguments.resamples, arguments.seed, arguments.level)
     names = name_of(result_a), name_of(result_b)
     if arguments.out is not None:
         write_figure(arguments.out, comparison, *names)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from for_eval.leaderboard.evaluate import K
 from for_eval.metrics.retrieval import retrieval_scores
 from for_model.backbones.imagenet_names import class_descriptions, wordnet_descriptions
 from for_model.backbones.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
@@ -31,7 +32,6 @@ from for_model.methods.clip_method import ClipMethod
 from for_model.prompts import PROMPTS
 from for_model.text import embed_categories
 
-K = 50
 _BATCH = 16
 
 

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from for_model.data.registry import datasets_help
+
 if TYPE_CHECKING:
     from for_model.methods.protocol import Method
 
@@ -17,7 +19,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         required=True,
-        help="coco, coco2014, lvis, nuimages, folder, or miniscenes (built in, needs no --root)",
+        help=f"one of {datasets_help()}",
     )
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")

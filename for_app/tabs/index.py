@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from for_app.guard import page_event, without_paths
+from for_app.guard import page_event, without_private_paths
 from for_app.views.presentation import about_html
 from for_model.backbones.photo_packages import missing_packages
 from for_model.errors import UsageError
@@ -66,7 +66,7 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     def look() -> tuple[Any, ...]:
         state = builder.state
         return (
-            state_html(replace(state, message=without_paths(library, state.message))),
+            state_html(replace(state, message=without_private_paths(library, state.message))),
             gr.Timer(active=state.running),
             gr.Button(interactive=not state.running),
             gr.Button(interactive=state.running),

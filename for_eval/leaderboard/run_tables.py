@@ -36,7 +36,7 @@ Results = dict[str, dict[str, Any]]  # protocol -> result
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RowOutcome:
     """What became of one row and seed. ok: None where nothing was committed to compare with."""
 
     dataset: str
@@ -87,7 +87,7 @@ def run_tables(
     seeds: int | None = None,
     device: str | None = None,
     accept: bool = False,
-) -> Iterator[Verdict]:
+) -> Iterator[RowOutcome]:
     """Make the rows of some tables of a suite, and compare each with its committed result under `out`.
 
     names: those that the suite doesn't have are left out.  root, dataset: as `find_data` gives them.
@@ -114,7 +114,7 @@ def run_tables(
             if committed is None or accept:
                 _write_results(_folder(out, suite), suite, row, seed, results)
             write_table_csvs(out)
-            yield Verdict(suite.dataset, name, row, seed, ok, line)
+            yield RowOutcome(suite.dataset, name, row, seed, ok, line)
 
 
 def measure(

@@ -80,7 +80,7 @@ class MethodEntry:
 
     @property
     def takes_count(self) -> bool:
-        """Whether N can be given with the name, as in `cluster-clip:25`; a trained head has the N it was trained with."""
+        """Whether N can be given with the name, as in `cluster-clip:25`; a trained head has its own N."""
         return self.counted and not self.trained
 
 

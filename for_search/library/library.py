@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.data.dataset import Dataset
-from for_model.data.registry import load_dataset
+from for_model.data.registry import DATASETS, load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
@@ -218,7 +218,7 @@ class Library:
 def _labelled(searcher: Searcher) -> Dataset | None:
     """The dataset of an index, read again where its images lie; None when it isn't there, or has no labels."""
     index = searcher.index
-    if index.dataset == "folder":
+    if index.dataset not in DATASETS or not DATASETS[index.dataset].labelled:
         return None
     for root in (searcher.image_root.parent, searcher.image_root):
         try:

@@ -141,7 +141,7 @@ def labelling_method(method: Method) -> "ClipMethod":
     return ClipMethod(method.backbone, ClusterHead(default_clusters(method.backbone.n_cells)))
 
 
-def label_image(
+def find_labels(
     method: "ClipMethod", image: Image.Image, names: Sequence[str], texts: "Tensor", threshold: float
 ) -> ImageLabels:
     """The pseudo-labels of an image (eq. 4).

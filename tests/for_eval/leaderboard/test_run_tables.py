@@ -14,7 +14,7 @@ from for_eval.leaderboard import run_tables as tables
 from for_eval.leaderboard.evaluate import evaluate
 from for_eval.leaderboard.paper_rows import read_paper
 from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
-from for_eval.leaderboard.run_tables import Verdict, find_data, measure, parse_tables, run_tables, write_table_csvs
+from for_eval.leaderboard.run_tables import RowOutcome, find_data, measure, parse_tables, run_tables, write_table_csvs
 from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset
 from for_model.data.miniscenes.scenes import write_scenes
@@ -49,7 +49,7 @@ class World:
     def results(self) -> Path:
         return self.out / "results" / "tables" / "miniscenes"
 
-    def run(self, *names: str, **options: Any) -> list[Verdict]:
+    def run(self, *names: str, **options: Any) -> list[RowOutcome]:
         return list(run_tables(self.suite, names, self.out, *find_data(self.suite, None), **options))
 
 
