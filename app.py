@@ -124,7 +124,7 @@ def _library(arguments: argparse.Namespace) -> "Library":
 
     if arguments.images is not None:
         from for_model.backbones import photo_packages
-        from for_model.methods.registry import build_method
+        from for_model.methods.build import build_method
         from for_search.library.folder_index import PHOTO_METHOD, folder_index
         from for_search.query.searcher import load_searcher
 

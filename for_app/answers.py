@@ -9,8 +9,8 @@ from PIL import Image
 from for_app.views.presentation import LARGE_PX, histogram_html, picture, pictures_of, status_html
 from for_model.data.dataset import ImageId
 from for_model.errors import ForError
+from for_model.methods.registry import method_title
 from for_search.index.index import Hit
-from for_search.library.library import method_title
 from for_search.query.evidence import Evidence, find_evidence, heat_map
 from for_search.query.searcher import Query, Searcher, without_paths
 

@@ -50,9 +50,9 @@ def _line(library: Library, error: Exception) -> str:
     if not isinstance(error, ForError):
         _log.error("unexpected error in a request", exc_info=error)
         return _UNEXPECTED
-    return without_paths(library, " ".join(str(error).split()))
+    return without_private_paths(library, " ".join(str(error).split()))
 
 
-def without_paths(library: Library, line: str) -> str:
+def without_private_paths(library: Library, line: str) -> str:
     """A line without the paths of this machine."""
     return search.without_paths(line, library.private_paths())

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from for_eval import commands
 from for_model.cli import run_command
+from for_model.methods.registry import methods_help
 from for_search.commands import add_method_options
 
 _Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -33,7 +34,7 @@ def _add_leaderboard(parsers: _Parsers) -> None:
     parser.add_argument(
         "--methods",
         required=True,
-        help="with commas: clip,cluster-clip:4,for,coca,owlvit,owlv2,blip2,runs/mine/head.safetensors",
+        help=f"one or several with commas: {methods_help()}",
     )
     parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     parser.add_argument("--allow-missing", action="store_true", help="score without the images whose files are missing")

@@ -15,11 +15,11 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.evaluate import run_method
     from for_eval.leaderboard.results import summary, write_result, write_tables
     from for_model.data.registry import load_dataset
-    from for_model.methods.registry import parse_method
+    from for_model.methods.registry import methods_help, parse_method
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
     if not methods:
-        raise UsageError("--methods is empty: give clip, dense-clip, cluster-clip, for, coca or several with commas")
+        raise UsageError(f"--methods is empty: give one or several with commas, {methods_help()}")
     for name in methods:
         parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
@@ -124,12 +124,12 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
-    from for_eval.metrics.paired_comparison import compare, load_ranked
+    from for_eval.metrics.paired_comparison import compare_results, load_ranked
 
     if arguments.out is not None:
         figure_format(arguments.out)
     (result_a, a), (result_b, b) = load_ranked(arguments.a), load_ranked(arguments.b)
-    comparison = compare(a, b, arguments.resamples, arguments.seed, arguments.level)
+    comparison = compare_results(a, b, arguments.resamples, arguments.seed, arguments.level)
     names = name_of(result_a), name_of(result_b)
     if arguments.out is not None:
         write_figure(arguments.out, comparison, *names)

@@ -18,18 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from for_eval.leaderboard.evaluate import K
 from for_eval.metrics.retrieval import retrieval_scores
 from for_model.backbones.imagenet_names import class_descriptions, wordnet_descriptions
 from for_model.backbones.photo_lite import PhotoBackbone, PhotoPool, PhotoSettings, in_context, load_photo_lite
+from for_model.backbones.photo_packages import NAME
 from for_model.data.dataset import Dataset
 from for_model.data.images import load_image
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError
-from for_model.methods.registry import METHODS, HeadOptions
+from for_model.methods.build import build_method
+from for_model.methods.clip_method import ClipMethod
 from for_model.prompts import PROMPTS
 from for_model.text import embed_categories
 
-K = 50
 _BATCH = 16
 
 
@@ -105,8 +107,9 @@ def scores_of(
     X = x.flatten(2).transpose(1, 2)
     row = []
     for method in methods:
-        head = METHODS[method](HeadOptions(backbone.n_cells))
-        Y = torch.cat([head(part, pool) for part in X.split(_BATCH)])  # [M, N, Co]
+        built = build_method(method, loaded=backbone)
+        assert isinstance(built, ClipMethod)
+        Y = torch.cat([built.head(part, pool) for part in X.split(_BATCH)])  # [M, N, Co]
         similarities = (F.normalize(texts, dim=-1) @ Y.transpose(1, 2)).amax(dim=-1).T  # [C, M]
         result = retrieval_scores(similarities.numpy(), relevance, K)
         row += [
@@ -127,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
         if not dataset.labels:
             raise DataError(f"{dataset.name} {dataset.split} has no labels to score: use a labelled dataset")
-        backbone = load_photo_lite(None, None, torch.device("cpu"), PhotoSettings(neighbourhood=1, context=0))
+        backbone = load_photo_lite(NAME, None, None, torch.device("cpu"), PhotoSettings(neighbourhood=1, context=0))
         X = feature_maps(dataset, backbone)
         print("| changed | " + " | ".join(f"{m} base | {m} novel" for m in methods) + " |")
         print("|---" * (1 + 2 * len(methods)) + "|")

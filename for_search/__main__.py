@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from for_model.cli import run_command
+from for_model.methods.registry import methods_help
 from for_search import commands
 from for_search.commands import add_method_options
 
@@ -33,8 +34,7 @@ def _add_embed(parsers: _Parsers) -> None:
     parser.add_argument(
         "--method",
         default="cluster-clip",
-        help="clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, owlvit, owlv2, blip2, or the path of a "
-        "trained head.safetensors",
+        help=methods_help(),
     )
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")

@@ -10,12 +10,12 @@ from PIL import Image
 
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
-from for_search.library.label_service import default_vocabulary, label
+from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
 from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query
-from for_search.query.side_by_side import compare as compare_methods
+from for_search.query.side_by_side import ask_side_by_side
 
 MAX_K = 1000
 
@@ -43,7 +43,7 @@ def search_image(
 
 
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
-    """A text through every method that has an index of the same images; see `side_by_side.Comparison`.
+    """A text through every method that has an index of the same images; see `side_by_side.SideBySide`.
 
     The index itself comes first. Where its labels are at hand and the text names a category, hits say whether they are
     right, and each method has its AP@50 for the query.
@@ -51,7 +51,7 @@ def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[
     _check_k(k)
     name = index or library.default
     searchers = {each: library.searcher(each) for each in (name, *library.siblings(name))}
-    return compare_methods(searchers, clean_query(query), k, library.labels(name)).to_json()
+    return ask_side_by_side(searchers, clean_query(query), k, library.labels(name)).to_json()
 
 
 def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -> dict[str, Any]:
@@ -75,7 +75,7 @@ def pseudo_label(
     """
     name = index or library.default
     chosen = vocabulary or (OWN if names else default_vocabulary(library, name))
-    return label(library, name, image, chosen, names, threshold)[1].to_json()
+    return label_image(library, name, image, chosen, names, threshold)[1].to_json()
 
 
 def stats(library: Library, index: str = "") -> dict[str, Any]:

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from for_model.data.registry import datasets_help
+
 if TYPE_CHECKING:
     from for_model.methods.protocol import Method
 
@@ -17,7 +19,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset",
         required=True,
-        help="coco, coco2014, lvis, nuimages, folder, or miniscenes (built in, needs no --root)",
+        help=f"one of {datasets_help()}",
     )
     parser.add_argument("--root", type=Path, help="the dataset's folder; for coco, the one with annotations/")
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
@@ -48,7 +50,7 @@ def add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def method_of(arguments: argparse.Namespace, name: str) -> "Method":
     """The method of a name, with the options that every command that embeds has."""
-    from for_model.methods.registry import build_method
+    from for_model.methods.build import build_method
 
     return build_method(
         name,

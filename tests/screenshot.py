@@ -17,7 +17,7 @@ from for_app.page import build_app
 from for_app.tabs.compare import DEFAULT_K as COMPARED
 from for_app.tabs.search import DEFAULT_K
 from for_model.backbones import photo_packages
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_search.library.folder_index import PHOTO_METHOD, folder_index
 from for_search.library.library import Library
 from for_search.query.searcher import load_searcher

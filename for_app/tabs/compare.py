@@ -10,7 +10,7 @@ from for_app.views.side_by_side import comparison_html
 from for_model.errors import UsageError
 from for_search.library.library import Library
 from for_search.query.searcher import clean_query
-from for_search.query.side_by_side import compare
+from for_search.query.side_by_side import ask_side_by_side
 
 MIN_K, MAX_K, DEFAULT_K = 4, 24, 8
 
@@ -44,7 +44,7 @@ def compare_tab(library: Library, current: gr.Dropdown, tab: gr.Tab, searched: g
         searchers = {}
         for name in progress.tqdm(chosen, desc="opening, or making on the first use", unit="index"):
             searchers[name] = library.searcher(name)
-        comparison = compare(searchers, clean_query(text), int(count), library.labels(chosen[0]))
+        comparison = ask_side_by_side(searchers, clean_query(text), int(count), library.labels(chosen[0]))
         return comparison_html(comparison, searchers)
 
     def show_example(example: list[str], chosen: list[str], count: float) -> tuple[str, str]:

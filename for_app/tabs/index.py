@@ -7,14 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from for_app.guard import page_event, without_paths
+from for_app.guard import page_event, without_private_paths
 from for_app.views.presentation import about_html
 from for_model.backbones.photo_packages import missing_packages
 from for_model.errors import UsageError
+from for_model.methods.registry import built_in_methods
 from for_search.library.background_builds import Builder, BuildState
+from for_search.library.folder_index import PHOTO_METHOD
 from for_search.library.library import Library
-
-METHODS = ("cluster-clip", "clip", "dense-clip", "for")
 
 
 def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_build: bool) -> None:
@@ -45,7 +45,8 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     )
     with gr.Row():
         folder = gr.Textbox(label="Folder of images, on the machine that serves this page", scale=3, elem_id="folder")
-        method = gr.Dropdown(METHODS, value=METHODS[0], label="Method", min_width=140, elem_id="build-method")
+        choices = list(built_in_methods())
+        method = gr.Dropdown(choices, value=PHOTO_METHOD, label="Method", min_width=140, elem_id="build-method")
         own = library.searcher(library.default).index.info.backbone
         backbones = list(dict.fromkeys([own, *([] if missing_packages() else ["photo-lite"]), "RN50"]))
         backbone = gr.Dropdown(
@@ -65,7 +66,7 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     def look() -> tuple[Any, ...]:
         state = builder.state
         return (
-            state_html(replace(state, message=without_paths(library, state.message))),
+            state_html(replace(state, message=without_private_paths(library, state.message))),
             gr.Timer(active=state.running),
             gr.Button(interactive=not state.running),
             gr.Button(interactive=state.running),

@@ -17,9 +17,9 @@ from for_search.library.label_service import (
     DEFAULT_THRESHOLD,
     DEFAULT_THRESHOLDS,
     default_vocabulary,
+    label_image,
     sample_images,
 )
-from for_search.library.label_service import label as label_image
 from for_search.library.library import Library
 from for_search.query.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
 

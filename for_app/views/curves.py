@@ -13,10 +13,11 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from for_app.views.leaderboard import FOLDER, PAPER_FILE, read_table
+from for_eval.leaderboard.paper_tables import SUITES
 
-Row: TypeAlias = "pd.Series[Any]"
+_Row: TypeAlias = "pd.Series[Any]"
 
-GROUPS = ("base", "novel")
+_GROUPS = ("base", "novel")
 PAPER_DATASET = "COCO"
 _PAPER_QUERIES, _PAPER_LAYERS = 50, 2  # of its rows that don't say (Table 8)
 
@@ -45,7 +46,7 @@ class Ablation:
 _LOSSES = {"both": "both losses", "labels": "labels alone"}
 
 
-def _losses(row: Row) -> str:
+def _losses(row: _Row) -> str:
     if "losses" in row.index:
         return _LOSSES.get(str(row["losses"]), str(row["losses"]))
     if row.get("labels") == "yes":
@@ -59,24 +60,24 @@ def _number(value: object) -> float | None:
     return float(found[1]) if found else None
 
 
-def _x_of_ours(column: str, row: Row) -> float | None:
+def _x_of_ours(column: str, row: _Row) -> float | None:
     return _number(row.get(column))
 
 
-def _setting(row: Row) -> str:
+def _setting(row: _Row) -> str:
     return "" if pd.isna(row.get("setting")) else str(row.get("setting"))
 
 
-def _is_for(row: Row, both: bool = True) -> bool:
+def _is_for(row: _Row, both: bool = True) -> bool:
     """Whether a row of the paper is FOR with labels, and, for `both`, with pseudo-labels as well."""
     return row.get("method") == "FOR" and row.get("labels") == "yes" and (row.get("pseudo-labels") == "yes" or not both)
 
 
-def _paper_queries(row: Row) -> float | None:
+def _paper_queries(row: _Row) -> float | None:
     return _number(row.get("embeddings an image")) if _is_for(row) and not _setting(row) else None
 
 
-def _paper_layers(row: Row) -> float | None:
+def _paper_layers(row: _Row) -> float | None:
     if not _is_for(row) or _number(row.get("embeddings an image")) != _PAPER_QUERIES:
         return None
     if not _setting(row):
@@ -85,7 +86,7 @@ def _paper_layers(row: Row) -> float | None:
     return float(found[1]) if found else None
 
 
-def _paper_share(row: Row) -> float | None:
+def _paper_share(row: _Row) -> float | None:
     if not _is_for(row, both=False) or _number(row.get("embeddings an image")) != _PAPER_QUERIES:
         return None
     if not _setting(row):
@@ -96,23 +97,21 @@ def _paper_share(row: Row) -> float | None:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where an ablation comes from: its x in our CSV is a column, in the paper's a function of the row."""
+    """Where an ablation comes from: its x in our CSV is a column, in the paper's a function of the row.
 
-    title: str
+    Its title is that of the table of SUITES that has its name.
+    """
+
     x_label: str
     logarithmic: bool
     column: str
-    x_of_paper: Callable[[Row], float | None]
+    x_of_paper: Callable[[_Row], float | None]
 
 
 _ABLATIONS = {
-    "queries": _Source("Table 6: the number of queries", "queries", True, "queries", _paper_queries),
-    "layers": _Source(
-        "Table 7: the number of decoder layers", "decoder layers", False, "decoder layers", _paper_layers
-    ),
-    "labelled": _Source(
-        "Table 5: the share of the images that is labelled", "labelled images (%)", True, "labelled", _paper_share
-    ),
+    "queries": _Source("queries", True, "queries", _paper_queries),
+    "layers": _Source("decoder layers", False, "decoder layers", _paper_layers),
+    "labelled": _Source("labelled images (%)", True, "labelled", _paper_share),
 }
 
 
@@ -126,22 +125,24 @@ def read_ablations(folder: Path = FOLDER, dataset: str = "miniscenes") -> tuple[
         curves = _curves(ours, partial(_x_of_ours, source.column), "{} mAP@50")
         theirs = _curves(paper, source.x_of_paper, f"{PAPER_DATASET} {{}}")
         if curves or theirs:
-            found.append(Ablation(source.title, source.x_label, source.logarithmic, curves, theirs))
+            found.append(
+                Ablation(SUITES[dataset].tables[name].title, source.x_label, source.logarithmic, curves, theirs)
+            )
     return tuple(found)
 
 
-def _curves(frame: pd.DataFrame, x_of: Callable[[Row], float | None], score: str) -> tuple[Curve, ...]:
+def _curves(frame: pd.DataFrame, x_of: Callable[[_Row], float | None], score: str) -> tuple[Curve, ...]:
     """The curves of a table: a point a row that has an x, by group and losses. score: the scores' columns."""
     points: dict[tuple[str, str], dict[float, float]] = {}
     for _, row in frame.iterrows():
         x = x_of(row)
         if x is None:
             continue
-        for group in GROUPS:
+        for group in _GROUPS:
             y = row.get(score.format(group))
             if y is not None and pd.notna(y):
                 points.setdefault((group, _losses(row)), {})[x] = float(y)
     return tuple(
         Curve(group, of, tuple(sorted(values)), tuple(values[x] for x in sorted(values)))
-        for (group, of), values in sorted(points.items(), key=lambda item: (item[0][1], GROUPS.index(item[0][0])))
+        for (group, of), values in sorted(points.items(), key=lambda item: (item[0][1], _GROUPS.index(item[0][0])))
     )

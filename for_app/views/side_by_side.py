@@ -8,20 +8,20 @@ from PIL import Image
 
 from for_app.views.presentation import pictures_of
 from for_search.query.searcher import Searcher
-from for_search.query.side_by_side import Comparison, MethodAnswer
+from for_search.query.side_by_side import MethodAnswer, SideBySide
 
 _PICTURE_PX = 240
 # Shape and word as well as colour, so that nobody needs to tell red from green.
 _MARKS = {True: ("right", "✓", "labelled so"), False: ("wrong", "✗", "not labelled so"), None: ("", "", "not known")}
 
 
-def comparison_html(comparison: Comparison, searchers: dict[str, Searcher]) -> str:
+def comparison_html(comparison: SideBySide, searchers: dict[str, Searcher]) -> str:
     """A comparison and its pictures, everything that comes from users or files escaped."""
     columns = "".join(_column(comparison, answer, searchers[answer.name]) for answer in comparison.answers)
     return f'<p>{_summary(comparison)}</p><div class="methods">{columns}</div>{_agreement(comparison)}'
 
 
-def _summary(comparison: Comparison) -> str:
+def _summary(comparison: SideBySide) -> str:
     query = f"<b>{html.escape(comparison.query.strip())}</b>"
     if comparison.category is None:
         return f"{query} is no category that these images are labelled with, so the hits aren't marked."
@@ -31,7 +31,7 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def _column(comparison: Comparison, answer: MethodAnswer, searcher: Searcher) -> str:
+def _column(comparison: SideBySide, answer: MethodAnswer, searcher: Searcher) -> str:
     hits = answer.result.hits
     shown = pictures_of(searcher, [hit.image for hit in hits], _PICTURE_PX)
     relevant = answer.relevant or (None,) * len(hits)
@@ -55,7 +55,7 @@ def _title(answer: MethodAnswer) -> str:
     return html.escape(answer.name.rpartition(": ")[2])
 
 
-def _agreement(comparison: Comparison) -> str:
+def _agreement(comparison: SideBySide) -> str:
     """How many of the best images two methods share, as a table; nothing for one method."""
     if len(comparison.answers) < 2:
         return ""

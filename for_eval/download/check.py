@@ -7,10 +7,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from for_eval.download.fetch import archives_for, count_images
-from for_eval.download.sources import PARTS, Part, Source, Split
+from for_eval.download.sources import PARTS, Part, PublishedSplit, Source
 from for_model.data.instances import read_lists
 from for_model.data.lvis import annotation_file, image_path
-from for_model.data.nuimages import SURFACES, read_table
+from for_model.data.nuimages import SURFACES, read_nuimages_table
 from for_model.errors import DataError
 
 _NUIMAGES_TABLES = (
@@ -29,14 +29,14 @@ class _Found:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SplitCheck:
     """One split, or one folder of images: its line in the report, and whether all is as published."""
 
     line: str
     ok: bool
 
 
-def check(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Part] = PARTS) -> Iterator[Verdict]:
+def check(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Part] = PARTS) -> Iterator[SplitCheck]:
     """Yield a verdict for each split; for each folder of images when only images are asked for.
 
     Of every split: the numbers of images, annotations and categories as published, and each image that it lists a
@@ -52,7 +52,7 @@ def check(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Par
             yield _check_split(source, root, split, "images" in parts)
 
 
-def _check_split(source: Source, root: Path, split: Split, with_files: bool) -> Verdict:
+def _check_split(source: Source, root: Path, split: PublishedSplit, with_files: bool) -> SplitCheck:
     try:
         found = _READERS[source.layout](root, split.name)
         counts: list[tuple[str, int, int | None]] = [
@@ -65,17 +65,17 @@ def _check_split(source: Source, root: Path, split: Split, with_files: bool) -> 
             on_disk = sum((root / path).is_file() for path in bar)
             counts.append(("images on disk", on_disk, split.images))
     except (DataError, OSError) as error:
-        return Verdict(f"{split.name:<10} FAIL  {error}", ok=False)
+        return SplitCheck(f"{split.name:<10} FAIL  {error}", ok=False)
     return _verdict(split.name, counts)
 
 
-def _verdict(name: str, counts: Sequence[tuple[str, int, int | None]]) -> Verdict:
+def _verdict(name: str, counts: Sequence[tuple[str, int, int | None]]) -> SplitCheck:
     ok = all(published in (None, found) for _, found, published in counts)
     words = [
         f"{found:,} {what}" + ("" if published in (None, found) else f" (published: {published:,})")
         for what, found, published in counts
     ]
-    return Verdict(f"{name:<10} {'OK' if ok else 'FAIL':<4}  {', '.join(words)}", ok)
+    return SplitCheck(f"{name:<10} {'OK' if ok else 'FAIL':<4}  {', '.join(words)}", ok)
 
 
 def _coco(root: Path, split: str) -> _Found:
@@ -94,11 +94,11 @@ def _nuimages(root: Path, split: str) -> _Found:
     folder = root / f"v1.0-{split}"
     if missing := [name for name in _NUIMAGES_TABLES if not (folder / f"{name}.json").is_file()]:
         raise DataError(f"{folder} lacks {', '.join(missing)} of its tables: unpack the metadata archive")
-    names = {str(row.get("name")) for row in read_table(root, split, "category")}
-    keys = {str(row.get("key_camera_token")) for row in read_table(root, split, "sample")}
-    rows = read_table(root, split, "sample_data")
+    names = {str(row.get("name")) for row in read_nuimages_table(root, split, "category")}
+    keys = {str(row.get("key_camera_token")) for row in read_nuimages_table(root, split, "sample")}
+    rows = read_nuimages_table(root, split, "sample_data")
     paths = [str(row.get("filename")) for row in rows if str(row.get("token")) in keys]
-    return _Found(len(read_table(root, split, "object_ann")), len(names - set(SURFACES)), paths)
+    return _Found(len(read_nuimages_table(root, split, "object_ann")), len(names - set(SURFACES)), paths)
 
 
 _READERS: dict[str, Callable[[Path, str], _Found]] = {"coco": _coco, "lvis": _lvis, "nuimages": _nuimages}

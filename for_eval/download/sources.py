@@ -39,7 +39,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Split:
+class PublishedSplit:
     """A split as published: how many images and annotations. annotations: None where the number isn't published."""
 
     name: str
@@ -60,7 +60,7 @@ class Source:
     page: str
     licence: str
     layout: Literal["coco", "lvis", "nuimages"]
-    splits: tuple[Split, ...]
+    splits: tuple[PublishedSplit, ...]
     categories: int
     archives: tuple[Archive, ...] = ()
     steps: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ _ALL = (
         page="https://cocodataset.org/#download",
         licence=_COCO_LICENCE,
         layout="coco",
-        splits=(Split("train2017", 118_287, 860_001), Split("val2017", 5_000, 36_781)),
+        splits=(PublishedSplit("train2017", 118_287, 860_001), PublishedSplit("val2017", 5_000, 36_781)),
         categories=80,
         archives=(
             _coco_annotations("2017", 252_907_541, "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
@@ -113,7 +113,7 @@ _ALL = (
         page="https://cocodataset.org/#download",
         licence=_COCO_LICENCE,
         layout="coco",
-        splits=(Split("train2014", 82_783, 604_907), Split("val2014", 40_504, 291_875)),
+        splits=(PublishedSplit("train2014", 82_783, 604_907), PublishedSplit("val2014", 40_504, 291_875)),
         categories=80,
         archives=(
             _coco_annotations("2014", 252_872_794, "031296bbc80c45a1d1f76bf9a90ead27e94e99ec629208449507a4917a3bf009"),
@@ -131,7 +131,7 @@ _ALL = (
         page="https://www.lvisdataset.org/dataset",
         licence=f"annotations CC BY 4.0; the images are COCO 2017's: {_COCO_LICENCE.partition('; ')[2]}",
         layout="lvis",
-        splits=(Split("train", 100_170, 1_270_141), Split("val", 19_809, 244_707)),
+        splits=(PublishedSplit("train", 100_170, 1_270_141), PublishedSplit("val", 19_809, 244_707)),
         categories=1_203,
         archives=(
             _lvis_annotations("val", 64_026_968, "5cae9a3c79aadb667550c2b5dcf7f4d86e059a41ec91ef690225b667e28e9ba5"),
@@ -150,7 +150,11 @@ _ALL = (
         page="https://www.nuscenes.org/nuimages#download",
         licence="CC BY-NC-SA 4.0 and the terms of use of nuscenes.org: not for commercial use",
         layout="nuimages",
-        splits=(Split("train", 67_279, 557_715), Split("val", 16_445, 136_074), Split("mini", 50, None)),
+        splits=(
+            PublishedSplit("train", 67_279, 557_715),
+            PublishedSplit("val", 16_445, 136_074),
+            PublishedSplit("mini", 50, None),
+        ),
         categories=23,
         steps=(
             "It can't be fetched without an account: register at the page above, then download",

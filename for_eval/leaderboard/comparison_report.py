@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from for_eval.leaderboard.evaluate import GROUPS
-from for_eval.metrics.paired_comparison import CategoryDifference, Comparison, Over, Spread
+from for_eval.metrics.paired_comparison import CategoryDifference, Over, PairedComparison, Spread
 from for_model.errors import UsageError
 from for_model.files import write_bytes
 
@@ -27,7 +27,7 @@ def name_of(result: dict[str, Any]) -> str:
     return " ".join(filter(None, [method["method"], head, model]))
 
 
-def to_text(comparison: Comparison, name_a: str, name_b: str) -> str:
+def to_text(comparison: PairedComparison, name_a: str, name_b: str) -> str:
     """A comparison as a few tables in plain text."""
     c = comparison
     lines = [
@@ -55,7 +55,7 @@ def to_text(comparison: Comparison, name_a: str, name_b: str) -> str:
     return "\n".join([*lines, *table])
 
 
-def _group_cells(comparison: Comparison, name: str) -> list[str]:
+def _group_cells(comparison: PairedComparison, name: str) -> list[str]:
     group = comparison.groups[name]
     if group is None:
         return [name] + [""] * (3 + 2 * len(_OVERS))
@@ -96,7 +96,7 @@ def figure_format(path: Path) -> str:
     return ending
 
 
-def write_figure(path: Path, comparison: Comparison, name_a: str, name_b: str) -> None:
+def write_figure(path: Path, comparison: PairedComparison, name_a: str, name_b: str) -> None:
     """Draw every category's difference, sorted, and the groups' intervals.
 
     Raises UsageError as `figure_format` does.
@@ -118,7 +118,7 @@ def write_figure(path: Path, comparison: Comparison, name_a: str, name_b: str) -
     write_bytes(path, data.getvalue())
 
 
-def _draw_categories(axes: Any, comparison: Comparison) -> None:
+def _draw_categories(axes: Any, comparison: PairedComparison) -> None:
     categories = comparison.categories
     places = range(len(categories))
     for group in ("base", "novel"):
@@ -136,7 +136,7 @@ def _draw_categories(axes: Any, comparison: Comparison) -> None:
     axes.legend()
 
 
-def _draw_groups(axes: Any, comparison: Comparison) -> None:
+def _draw_groups(axes: Any, comparison: PairedComparison) -> None:
     for place, group in enumerate(GROUPS):
         scores = comparison.groups[group]
         if scores is None:

@@ -34,7 +34,7 @@ SEED = 0
 MULTILABEL = ("coco2014",)  # datasets whose labelling of images is scored too (the paper's Table 10)
 # `all` ranks every image for every category; `federated`, where a dataset (LVIS) says so, only the images of which it
 # is known whether they hold the category.
-Protocol = Literal["all", "federated"]
+RankingProtocol = Literal["all", "federated"]
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
 
 
@@ -68,7 +68,7 @@ def evaluate(dataset: Dataset, store: Store, method: Method) -> list[Evaluation]
     scores = score_matrix(store, cached_category_embeddings(method, [category.name for category in categories]))
     relevance = dataset.relevance(store.ids)[scored]
     known = dataset.known(store.ids)
-    protocols: dict[Protocol, BoolArray | None] = {"all": None}
+    protocols: dict[RankingProtocol, BoolArray | None] = {"all": None}
     if known is not None:
         protocols["federated"] = known[scored]
     return [

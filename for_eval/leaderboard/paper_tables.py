@@ -10,6 +10,7 @@ from pathlib import Path
 import for_model
 from for_eval.leaderboard.columns import GROUPS, LABELS
 from for_model.files import sha256_json
+from for_model.methods.registry import METHODS
 from for_model.training.config import VERSION, TrainConfig, load_config
 
 # Of a table's scores, the headings of their columns and where a result has them.
@@ -53,7 +54,7 @@ class Suite:
     """The tables of one dataset.
 
     split: what is scored.  config: the training that rows change settings of, and whose backbone methods run on.
-    tables: by name.  protocols: in which ways the dataset is scored, `leaderboard.Protocol`.
+    tables: by name.  protocols: in which ways the dataset is scored, `evaluate.RankingProtocol`.
     folder: of another dataset that this one may lie in too.
     """
 
@@ -78,6 +79,7 @@ class Suite:
         return f"{config.method}_{sha256_json([config.changes(), VERSION])[:10]}_seed{seed}"
 
 
+_TITLES = {name: entry.title for name, entry in METHODS.items()}
 _SUP, _PL = "loss.pse=0.0", "loss.sup=0.0"
 
 
@@ -85,20 +87,20 @@ def _main(cells: int, clusters: tuple[int, int], queries: tuple[int, int], tuned
     """cells: K.  clusters: N of Cluster-CLIP.  queries: of FOR, the second its default.  tuned: Table 2's rows too."""
     fewer, default = (str(n) for n in queries)
     rows = (
-        Row(("CLIP", "1", "no", "no"), "clip"),
-        Row(("Dense-CLIP", str(cells), "no", "no"), "dense-clip"),
-        *(Row(("Cluster-CLIP", str(n), "no", "no"), f"cluster-clip:{n}") for n in clusters),
+        Row((_TITLES["clip"], "1", "no", "no"), "clip"),
+        Row((_TITLES["dense-clip"], str(cells), "no", "no"), "dense-clip"),
+        *(Row((_TITLES["cluster-clip"], str(n), "no", "no"), f"cluster-clip:{n}") for n in clusters),
     )
     if tuned:
         rows += (
-            Row(("FT-CLIP", "1", "yes", "yes"), settings=("head.kind=ft-clip",)),
-            Row(("FT-Dense-CLIP", str(cells), "yes", "yes"), settings=("head.kind=ft-dense-clip",)),
+            Row((_TITLES["ft-clip"], "1", "yes", "yes"), settings=("head.kind=ft-clip",)),
+            Row((_TITLES["ft-dense-clip"], str(cells), "yes", "yes"), settings=("head.kind=ft-dense-clip",)),
         )
     rows += (
-        Row(("FOR", default, "yes", "no"), settings=(_SUP,)),
-        Row(("FOR", default, "no", "yes"), settings=(_PL,)),
-        Row(("FOR", fewer, "yes", "yes"), settings=(f"head.queries={fewer}",)),
-        Row(("FOR", default, "yes", "yes")),
+        Row((_TITLES["for"], default, "yes", "no"), settings=(_SUP,)),
+        Row((_TITLES["for"], default, "no", "yes"), settings=(_PL,)),
+        Row((_TITLES["for"], fewer, "yes", "yes"), settings=(f"head.queries={fewer}",)),
+        Row((_TITLES["for"], default, "yes", "yes")),
     )
     title = "Tables 1 and 2: FOR beside what it is compared with" if tuned else "Table 1: FOR beside its baselines"
     columns = ("method", "embeddings an image", "labels", "pseudo-labels")
@@ -111,10 +113,10 @@ def _vocabulary(cluster: str, names: str, without_novel: str) -> Table:
         (3,),
         ("method", "pseudo-labels from"),
         (
-            Row(("Cluster-CLIP", ""), cluster),
-            Row(("FOR", "none"), settings=(_SUP,)),
-            Row(("FOR", without_novel), settings=("pseudo_labels.without_novel=true",)),
-            Row(("FOR", names)),
+            Row((_TITLES["cluster-clip"], ""), cluster),
+            Row((_TITLES["for"], "none"), settings=(_SUP,)),
+            Row((_TITLES["for"], without_novel), settings=("pseudo_labels.without_novel=true",)),
+            Row((_TITLES["for"], names)),
         ),
     )
 
@@ -169,22 +171,22 @@ def _baselines(*others: Row) -> Table:
         (1, 9) if others else (1,),
         ("method", "backbone", "embeddings an image"),
         (
-            Row(("CoCa", "ViT-L-14", "1"), "coca", backbone="coca_ViT-L-14"),
-            Row(("BLIP-2", "ViT-g-14", "32"), "blip2", backbone="Salesforce/blip2-itm-vit-g-coco"),
+            Row((_TITLES["coca"], "ViT-L-14", "1"), "coca", backbone="coca_ViT-L-14"),
+            Row((_TITLES["blip2"], "ViT-g-14", "32"), "blip2", backbone="Salesforce/blip2-itm-vit-g-coco"),
             *others,
         ),
     )
 
 
 def _owl(method: str, backbone: str, size: str, cells: int) -> Row:
-    return Row((method, size, str(cells)), method.lower().replace("-", ""), backbone=f"google/{backbone}")
+    return Row((_TITLES[method], size, str(cells)), method, backbone=f"google/{backbone}")
 
 
 _DETECTORS = (
-    _owl("OWL-ViT", "owlvit-base-patch16", "ViT-B-16", 2304),
-    _owl("OWL-ViT", "owlvit-large-patch14", "ViT-L-14", 3600),
-    _owl("OWLv2", "owlv2-base-patch16-finetuned", "ViT-B-16", 3600),
-    _owl("OWLv2", "owlv2-large-patch14-finetuned", "ViT-L-14", 5184),
+    _owl("owlvit", "owlvit-base-patch16", "ViT-B-16", 2304),
+    _owl("owlvit", "owlvit-large-patch14", "ViT-L-14", 3600),
+    _owl("owlv2", "owlv2-base-patch16-finetuned", "ViT-B-16", 3600),
+    _owl("owlv2", "owlv2-large-patch14-finetuned", "ViT-L-14", 5184),
 )
 
 
@@ -195,9 +197,9 @@ def _labelling() -> Table:
         (10,),
         ("method", "embeddings an image"),
         (
-            Row(("CLIP", "1"), "clip"),
-            Row(("FT-CLIP", "1"), settings=("head.kind=ft-clip",)),
-            Row(("FOR", "50")),
+            Row((_TITLES["clip"], "1"), "clip"),
+            Row((_TITLES["ft-clip"], "1"), settings=("head.kind=ft-clip",)),
+            Row((_TITLES["for"], "50")),
         ),
         scores=LABELLING,
     )

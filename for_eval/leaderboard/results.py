@@ -13,7 +13,7 @@ from for_eval.leaderboard.columns import COLUMNS, GROUPS, MULTILABEL_COLUMNS, Co
 from for_eval.metrics.kept_rankings import Rankings, write_rankings
 from for_model.errors import DataError, UsageError
 from for_model.files import sha256_file, slug, write_bytes, write_json
-from for_model.methods.registry import TRAINED
+from for_model.methods.registry import METHODS
 
 FORMAT = "for-result/1"
 
@@ -51,8 +51,8 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def _order(result: dict[str, Any]) -> tuple[Any, ...]:
     method = result["method"]
-    kinds = ("clip", "dense-clip", "cluster-clip", *TRAINED)
-    rank = kinds.index(method["method"]) if method["method"] in kinds else len(kinds)
+    known = list(METHODS)
+    rank = known.index(method["method"]) if method["method"] in known else len(known)
     names = (
         result["dataset"],
         result["split"],

@@ -21,8 +21,8 @@ from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_bytes, write_json
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
-from for_model.methods.registry import build_method
 from for_model.training import train
 from for_model.training.features import open_features
 
@@ -38,7 +38,7 @@ Results = dict[str, dict[str, Any]]  # protocol -> result
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RowOutcome:
     """What became of one row and seed. ok: None where nothing was committed to compare with."""
 
     dataset: str
@@ -89,7 +89,7 @@ def run_tables(
     seeds: int | None = None,
     device: str | None = None,
     accept: bool = False,
-) -> Iterator[Verdict]:
+) -> Iterator[RowOutcome]:
     """Make the rows of some tables of a suite, and compare each with its committed result under `out`.
 
     names: those that the suite doesn't have are left out.  root, dataset: as `find_data` gives them.
@@ -116,7 +116,7 @@ def run_tables(
             if committed is None or accept:
                 _write_results(_folder(out, suite), suite, row, seed, results)
             write_table_csvs(out)
-            yield Verdict(suite.dataset, name, row, seed, ok, line)
+            yield RowOutcome(suite.dataset, name, row, seed, ok, line)
 
 
 def measure(

@@ -63,7 +63,7 @@ class CategoryDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedComparison:
     """What comparing two results gives.
 
     n_images: those that both rank.  only_a, only_b: how many images only one of them ranks; they are left out.
@@ -102,7 +102,9 @@ def load_ranked(path: Path) -> tuple[dict[str, Any], Rankings]:
     return result, rankings
 
 
-def compare(a: Rankings, b: Rankings, n_resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Comparison:
+def compare_results(
+    a: Rankings, b: Rankings, n_resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> PairedComparison:
     """The paired bootstrap of mAP@k, over images, over categories, and over both at once.
 
     Images are drawn as in `bootstrap_interval`, with the same seed the same ones, for A and B alike. Categories are
@@ -152,7 +154,7 @@ def compare(a: Rankings, b: Rankings, n_resamples: int = 1000, seed: int = 0, le
         )
         for row, i in enumerate(used)
     ]
-    return Comparison(
+    return PairedComparison(
         dataset=a.dataset,
         split=a.split,
         protocol=a.protocol,

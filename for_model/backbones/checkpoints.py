@@ -63,6 +63,16 @@ def model_names(kinds: tuple[Kind, ...] = CLIPS) -> list[str]:
     return [name for names in (ours, theirs) for kind in kinds for name in names if names[name] == kind]
 
 
+def resnet_names() -> list[str]:
+    """The CLIP ResNets that can be named."""
+    return model_names(("resnet",))
+
+
+def vit_names() -> list[str]:
+    """The CLIP ViTs that can be named."""
+    return model_names(("vit",))
+
+
 def model_config(name: str, kinds: tuple[Kind, ...] = CLIPS) -> dict[str, Any]:
     """The open_clip config of a model, `quick_gelu` settled. Raises UsageError for a name that is none of the kinds.
 
@@ -75,8 +85,7 @@ def model_config(name: str, kinds: tuple[Kind, ...] = CLIPS) -> dict[str, Any]:
 
     names = model_names(kinds)
     if name not in names:
-        built_in = [PHOTO_LITE] if kinds == CLIPS else []
-        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join([*names, *built_in])}")
+        raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join(names)}")
     own = _own_configs()
     config = _read_config(own[name]) if name in own else get_model_config(name)
     quick = model_kind(config) == "resnet" and name not in own

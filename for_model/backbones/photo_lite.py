@@ -214,6 +214,7 @@ class PhotoBackbone:
 
 
 def load_photo_lite(
+    name: str,
     weights: str | None,
     image_size: int | None,
     device: torch.device,
@@ -221,7 +222,11 @@ def load_photo_lite(
 ) -> PhotoBackbone:
     """Load photo-lite from the installed packages. The first call on a machine also encodes the names (seconds).
 
-    weights: None or `photo-lite`.  image_size: pixels a side, a multiple of 32; None for 448.
+    name: `photo-lite`, the only one.
+    weights: None or `photo-lite`.
+    image_size: pixels a side, a multiple of 32; None for 448.
+    settings: the choices that aren't weights; None for the default.
+
     Raises UsageError for other weights or sizes, WeightsError when the packages are missing or aren't as released.
     """
     if weights not in (None, NAME):

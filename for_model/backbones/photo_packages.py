@@ -7,7 +7,7 @@ from pathlib import Path
 from for_model.errors import WeightsError
 from for_model.files import sha256_file
 
-NAME = "photo-lite"  # the one backbone that isn't open_clip's
+NAME = "photo-lite"
 INSTALL = "make install-photos"
 
 

@@ -112,3 +112,13 @@ def _labels(
         image_id: frozenset(positions[annotation["category_id"]] for annotation in annotations)
         for image_id, annotations in coco.imgToAnns.items()
     }
+
+
+def load_coco2014(root: Path, split: str) -> Dataset:
+    """COCO 2014, its categories grouped as the multi-label table of the paper has them (Table 10); see `load_coco`."""
+    return load_coco(root, split, name="coco2014", split_names=lexical_groups)
+
+
+def load_miniscenes(root: Path, split: str) -> Dataset:
+    """MiniScenes, which are written in COCO's layout; see `load_coco`."""
+    return load_coco(root, split, name="miniscenes")

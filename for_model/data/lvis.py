@@ -106,3 +106,8 @@ def _labels(content: dict[str, Any], positions: dict[int, int]) -> dict[ImageId,
         image_id: frozenset(positions[annotation["category_id"]] for annotation in annotations)
         for image_id, annotations in index.img_ann_map.items()
     }
+
+
+def load_lvis_v05(root: Path, split: str) -> Dataset:
+    """LVIS v0.5, the older annotations; see `load_lvis`."""
+    return load_lvis(root, split, "v0.5")

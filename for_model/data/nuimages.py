@@ -87,13 +87,13 @@ def read_split(root: Path, split: str) -> Dataset:
         raise UsageError(f"nuimages has no split {split!r}: choose one of {', '.join(SPLITS)}")
     root = Path(root).expanduser().resolve()
     _log.info("nuimages %s: reading its tables", split)
-    categories = read_table(root, split, "category")
+    categories = read_nuimages_table(root, split, "category")
     if not (root / "samples").is_dir():
         raise DataError(f"{root / 'samples'} doesn't exist: unpack the samples archive of nuImages there")
     try:  # one table after the other: that of sample_data alone takes gigabytes
         objects, positions = _categories(categories)
-        images = _images(read_table(root, split, "sample"), read_table(root, split, "sample_data"))
-        labels = _labels(read_table(root, split, "object_ann"), {image.id for image in images}, positions)
+        images = _images(read_nuimages_table(root, split, "sample"), read_nuimages_table(root, split, "sample_data"))
+        labels = _labels(read_nuimages_table(root, split, "object_ann"), {image.id for image in images}, positions)
     except _FormatError as error:
         raise DataError(
             f"{root / f'v1.0-{split}' / error.table}.json is damaged: {error}; unpack the metadata archive again"
@@ -109,7 +109,7 @@ class _FormatError(Exception):
         self.table = table
 
 
-def read_table(root: Path, split: str, name: str) -> list[dict[str, Any]]:
+def read_nuimages_table(root: Path, split: str, name: str) -> list[dict[str, Any]]:
     """The records of a table, as the devkit reads them."""
     from nuimages import NuImages  # its import takes seconds, and only this function needs it
 

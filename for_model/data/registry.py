@@ -1,70 +1,87 @@
-"""Datasets by name: the one place where a dataset is added."""
+"""Datasets by name: the one place where a dataset is added.
+
+Entries name functions as `"module:function"`, so that only the reader of the dataset that is asked for is imported.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from for_model.data.coco import lexical_groups, load_coco
-from for_model.data.dataset import Dataset
-from for_model.data.folder import load_folder
-from for_model.data.lvis import load_lvis
-from for_model.data.nuimages import load_nuimages
 from for_model.errors import UsageError
+from for_model.lazy_import import imported
+
+if TYPE_CHECKING:
+    from for_model.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """How a dataset is loaded.
+class DatasetEntry:
+    """One dataset.
 
-    load: (root, split) -> Dataset.
+    name: as commands, stores and results write it.
+    load: the function that reads it, itself or as `"module:function"`: (root, split) -> Dataset, or (root) -> Dataset
+        for a dataset without splits.
     default_split: the split when none is asked for; None for a dataset without splits.
-    default_root: split -> where it lies when no root is given; None when a root must be given.
+    default_root: the function that says where a split lies when no root is given, itself or as `"module:function"`;
+        None for a dataset whose root must be given.
+    labelled: whether it comes with labels; a folder of images has none.
     """
 
-    load: Callable[[Path, str], Dataset]
+    name: str
+    load: "str | Callable[..., Dataset]"
     default_split: str | None
-    default_root: Callable[[str], Path] | None = None
+    default_root: str | Callable[[str], Path] | None = None
+    labelled: bool = True
 
 
-def _miniscenes_root(split: str) -> Path:
-    from for_model.data.miniscenes.scenes import default_root  # draws with font files, which other datasets don't need
-
-    return default_root(split)
-
-
-_DATASETS = {
-    "coco": _Entry(load_coco, default_split="val2017"),
-    "coco2014": _Entry(
-        lambda root, split: load_coco(root, split, name="coco2014", split_names=lexical_groups),
-        default_split="val2014",
-    ),
-    "folder": _Entry(lambda root, _: load_folder(root), default_split=None),
-    "lvis": _Entry(load_lvis, default_split="val"),
-    "lvis-v0.5": _Entry(lambda root, split: load_lvis(root, split, "v0.5"), default_split="val"),
-    "miniscenes": _Entry(
-        lambda root, split: load_coco(root, split, name="miniscenes"),
-        default_split="val",
-        default_root=_miniscenes_root,
-    ),
-    "nuimages": _Entry(load_nuimages, default_split="val"),
+DATASETS: dict[str, DatasetEntry] = {
+    entry.name: entry
+    for entry in (
+        DatasetEntry("coco", "for_model.data.coco:load_coco", default_split="val2017"),
+        DatasetEntry("coco2014", "for_model.data.coco:load_coco2014", default_split="val2014"),
+        DatasetEntry("folder", "for_model.data.folder:load_folder", default_split=None, labelled=False),
+        DatasetEntry("lvis", "for_model.data.lvis:load_lvis", default_split="val"),
+        DatasetEntry("lvis-v0.5", "for_model.data.lvis:load_lvis_v05", default_split="val"),
+        DatasetEntry(
+            "miniscenes",
+            "for_model.data.coco:load_miniscenes",
+            default_split="val",
+            default_root="for_model.data.miniscenes.scenes:default_root",
+        ),
+        DatasetEntry("nuimages", "for_model.data.nuimages:load_nuimages", default_split="val"),
+    )
 }
 
-DATASET_NAMES = tuple(_DATASETS)
 
+def load_dataset(name: str, root: Path | None = None, split: str | None = None) -> "Dataset":
+    """A split of a dataset.
 
-def load_dataset(name: str, root: Path | None = None, split: str | None = None) -> Dataset:
-    """A split of a dataset by its name: one of `DATASET_NAMES`.
+    name: one of DATASETS.
+    root: its folder; None only for a dataset that has a place of its own (MiniScenes).
+    split: None for the dataset's default, its validation split.
 
-    root: its folder; only MiniScenes can do without.  split: its default is the dataset's validation split.
     Raises UsageError for an unknown name, a missing root, or a split of a dataset without splits; DataError as the
     dataset's reader does.
     """
-    entry = _DATASETS.get(name)
+    entry = DATASETS.get(name)
     if entry is None:
-        raise UsageError(f"unknown dataset {name!r}: choose one of {', '.join(_DATASETS)}")
-    if root is None and entry.default_root is None:
-        raise UsageError(f"dataset {name!r} needs a folder: give it with --root")
+        raise UsageError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
     if split is not None and entry.default_split is None:
         raise UsageError(f"dataset {name!r} has no splits, got split {split!r}: leave --split out")
     wanted = split or entry.default_split or ""
-    return entry.load(root if root is not None else entry.default_root(wanted), wanted)  # type: ignore[misc]
+    if root is None:
+        if entry.default_root is None:
+            raise UsageError(f"dataset {name!r} needs a folder: give it with --root")
+        root = imported(entry.default_root)(wanted)
+    load = imported(entry.load)
+    dataset: Dataset = load(root) if entry.default_split is None else load(root, wanted)
+    return dataset
+
+
+def datasets_help() -> str:
+    """What can be given as a dataset, for a command's --help."""
+    return ", ".join(
+        name if entry.default_root is None else f"{name} (built in, needs no --root)"
+        for name, entry in DATASETS.items()
+    )

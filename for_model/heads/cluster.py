@@ -13,10 +13,18 @@ from for_model.errors import UsageError
 from for_model.heads.kmeans import MAX_ITERATIONS, Clusters, kmeans_batched, kmeans_reference
 
 ClusterEngine = Literal["batched", "reference"]
-ENGINES: dict[str, Callable[[Tensor, int, int], Clusters]] = {
+_ENGINES: dict[str, Callable[[Tensor, int, int], Clusters]] = {
     "batched": kmeans_batched,
     "reference": kmeans_reference,
 }
+
+
+def default_clusters(n_cells: int) -> int:
+    """N of Cluster-CLIP where nobody chose one: 8 up to the 49 cells of a 224-pixel image, else the paper's 50.
+
+    n_cells: K, the cells of the backbone's feature map; 196 in the paper.
+    """
+    return 8 if n_cells <= 49 else 50
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,8 @@ class ClusterHead:
     def __post_init__(self) -> None:
         if self.clusters < 1 or self.iterations < 1:
             raise UsageError(f"got {self.clusters} clusters, {self.iterations} iterations; expected at least 1 of each")
-        if self.engine not in ENGINES:
-            raise UsageError(f"unknown cluster engine {self.engine!r}; expected one of {', '.join(ENGINES)}")
+        if self.engine not in _ENGINES:
+            raise UsageError(f"unknown cluster engine {self.engine!r}; expected one of {', '.join(_ENGINES)}")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,4 +68,4 @@ class ClusterHead:
 
     def _clusters(self, X: Tensor, pool: Pool) -> Clusters:
         dense = F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
-        return ENGINES[self.engine](dense, self.clusters, self.iterations)
+        return _ENGINES[self.engine](dense, self.clusters, self.iterations)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from for_model.errors import UsageError
+from for_model.methods.registry import head_kinds
 
 Freeze = Literal["none", "vo", "qkvo"]
-Kind = Literal["for", "ft-clip", "ft-dense-clip"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,14 @@ class SumSettings:
 
 @dataclass(frozen=True)
 class HeadConfig(SumSettings):
-    """Which head is trained. kind: `for`, `ft-clip` or `ft-dense-clip`; the other settings shape `for` alone."""
+    """Which head is trained.
 
-    kind: Kind = "for"
+    kind: one of `head_kinds`, the methods whose head can be trained; the other settings shape `for` alone.
+    """
+
+    kind: str = "for"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.kind not in get_args(Kind):
-            raise UsageError(f"head.kind is {self.kind!r}; expected one of {', '.join(get_args(Kind))}")
+        if self.kind not in head_kinds():
+            raise UsageError(f"head.kind is {self.kind!r}; expected one of {', '.join(head_kinds())}")

@@ -1,11 +1,11 @@
-"""The heads that are trained, and their files: FOR's SUM-CLIP, and FT-CLIP and FT-Dense-CLIP that it is compared with.
+"""The heads that are trained, and their files.
 
 A head file is safetensors with float16 parameters and, as metadata, all that it takes to use it: the head's kind and
 settings, the backbone that it belongs to, and how it was trained.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 from for_model.backbones.protocol import ImageTextBackbone, Pool
 from for_model.errors import UsageError, WeightsError
 from for_model.files import sha256_file
-from for_model.heads.clip import ClipHead
-from for_model.heads.config import HeadConfig, SumSettings
-from for_model.heads.dense import DenseHead
-from for_model.heads.fine_tuned import FineTunedHead
-from for_model.heads.sum_clip import SumHead
+from for_model.heads.config import HeadConfig
+from for_model.heads.protocol import TrainableHead
+from for_model.lazy_import import imported
+from for_model.methods.registry import METHODS
 from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
 
 FORMAT = "for-head/1"
 
 
-def make_head(config: HeadConfig, pool: Pool) -> SumHead | FineTunedHead:
-    """A head before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
-    if config.kind == "for":
-        shared = {field.name: getattr(config, field.name) for field in fields(SumSettings)}
-        return SumHead(SumSettings(**shared), pool)
-    return FineTunedHead(ClipHead() if config.kind == "ft-clip" else DenseHead(), pool)
+def make_head(config: HeadConfig, pool: Pool) -> TrainableHead:
+    """A head before training, as its method's entry in the registry makes it, initialised from torch's random numbers.
+
+    pool: of the backbone that it is for.
+    """
+    head: TrainableHead = imported(METHODS[config.kind].head)(config, pool)
+    return head
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def read_head_file(path: Path) -> HeadFile:
         raise WeightsError(f"{path} is damaged ({error}): train the head again") from error
 
 
-def load_head(file: HeadFile, backbone: ImageTextBackbone) -> SumHead | FineTunedHead:
+def load_head(file: HeadFile, backbone: ImageTextBackbone) -> TrainableHead:
     """The trained head, float32, on the backbone's device, frozen and in eval mode.
 
     Raises WeightsError when the backbone isn't the one that it was trained on, or the file is damaged.
@@ -118,7 +118,7 @@ def load_head(file: HeadFile, backbone: ImageTextBackbone) -> SumHead | FineTune
 class LoadedHead:
     """A trained head as a `heads.Head`: named as in tables, its file's hash among its settings."""
 
-    module: SumHead | FineTunedHead
+    module: TrainableHead
     name: str
     sha256: str
 

@@ -5,9 +5,10 @@ float32, unit-norm, on the device of X; each image's result depends on that imag
 be normalised and stays zero; with real weights none occurs.)
 """
 
+from abc import abstractmethod
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from for_model.backbones.protocol import Pool
 
@@ -35,3 +36,24 @@ class Head(Protocol):
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """Where each embedding comes from: [B, N, K] float32, the cells' shares in it, a row summing to at most 1."""
         ...
+
+
+class TrainableHead(nn.Module):
+    """A head with parameters of its own. Its name is that of the method that the training makes, see `HeadFile`."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What changes its embeddings, as a store records it."""
+
+    @abstractmethod
+    def n_embeddings(self, n_cells: int) -> int:
+        """N, for a feature map of K = n_cells."""
+
+    @abstractmethod
+    def forward(self, X: Tensor, pool: Pool) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
+
+    @abstractmethod
+    def evidence(self, X: Tensor, pool: Pool) -> Tensor:
+        """See `Head.evidence`."""

@@ -3,7 +3,7 @@
 Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint width.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from for_model.backbones.protocol import Pool
 from for_model.errors import UsageError
-from for_model.heads.config import SumSettings
+from for_model.heads.config import HeadConfig, SumSettings
 from for_model.heads.projections import own_projections, with_own
+from for_model.heads.protocol import TrainableHead
 
 
 class DecoderLayer(nn.Module):
@@ -40,7 +41,7 @@ class DecoderLayer(nn.Module):
         return self.norms[2](x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
 
 
-class SumHead(nn.Module):
+class SumHead(TrainableHead):
     """SUM-CLIP (eq. 3): Y = c(Z), Z = softmax(q(F(Q, X)) k(X)^T) v(X).
 
     The last attention is the backbone's attention pool, mean token and positions included, so that with CLIP's own
@@ -98,3 +99,8 @@ class SumHead(nn.Module):
             x = layer(x, queries, cells, tokens[:, 1:])
         modulated: Tensor = self.norm(x)
         return modulated
+
+
+def sum_head(config: HeadConfig, pool: Pool) -> SumHead:
+    """SUM-CLIP before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    return SumHead(SumSettings(**{field.name: getattr(config, field.name) for field in fields(SumSettings)}), pool)

@@ -20,12 +20,10 @@ from torch import Tensor
 from for_model.backbones.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
 from for_model.backbones.clip_vit import fit_positions
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD, Channels, check_image_size, check_pixels, squash
-from for_model.devices import to_device
 from for_model.errors import ForError
 from for_model.methods.protocol import MethodInfo
+from for_model.methods.registry import MethodRequest
 from for_model.tensor_files import sha256_state
-
-DUAL_ENCODERS = ("coca", "owlvit", "owlv2", "blip2")
 
 COCA = "coca_ViT-L-14"
 COCA_WEIGHTS = "mscoco_finetuned_laion2b_s13b_b90k"  # the paper's is fine-tuned on COCO's captions as well
@@ -121,36 +119,16 @@ class Coca(DualEncoder):
         return embeddings
 
 
-def load_coca(name: str | None, weights: str | None, image_size: int | None, device: torch.device) -> Coca:
+def build_coca(request: MethodRequest) -> Coca:
     """Load a CoCa of open_clip.
 
-    name: `coca_ViT-B-32` or `coca_ViT-L-14`, None for the latter.  weights: as in `backbone.load_clip_resnet`, None for
-    those fine-tuned on COCO's captions.  image_size: a multiple of the patch size, None for the model's own.
+    request.backbone: `coca_ViT-B-32` or `coca_ViT-L-14`, None for the latter, the paper's.
+    request.weights: as `load_checkpoint` takes them, None for those fine-tuned on COCO's captions.
+    request.image_size: pixels a side, a multiple of the patch size; None for the model's own.
+
     Raises UsageError for an unknown name or size, WeightsError when the weights can't be had or don't fit.
     """
-    name = COCA if name is None else name
+    name = COCA if request.backbone is None else request.backbone
     vision = model_config(name, ("coca",))["vision_cfg"]
-    size = check_image_size(image_size, vision["image_size"], vision["patch_size"])
-    return Coca(load_checkpoint(name, weights, ("coca",), COCA_WEIGHTS), size, device)
-
-
-def build_dual_encoder(
-    method: str,
-    backbone: str | None = None,
-    weights: str | None = None,
-    image_size: int | None = None,
-    device: str | torch.device = "cpu",
-) -> DualEncoder:
-    """Load a dual encoder.
-
-    method: a name of DUAL_ENCODERS.  backbone: open_clip's name of a CoCa, the hub's of any other; None for the
-    paper's.  weights: see `load_coca` and `hub_models.load_hub_model`.  image_size: pixels a side, a multiple of the
-    patch size; None for the model's own.
-    Raises UsageError for an unknown name, size or device, WeightsError for packages or weights that are missing.
-    """
-    target = to_device(device)
-    if method == "coca":
-        return load_coca(backbone, weights, image_size, target)
-    from for_model.methods.transformers_encoders import load_transformers_encoder  # it builds on this module
-
-    return load_transformers_encoder(method, backbone, weights, image_size, target)
+    size = check_image_size(request.image_size, vision["image_size"], vision["patch_size"])
+    return Coca(load_checkpoint(name, request.weights, ("coca",), COCA_WEIGHTS), size, request.device)

@@ -70,6 +70,21 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class ExplainingMethod(Method, Protocol):
+    """A method that can tell where in an image its embeddings come from."""
+
+    def explain_images(self, pixels: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+        """The embeddings, and where each comes from.
+
+        pixels: [B, 3, H, W] as `preprocess` gives.
+
+        Returns [B, N, Co] as `encode_images` does, and the cells' shares in each embedding, [B, N, K] float32 from 0
+        on, where K = g * g cells cover the image row by row. What a share is, the method's entry in the registry says.
+        """
+        ...
+
+
 class LazyMethod:
     """A method that is described already and loaded when it is first needed: by whoever needs it first, others wait."""
 

@@ -1,156 +1,221 @@
-"""Methods by name: those made of a backbone and a head (`clip`, `dense-clip`, `cluster-clip`, and those of a trained
-head), and the other dual encoders.
+"""Methods by name: the one place where a method is added.
+
+All that FOR needs to know of a method beyond its code stands in its entry: what it is called, how it is built, how many
+embeddings it makes, how its evidence is put into words. Importing this module imports no torch: entries name functions
+as `"module:function"`, which are imported when a method is built.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
+from for_model.errors import UsageError
 
-from for_model.backbones.checkpoints import WEIGHTS_DIR
-from for_model.backbones.protocol import ImageTextBackbone
-from for_model.backbones.registry import load_backbone
-from for_model.errors import UsageError, WeightsError
-from for_model.heads.clip import ClipHead
-from for_model.heads.cluster import ClusterEngine, ClusterHead
-from for_model.heads.dense import DenseHead
-from for_model.heads.head_files import open_head, read_head_file
-from for_model.heads.protocol import Head
-from for_model.methods.clip_method import ClipMethod
-from for_model.methods.dual_encoders import DUAL_ENCODERS, build_dual_encoder
-from for_model.methods.protocol import Method
+if TYPE_CHECKING:
+    import torch
+
+    from for_model.backbones.protocol import ImageTextBackbone
+    from for_model.heads.cluster import ClusterEngine
+    from for_model.methods.protocol import Method
+
+HEAD_SUFFIX = ".safetensors"
+DEFAULT_BACKBONE = "RN-mini"
+DEFAULT_METHOD = "for"  # of the built-in indexes, the one that the page opens with
 
 
 @dataclass(frozen=True)
-class HeadOptions:
-    """What a head may be built from. n_cells: K.  clusters: N of Cluster-CLIP, None for the default."""
+class MethodRequest:
+    """What `build_method` was asked for. None leaves a choice to the method.
 
-    n_cells: int
-    clusters: int | None = None
-    cluster_engine: ClusterEngine = "batched"
+    name: the method's, a key of METHODS.
+    backbone: the name of a backbone, or of a published model for a method that brings its own.
+    weights: a pretrained tag, `random`, or the path of a file.
+    image_size: pixels a side.
+    n_embeddings: N, of a method that takes a count.
+    device: where it shall compute.
+    cluster_engine: which K-means Cluster-CLIP runs; both give the same clusters.
+    loaded: a backbone that is in memory already, which is the one that is asked for.
+    """
+
+    name: str
+    backbone: str | None
+    weights: str | None
+    image_size: int | None
+    n_embeddings: int | None
+    device: "torch.device"
+    cluster_engine: "ClusterEngine" = "batched"
+    loaded: "ImageTextBackbone | None" = None
 
 
-def default_clusters(n_cells: int) -> int:
-    """N of Cluster-CLIP: 8 up to the 49 cells of a 224-pixel image, else 50, the paper's for its 196."""
-    return 8 if n_cells <= 49 else 50
+@dataclass(frozen=True)
+class MethodEntry:
+    """One method.
+
+    name: as commands, stores and results write it.
+    title: as tables and the page write it.
+    build: the function that makes the method from a MethodRequest, itself or as `"module:function"`; None for a method
+        that only the file of a trained head makes.
+    head: of a method whose head is trained, the function that makes the head before training from a HeadConfig and the
+        backbone's pool, itself or as `"module:function"`; None for a method that needs no training.
+    variant_of: of a trained method that is told from another only by the losses that it was trained with, that other.
+    default_embeddings: N on the built-in backbone; None for a method that has no built-in index.
+    counted: whether N is a choice, and so belongs to the method's title.
+    evidence: what the shares of the cells are that `explain_images` gives, in words; None for a method that can't tell
+        where its embeddings come from.
+    """
+
+    name: str
+    title: str
+    build: "str | Callable[[MethodRequest], Method] | None" = None
+    head: str | Callable[..., Any] | None = None
+    variant_of: str | None = None
+    default_embeddings: int | None = None
+    counted: bool = False
+    evidence: str | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it needs a trained head."""
+        return self.head is not None
+
+    @property
+    def takes_count(self) -> bool:
+        """Whether N can be given with the name, as in `cluster-clip:25`; a trained head has its own N."""
+        return self.counted and not self.trained
 
 
-def _cluster_head(options: HeadOptions) -> Head:
-    clusters = default_clusters(options.n_cells) if options.clusters is None else options.clusters
-    return ClusterHead(clusters, engine=options.cluster_engine)
+def _and_variants(entry: MethodEntry) -> tuple[MethodEntry, ...]:
+    """A trained method, after what it is when it learned from labels alone and from pseudo-labels alone (Table 1)."""
+    only = replace(entry, build=None, default_embeddings=None, variant_of=entry.name)
+    return (
+        replace(only, name=f"{entry.name}-sup", title=f"{entry.title}, labels alone,"),
+        replace(only, name=f"{entry.name}-pl", title=f"{entry.title}, pseudo-labels alone,"),
+        entry,
+    )
 
 
-METHODS: Mapping[str, Callable[[HeadOptions], Head]] = {
-    "clip": lambda options: ClipHead(),
-    "dense-clip": lambda options: DenseHead(),
-    "cluster-clip": _cluster_head,
+_CLIP = MethodEntry(
+    "clip",
+    "CLIP",
+    build="for_model.methods.build:build_clip",
+    default_embeddings=1,
+    evidence="CLIP has one embedding for the whole image: what its attention pool weighs, whatever is asked for",
+)
+_DENSE_CLIP = MethodEntry(
+    "dense-clip",
+    "Dense-CLIP",
+    build="for_model.methods.build:build_dense_clip",
+    default_embeddings=25,
+    evidence="the cell that the embedding is made of",
+)
+
+# In the order of the tables.
+METHODS: dict[str, MethodEntry] = {
+    entry.name: entry
+    for entry in (
+        _CLIP,
+        _DENSE_CLIP,
+        MethodEntry(
+            "cluster-clip",
+            "Cluster-CLIP",
+            build="for_model.methods.build:build_cluster_clip",
+            default_embeddings=8,
+            counted=True,
+            evidence="the cells of the embedding's cluster",
+        ),
+        MethodEntry("ft-clip", "FT-CLIP", head="for_model.heads.fine_tuned:fine_tuned_clip", evidence=_CLIP.evidence),
+        MethodEntry(
+            "ft-dense-clip",
+            "FT-Dense-CLIP",
+            head="for_model.heads.fine_tuned:fine_tuned_dense_clip",
+            evidence=_DENSE_CLIP.evidence,
+        ),
+        *_and_variants(
+            MethodEntry(
+                "for",
+                "FOR",
+                build="for_model.methods.build:build_packaged",
+                head="for_model.heads.sum_clip:sum_head",
+                default_embeddings=8,
+                counted=True,
+                evidence="the attention of the learnable query that made the embedding",
+            )
+        ),
+        MethodEntry("coca", "CoCa", build="for_model.methods.dual_encoders:build_coca"),
+        MethodEntry("owlvit", "OWL-ViT", build="for_model.methods.transformers_encoders:build_owl"),
+        MethodEntry("owlv2", "OWLv2", build="for_model.methods.transformers_encoders:build_owl2"),
+        MethodEntry("blip2", "BLIP-2", build="for_model.methods.transformers_encoders:build_blip2"),
+    )
 }
-TRAINED = ("ft-clip", "ft-dense-clip", "for-sup", "for-pl", "for")
-HEAD_SUFFIX = ".safetensors"
-DEFAULT_BACKBONE = "RN-mini"
 
 
 def parse_method(method: str) -> tuple[str, int | None]:
-    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); `for`, `coca`, a head's path -> (it, None).
+    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); the path of a head's file -> (it, None).
 
     Raises UsageError naming what there is.
     """
-    if method.endswith(HEAD_SUFFIX) or method in ("for", *DUAL_ENCODERS):
+    if method.endswith(HEAD_SUFFIX):
         return method, None
     name, colon, count = method.partition(":")
-    if name in TRAINED:
+    entry = METHODS.get(name)
+    if entry is None:
+        raise UsageError(f"unknown method {method!r}; expected one of {', '.join([*buildable_methods(), _A_HEAD])}")
+    if entry.build is None:
         raise UsageError(
             f"method {method!r} is trained, and none comes with FOR: give the path of a head.safetensors, see "
             "`python -m for_model train --help`"
         )
-    if name not in METHODS:
-        valid = ", ".join([*METHODS, "for", *DUAL_ENCODERS, "the path of a head.safetensors"])
-        raise UsageError(f"unknown method {method!r}; expected one of {valid}")
     if not colon:
         return name, None
-    if name != "cluster-clip" or not (count.isascii() and count.isdigit()) or int(count) < 1:
-        raise UsageError(f"method {method!r}: only cluster-clip takes a count, a whole number from 1: cluster-clip:25")
+    if not entry.takes_count or not (count.isascii() and count.isdigit()) or int(count) < 1:
+        taking = [each.name for each in METHODS.values() if each.takes_count]
+        raise UsageError(
+            f"method {method!r}: only {' and '.join(taking)} takes a count, a whole number from 1: {taking[0]}:25"
+        )
     return name, int(count)
 
 
-def packaged_head(backbone: str) -> Path:
-    """The file of the FOR head that comes with FOR for a backbone. Raises UsageError when there is none."""
-    path = WEIGHTS_DIR / f"{backbone.lower()}-for{HEAD_SUFFIX}"
-    if not path.is_file():
-        raise UsageError(
-            f"no head of FOR comes with {backbone}, only with {DEFAULT_BACKBONE}: train one "
-            "(`python -m for_model train --help`) and give the path of its head.safetensors"
-        )
-    return path
+_A_HEAD = "the path of a head.safetensors"
 
 
-def build_method(
-    method: str,
-    backbone: str | None = None,
-    weights: str | None = None,
-    *,
-    image_size: int | None = None,
-    clusters: int | None = None,
-    device: str | torch.device | None = None,
-    cluster_engine: ClusterEngine = "batched",
-    loaded: ImageTextBackbone | None = None,
-) -> Method:
-    """Load a backbone and put a head on it, or load another dual encoder.
+def buildable_methods() -> list[str]:
+    """The names of the methods that can be built without a file of a trained head, in the order of the tables."""
+    return [entry.name for entry in METHODS.values() if entry.build is not None]
 
-    method: a name of METHODS; `cluster-clip:25` is `cluster-clip` with clusters=25; `for`, the head that comes with
-        RN-mini; the path of a head.safetensors; or a name of DUAL_ENCODERS.
-    backbone, weights, image_size: see `backbone.load_backbone`, and for the DUAL_ENCODERS `build_dual_encoder`.
-        None for what a head's file says, else for RN-mini or the dual encoder's own, and its defaults.
-    clusters: N of cluster-clip, None for `default_clusters`.  device: None for `cuda` if there is one, else `cpu`.
-    cluster_engine: `batched` or `reference`, see `heads.ClusterHead`.
-    loaded: put the head on this backbone, which is what the arguments would load, so that several methods share it in
-        memory; nothing to a dual encoder.
-    Raises UsageError for arguments that make no sense (before any weights are read), WeightsError for weights that
-    can't be had or belong to another backbone.
+
+def methods_help() -> str:
+    """What can be given as a method, for a command's --help."""
+    names = [name for entry in METHODS.values() if entry.build is not None for name in _ways_to_name(entry)]
+    return f"{', '.join(names)}, or the path of a trained head.safetensors"
+
+
+def _ways_to_name(entry: MethodEntry) -> list[str]:
+    return [entry.name, f"{entry.name}:N"] if entry.takes_count else [entry.name]
+
+
+def built_in_methods() -> dict[str, int]:
+    """The methods of the built-in indexes and N of each; DEFAULT_METHOD is the first."""
+    entries = sorted(METHODS.values(), key=lambda entry: entry.name != DEFAULT_METHOD)  # the others keep their order
+    return {each.name: each.default_embeddings for each in entries if each.default_embeddings is not None}
+
+
+def method_title(method: str, n_embeddings: int) -> str:
+    """A method as tables and the page write it: `CLIP`, `Cluster-CLIP 8`, `FOR 8`; one that isn't known by its name."""
+    entry = METHODS.get(method)
+    if entry is None:
+        return method
+    return f"{entry.title} {n_embeddings}" if entry.counted else entry.title
+
+
+def head_kinds() -> list[str]:
+    """The methods whose head can be trained, as a training's `head.kind` names them."""
+    return [entry.name for entry in METHODS.values() if entry.trained and entry.variant_of is None]
+
+
+def trained_name(kind: str, labels: bool, pseudo_labels: bool) -> str:
+    """The name of the method that a training makes, by the losses that it has: `for`, `for-sup`, `for-pl`, ...
+
+    kind: one of `head_kinds`. One without variants keeps its name.
     """
-    name, count = parse_method(method)
-    if count is not None and clusters not in (None, count):
-        raise UsageError(f"method {method!r} and clusters={clusters} disagree; give the count once")
-    if clusters is not None and name != "cluster-clip":
-        raise UsageError(f"clusters={clusters} makes no sense for {name!r}; only cluster-clip clusters")
-    target = device if device is not None else ("cuda" if torch.cuda.is_available() else "cpu")
-    if name in DUAL_ENCODERS:
-        return build_dual_encoder(name, backbone, weights, image_size, target)
-    if name not in METHODS:
-        path = packaged_head(backbone or DEFAULT_BACKBONE) if name == "for" else Path(name).expanduser()
-        return _trained_method(path, backbone, weights, image_size, target, loaded)
-    count = clusters if count is None else count
-    if name == "cluster-clip":
-        ClusterHead(1 if count is None else count, engine=cluster_engine)  # a wrong setting shows before weights load
-    loaded = loaded or load_backbone(backbone or DEFAULT_BACKBONE, weights, image_size, target)
-    return ClipMethod(loaded, METHODS[name](HeadOptions(loaded.n_cells, count, cluster_engine)))
-
-
-def _trained_method(
-    path: Path,
-    backbone: str | None,
-    weights: str | None,
-    image_size: int | None,
-    device: str | torch.device,
-    loaded: ImageTextBackbone | None,
-) -> ClipMethod:
-    file = read_head_file(path)
-    name, recorded = file.backbone["name"], file.backbone["weights"]
-    if backbone not in (None, name):
-        raise UsageError(
-            f"{path} was trained on {name}, not on {backbone}: leave --backbone out, or train another head"
-        )
-    if loaded is not None:
-        return ClipMethod(loaded, open_head(file, loaded))
-    default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
-    try:
-        loaded = load_backbone(name, weights or default, image_size or file.backbone["image_size"], device)
-    except WeightsError as error:
-        if weights is not None:
-            raise
-        raise WeightsError(
-            f"{path} was trained on {name} with the weights {recorded!r}, which can't be loaded ({error}); "
-            "if they are a file, give its path with --weights"
-        ) from error
-    return ClipMethod(loaded, open_head(file, loaded))
+    variant = kind if labels and pseudo_labels else f"{kind}-sup" if labels else f"{kind}-pl"
+    return variant if variant in METHODS else kind

@@ -15,6 +15,7 @@ from for_model.errors import WeightsError
 from for_model.methods.dual_encoders import DualEncoder
 from for_model.methods.hub_models import HubModel, load_hub_model, reading
 from for_model.methods.protocol import MethodInfo
+from for_model.methods.registry import MethodRequest
 
 MAX_BLIP2_TOKENS = 32  # what BLIP-2 was trained with
 # What BLIP-2's own text processor (LAVIS' `blip_caption`) replaces by spaces, in training and afterwards.
@@ -141,11 +142,26 @@ def _blip2_tokenizer(loaded: HubModel) -> Any:
     return tokenizer
 
 
-def load_transformers_encoder(
-    method: str, backbone: str | None, weights: str | None, image_size: int | None, device: torch.device
-) -> TransformersEncoder:
-    """Load OWL-ViT, OWLv2 or BLIP-2. method: `owlvit`, `owlv2` or `blip2`; the rest as `dual_encoders` says."""
-    loaded = load_hub_model(method, backbone, weights)
-    if method == "blip2":
-        return Blip2(loaded, image_size, device)
-    return (Owl2 if method == "owlv2" else Owl)(method, loaded, image_size, device)
+def build_owl(request: MethodRequest) -> Owl:
+    """Load OWL-ViT.
+
+    request.backbone: a repository of the model hub, None for the paper's.
+    request.weights: see `load_hub_model`.
+    request.image_size: pixels a side, a multiple of the patch size; None for the model's own.
+
+    Raises UsageError for an unknown repository or size, WeightsError for packages or weights that are missing.
+    """
+    loaded = load_hub_model(request.name, request.backbone, request.weights)
+    return Owl(request.name, loaded, request.image_size, request.device)
+
+
+def build_owl2(request: MethodRequest) -> Owl2:
+    """Load OWLv2; see `build_owl` for the request."""
+    loaded = load_hub_model(request.name, request.backbone, request.weights)
+    return Owl2(request.name, loaded, request.image_size, request.device)
+
+
+def build_blip2(request: MethodRequest) -> Blip2:
+    """Load BLIP-2; see `build_owl` for the request."""
+    loaded = load_hub_model(request.name, request.backbone, request.weights)
+    return Blip2(loaded, request.image_size, request.device)

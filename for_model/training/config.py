@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from for_model.errors import UsageError
 from for_model.files import read_toml, toml_value
 from for_model.heads.config import HeadConfig
+from for_model.methods.registry import trained_name
 
 VERSION = 1  # of training: raise it when the same settings train another head
 
@@ -156,9 +157,7 @@ class TrainConfig:
     @property
     def method(self) -> str:
         """How the trained head is called in tables."""
-        if self.head.kind != "for":
-            return self.head.kind
-        return "for" if self.loss.sup and self.loss.pse else "for-sup" if self.loss.sup else "for-pl"
+        return trained_name(self.head.kind, labels=self.loss.sup > 0, pseudo_labels=self.loss.pse > 0)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

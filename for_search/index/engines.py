@@ -1,6 +1,6 @@
-"""Search engines by kind."""
+"""Search engines by kind: the one place where an engine is added."""
 
-from for_search.index.engine_protocol import VectorIndex
-from for_search.index.flat_engine import FlatIndex
+from for_search.index.engine_protocol import Engine
+from for_search.index.flat_engine import FlatEngine
 
-KINDS: dict[str, type[VectorIndex]] = {FlatIndex.kind: FlatIndex}
+ENGINES: dict[str, type[Engine]] = {engine.kind: engine for engine in (FlatEngine,)}

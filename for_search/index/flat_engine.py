@@ -19,7 +19,7 @@ from for_search.index.engine_protocol import damaged
 logger = logging.getLogger(__name__)
 
 
-class FlatIndex:
+class FlatEngine:
     """Exact inner product by a full scan (FAISS `IndexScalarQuantizer`, `QT_fp16`), memory-mapped.
 
     A store is float16, so the float16 quantizer keeps it bit for bit, in half the bytes of `IndexFlatIP` and at about
@@ -49,7 +49,7 @@ class FlatIndex:
             raise StoreError(f"can't write the index to {folder}: is the disk full?") from error
 
     @classmethod
-    def open(cls, folder: Path, n_rows: int, dim: int) -> "FlatIndex":
+    def open(cls, folder: Path, n_rows: int, dim: int) -> "FlatEngine":
         path = folder / cls.file_names[0]
         try:
             # IO_FLAG_MMAP still reads the codes into memory for this type (0.1 s per 256 MB); IO_FLAG_MMAP_IFC maps.

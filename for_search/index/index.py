@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.engine_protocol import VectorIndex
+from for_search.index.engine_protocol import Engine
 from for_search.store.store import SkippedImage
 
 _FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
@@ -54,7 +54,7 @@ class SearchIndex:
     images: tuple[ImageRecord, ...]
     skipped: tuple[SkippedImage, ...]
     n_bytes: int
-    vectors: VectorIndex
+    vectors: Engine
 
     @property
     def kind(self) -> str:

@@ -20,15 +20,15 @@ from for_model import files
 from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.engine_protocol import VectorIndex, damaged
-from for_search.index.engines import KINDS
+from for_search.index.engine_protocol import Engine, damaged
+from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.store.store import FORMAT as STORE_FORMAT
 from for_search.store.store import SkippedImage, Store, open_store
 
-FORMAT = "for-index/1"
+FORMAT = "for-index/2"
 MANIFEST = "manifest.json"
-_HEAD_BYTES = 4096
+_START_BYTES = 4096
 
 
 def build_index(store_path: Path, out: Path, kind: str = "flat") -> SearchIndex:
@@ -39,8 +39,8 @@ def build_index(store_path: Path, out: Path, kind: str = "flat") -> SearchIndex:
     Raises UsageError for an unknown kind or an `out` that isn't an index, StoreError for a store that is missing,
     damaged or empty, or when the index can't be written.
     """
-    if kind not in KINDS:
-        raise UsageError(f"no index kind {kind!r}: choose one of {', '.join(sorted(KINDS))}")
+    if kind not in ENGINES:
+        raise UsageError(f"no index kind {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
     store = open_store(store_path)
     if not store.images:
         raise StoreError(f"{store_path} holds no image: there is nothing to index")
@@ -48,7 +48,7 @@ def build_index(store_path: Path, out: Path, kind: str = "flat") -> SearchIndex:
     _refuse_foreign(target)
     try:
         with _replacing(target) as folder:
-            _write(store, KINDS[kind], folder)
+            _write(store, ENGINES[kind], folder)
     except OSError as error:
         raise StoreError(f"can't write the index to {out}: {error.strerror or error}") from error
     return open_index(Path(out))
@@ -71,17 +71,19 @@ def open_index(path: Path, verify: Literal["quick", "full"] = "quick") -> Search
         texts = [str(manifest[name]) for name in ("dataset", "split", "image_root")]
         shape = (int(manifest["n_embeddings"]), int(manifest["dim"]))
         listed = {
-            name: (int(f["bytes"]), str(f["sha256"]), str(f["head_sha256"])) for name, f in manifest["files"].items()
+            name: (int(f["bytes"]), str(f["sha256"]), str(f["start_sha256"])) for name, f in manifest["files"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise damaged(path / MANIFEST, f"not the fields of {FORMAT}: {type(error).__name__} {error}") from error
-    if kind not in KINDS:
-        raise StoreError(f"{path} is of kind {kind!r}, known are {', '.join(sorted(KINDS))}: update FOR or rebuild it")
-    engine = KINDS[kind]
+    if kind not in ENGINES:
+        raise StoreError(
+            f"{path} is of kind {kind!r}, known are {', '.join(sorted(ENGINES))}: update FOR or rebuild it"
+        )
+    engine = ENGINES[kind]
     if shape != (info.n_embeddings, info.dim) or min(shape) < 1 or not images or set(listed) != set(engine.file_names):
         raise damaged(path / MANIFEST, "its fields contradict each other")
-    for name, (n_bytes, sha256, head_sha256) in listed.items():
-        _check_file(path / name, n_bytes, head_sha256, sha256 if verify == "full" else None)
+    for name, (n_bytes, sha256, start_sha256) in listed.items():
+        _check_file(path / name, n_bytes, start_sha256, sha256 if verify == "full" else None)
     vectors = engine.open(path, len(images) * info.n_embeddings, info.dim)
     n_bytes = sum(size for size, _, _ in listed.values())
     return SearchIndex(path, info, texts[0], texts[1], texts[2], images, skipped, n_bytes, vectors)
@@ -105,25 +107,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _head_sha256(path: Path) -> str:
+def _start_sha256(path: Path) -> str:
     """The hash of a file's first 4 KiB, which hold an engine's header: cheap enough to check at every opening."""
     with path.open("rb") as stream:
-        return hashlib.sha256(stream.read(_HEAD_BYTES)).hexdigest()
+        return hashlib.sha256(stream.read(_START_BYTES)).hexdigest()
 
 
-def _check_file(path: Path, n_bytes: int, head_sha256: str, sha256: str | None) -> None:
-    """Raise StoreError unless a file has this size and these hashes; without `sha256` only its head is read."""
+def _check_file(path: Path, n_bytes: int, start_sha256: str, sha256: str | None) -> None:
+    """Raise StoreError unless a file has this size and these hashes; without `sha256` only its start is read."""
     try:
         found = path.stat().st_size
         if found != n_bytes:
             raise damaged(path, f"it has {found} bytes, its manifest says {n_bytes}")
-        if _head_sha256(path) != head_sha256 or (sha256 is not None and files.sha256_file(path) != sha256):
+        if _start_sha256(path) != start_sha256 or (sha256 is not None and files.sha256_file(path) != sha256):
             raise damaged(path, "its bytes differ from those that were written")
     except OSError as error:
         raise StoreError(f"can't read {path}: {error.strerror or error}; build the index again") from error
 
 
-def _write(store: Store, engine: type[VectorIndex], folder: Path) -> None:
+def _write(store: Store, engine: type[Engine], folder: Path) -> None:
     """Write the complete index of `store` into the empty `folder`, down to the disk."""
     store.verify()
     dim = store.info.dim
@@ -137,7 +139,7 @@ def _write(store: Store, engine: type[VectorIndex], folder: Path) -> None:
         listed[name] = {
             "bytes": path.stat().st_size,
             "sha256": files.sha256_file(path),
-            "head_sha256": _head_sha256(path),
+            "start_sha256": _start_sha256(path),
         }
     manifest = {
         "format": FORMAT,
@@ -168,7 +170,7 @@ def _refuse_foreign(target: Path) -> None:
     """Raise UsageError when replacing `target` would delete something that isn't an index."""
     if not target.exists():
         return
-    known = {MANIFEST}.union(*(engine.file_names for engine in KINDS.values()))
+    known = {MANIFEST}.union(*(engine.file_names for engine in ENGINES.values()))
     if not target.is_dir() or not {entry.name for entry in target.iterdir()} <= known:
         raise UsageError(f"{target} exists and isn't a search index: choose another folder for the index")
 

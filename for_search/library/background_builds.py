@@ -46,7 +46,7 @@ class Builder:
     def start(self, root: Path, method: str, backbone: str) -> None:
         """Begin to index all images under `root`, and return at once.
 
-        method: as `clip_method.build_method` takes it.  backbone: one that an open index uses is shared.
+        method: as `build_method` takes it.  backbone: one that an open index uses is shared.
         Raises UsageError when another build is running, or for a root that isn't a folder.
         """
         root = root.expanduser()
@@ -64,7 +64,7 @@ class Builder:
         self._stop.set()
 
     def _run(self, root: Path, method: str, backbone: str) -> None:
-        from for_model.methods.registry import build_method
+        from for_model.methods.build import build_method
 
         try:
             built = build_method(method, backbone, loaded=self._library.backbone(backbone))

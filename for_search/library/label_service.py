@@ -15,8 +15,8 @@ from for_search.query.image_labels import (
     DATASET,
     OWN,
     ImageLabels,
+    find_labels,
     judged,
-    label_image,
     labelling_method,
     vocabulary_names,
 )
@@ -42,7 +42,7 @@ def default_vocabulary(library: Library, index: str) -> str:
     return DATASET if library.labels(index) is not None else "imagenet21k"
 
 
-def label(
+def label_image(
     library: Library,
     index: str,
     image: Image.Image | ImageId,
@@ -70,7 +70,7 @@ def label(
     assert isinstance(image, Image.Image)
     texts = _embedded(method, names, vocabulary != OWN, report)
     wanted = DEFAULT_THRESHOLDS.get(vocabulary, DEFAULT_THRESHOLD) if threshold is None else threshold
-    found = label_image(method, image, names, texts, wanted)
+    found = find_labels(method, image, names, texts, wanted)
     if record is not None and dataset is not None:
         found = judged(found, dataset, record.id)
     return image, found

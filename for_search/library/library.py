@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.data.dataset import Dataset
-from for_model.data.registry import load_dataset
+from for_model.data.registry import DATASETS, load_dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
+from for_model.methods.registry import DEFAULT_BACKBONE, built_in_methods, method_title
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import open_index
 from for_search.library.built_in_index import DEFAULT_DATASET, default_index
@@ -22,31 +23,7 @@ from for_search.query.searcher import Searcher, searcher_of
 if TYPE_CHECKING:
     from for_model.backbones.protocol import ImageTextBackbone
 
-# The methods of the built-in indexes, and how many embeddings an image has of each. The first is the default.
-BUILT_IN_METHODS = {"for": 8, "clip": 1, "dense-clip": 25, "cluster-clip:8": 8}
-_TITLES = {
-    "clip": "CLIP",
-    "dense-clip": "Dense-CLIP",
-    "cluster-clip": "Cluster-CLIP",
-    "ft-clip": "FT-CLIP",
-    "ft-dense-clip": "FT-Dense-CLIP",
-    "for": "FOR",
-    "for-sup": "FOR, labels alone,",
-    "for-pl": "FOR, pseudo-labels alone,",
-    "coca": "CoCa",
-    "owlvit": "OWL-ViT",
-    "owlv2": "OWLv2",
-    "blip2": "BLIP-2",
-}
-_COUNTED = ("cluster-clip", "for", "for-sup", "for-pl")  # the methods whose number of embeddings is a choice
-
 _log = logging.getLogger(__name__)
-
-
-def method_title(method: str, n_embeddings: int) -> str:
-    """A method as the tables write it: `CLIP`, `Cluster-CLIP 8`, `FOR 8`."""
-    title = _TITLES.get(method, method)
-    return f"{title} {n_embeddings}" if method in _COUNTED else title
 
 
 @dataclass
@@ -96,9 +73,9 @@ class Library:
         texts: queries that can be searched for without it; their embeddings are kept.
         """
         library = cls(weights=weights)
-        for spec, n_embeddings in BUILT_IN_METHODS.items():
-            title = f"{DEFAULT_DATASET} val: {method_title(spec.partition(':')[0], n_embeddings)}"
-            library._insert(title, _Entry(DEFAULT_DATASET, spec, partial(library._open_built_in, spec, texts)))
+        for method, n_embeddings in built_in_methods().items():
+            title = f"{DEFAULT_DATASET} val: {method_title(method, n_embeddings)}"
+            library._insert(title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts)))
         return library
 
     @property
@@ -217,7 +194,7 @@ class Library:
         return searcher_of(open_index(default_index(method)), method=method, texts=embeddings)
 
     def _load_built_in(self, spec: str) -> Method:
-        from for_model.methods.registry import DEFAULT_BACKBONE, build_method
+        from for_model.methods.build import build_method
 
         with self._loading:
             method = build_method(spec, DEFAULT_BACKBONE, self._weights, loaded=self.backbone(DEFAULT_BACKBONE))
@@ -241,7 +218,7 @@ class Library:
 def _labelled(searcher: Searcher) -> Dataset | None:
     """The dataset of an index, read again where its images lie; None when it isn't there, or has no labels."""
     index = searcher.index
-    if index.dataset == "folder":
+    if index.dataset not in DATASETS or not DATASETS[index.dataset].labelled:
         return None
     for root in (searcher.image_root.parent, searcher.image_root):
         try:

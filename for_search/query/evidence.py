@@ -13,22 +13,15 @@ from PIL import Image
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
 from for_model.errors import UsageError, WeightsError
+from for_model.methods.protocol import ExplainingMethod, Method
+from for_model.methods.registry import METHODS
 from for_search.query.searcher import HEAD_MISSING, Searcher
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from for_model.methods.clip_method import ClipMethod
-
 # An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
 _SAME = 0.999
-
-_MEANINGS = {
-    "clip": "CLIP has one embedding for the whole image: what its attention pool weighs, whatever is asked for",
-    "dense-clip": "the cell that the embedding is made of",
-    "cluster-clip": "the cells of the embedding's cluster",
-    "for": "the attention of the learnable query that made the embedding",
-}
 
 
 @dataclass(frozen=True)
@@ -86,21 +79,22 @@ def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.flo
     )
 
 
-def explaining_method(searcher: Searcher) -> "ClipMethod":
+def explaining_method(searcher: Searcher) -> ExplainingMethod:
     """The searcher's method, if it can tell where its embeddings come from; see `find_evidence` for what is raised."""
-    from for_model.methods.clip_method import ClipMethod
-
     if not searcher.embeds_images:
         raise WeightsError(HEAD_MISSING)
-    if not isinstance(searcher.method, ClipMethod):
-        raise UsageError(f"{searcher.method.info.method} can't tell where its embeddings come from")
-    return searcher.method
+    method = searcher.method
+    if not isinstance(method, ExplainingMethod):
+        raise UsageError(f"{method.info.method} can't tell where its embeddings come from")
+    return method
 
 
-def meaning(method: "ClipMethod") -> str:
-    """What the cells' shares of a method are, in words."""
-    name = method.info.method.removeprefix("ft-")
-    return _MEANINGS["for" if name.startswith("for") else name]
+def meaning(method: Method) -> str:
+    """What the cells' shares of a method are, in words. Raises UsageError for a method that has none."""
+    entry = METHODS.get(method.info.method)
+    if entry is None or entry.evidence is None:
+        raise UsageError(f"{method.info.method} can't tell where its embeddings come from")
+    return entry.evidence
 
 
 def cell_map(shares: "Tensor") -> NDArray[np.float32]:

@@ -16,6 +16,7 @@ from PIL import Image
 from for_model.data.dataset import Dataset, ImageId
 from for_model.errors import UsageError
 from for_model.methods.protocol import Method
+from for_model.methods.registry import METHODS, built_in_methods
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,19 +129,19 @@ def labelling_method(method: Method) -> "ClipMethod":
 
     Raises UsageError for a method without a backbone whose cells can be grouped.
     """
-    from for_model.heads.cluster import ClusterHead
+    from for_model.heads.cluster import ClusterHead, default_clusters
     from for_model.methods.clip_method import ClipMethod
-    from for_model.methods.registry import default_clusters
 
     if not isinstance(method, ClipMethod):
+        titles = [METHODS[name].title for name in built_in_methods()]
         raise UsageError(
             f"{method.info.method} on {method.info.backbone} has no feature map to label: choose an index of "
-            "CLIP, Dense-CLIP, Cluster-CLIP or FOR"
+            f"{', '.join(titles[:-1])} or {titles[-1]}"
         )
     return ClipMethod(method.backbone, ClusterHead(default_clusters(method.backbone.n_cells)))
 
 
-def label_image(
+def find_labels(
     method: "ClipMethod", image: Image.Image, names: Sequence[str], texts: "Tensor", threshold: float
 ) -> ImageLabels:
     """The pseudo-labels of an image (eq. 4).

@@ -3,7 +3,6 @@
 Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width.
 """
 
-import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.files import sha256_file
 from for_model.methods.protocol import LazyMethod, Method
+from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
 from for_search.query.ranking import top_k
@@ -264,21 +264,22 @@ def _rebuild(
 ) -> Method:
     """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
     no more."""
-    from for_model.methods.registry import DUAL_ENCODERS, METHODS, build_method
+    from for_model.methods.build import build_method
 
     info = index.info
     # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
     recorded = None if info.weights == info.backbone.lower() else info.weights
-    name = info.method
-    if name not in (*METHODS, *DUAL_ENCODERS):
-        name = str(_head_of(index, heads) or "clip")
+    entry = METHODS.get(info.method)
+    if entry is None or entry.trained:
+        method = str(_head_of(index, heads) or "clip")
+    else:
+        method = f"{info.method}:{info.n_embeddings}" if entry.takes_count else info.method
     try:
         return build_method(
-            name,
+            method,
             info.backbone,
             weights or recorded,
             image_size=info.image_size,
-            clusters=info.settings.get("clusters"),
             device=device,
             loaded=loaded,
         )
@@ -293,11 +294,9 @@ def _rebuild(
 
 def _head_of(index: SearchIndex, heads: Sequence[Path]) -> Path | None:
     """The file among `heads`, and the one that comes with FOR, that made the index; None when none did."""
-    from for_model.methods.registry import packaged_head
+    from for_model.methods.build import packaged_heads
 
-    files = list(heads)
-    with contextlib.suppress(UsageError):  # most backbones come without
-        files.append(packaged_head(index.info.backbone))
+    files = [*heads, *packaged_heads(index.info.backbone)]
     wanted = index.info.settings.get("head_sha256")
     return next((file for file in files if sha256_file(file) == wanted), None)
 

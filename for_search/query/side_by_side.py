@@ -34,7 +34,7 @@ class MethodAnswer:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """The answers of several methods to one query.
 
     category: that the query names, if any.  n_relevant: P, the images labelled with it.
@@ -75,7 +75,9 @@ def _to_json(answer: MethodAnswer) -> dict[str, Any]:
     }
 
 
-def compare(searchers: Mapping[str, Searcher], text: str, k: int, dataset: Dataset | None = None) -> Comparison:
+def ask_side_by_side(
+    searchers: Mapping[str, Searcher], text: str, k: int, dataset: Dataset | None = None
+) -> SideBySide:
     """Ask several methods for the k images that match a text best.
 
     searchers: by the names of their indexes, at least one, all of the same images.  dataset: their labels, if any.
@@ -86,7 +88,7 @@ def compare(searchers: Mapping[str, Searcher], text: str, k: int, dataset: Datas
     presence = _presence(dataset, category)
     answers = tuple(_answer(name, searcher, text, k, presence) for name, searcher in searchers.items())
     n_relevant = None if presence is None else _n_relevant(next(iter(searchers.values())), presence)
-    return Comparison(text, k, category, n_relevant, answers, _overlap(answers, k))
+    return SideBySide(text, k, category, n_relevant, answers, _overlap(answers, k))
 
 
 def named_category(text: str, dataset: Dataset | None) -> str | None:

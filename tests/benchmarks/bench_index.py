@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.dataset import ImageRecord
 from for_model.methods.protocol import MethodInfo
-from for_search.index.flat_engine import FlatIndex
+from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.store.store import Store, open_store, write_manifest, write_shard
@@ -44,7 +44,7 @@ def queries() -> NDArray[np.float32]:
     return values / np.linalg.norm(values, axis=-1, keepdims=True)
 
 
-class Float32Index(FlatIndex):
+class Float32Index(FlatEngine):
     """The alternative to `flat`'s float16: `IndexFlatIP`, mapped from disk too."""
 
     def __init__(self, index: SearchIndex, store: Store) -> None:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from for_app.views.leaderboard import main_columns, read_boards
 from for_search import api
-from for_search.library.label_service import DEFAULT_THRESHOLD, label, sample_images
+from for_search.library.label_service import DEFAULT_THRESHOLD, label_image, sample_images
 from for_search.query.image_labels import DATASET
 from tests.helpers.browser import Page
 from tests.helpers.pages import Served, open_tab_on_phone
@@ -71,7 +71,7 @@ def test_a_visitor_labels_an_image(served: Served, browser: Page) -> None:
     browser.wait(f'{SUMMARY}.includes("No name reaches a probability of {DEFAULT_THRESHOLD:g}")')
     browser.value('document.querySelector("#label-threshold input[type=number]").focus()')
     browser.type("0", enter=True)
-    _, found = label(library, library.default, samples[5].id, DATASET, "", 0.0)
+    _, found = label_image(library, library.default, samples[5].id, DATASET, "", 0.0)
     browser.wait(f"{LISTED}.length == {len(found.labels)}")
     assert browser.value(NAMES) == [one.name for one in found.labels]
     right = sum(one.verdict == "right" for one in found.labels)

@@ -9,8 +9,8 @@ import pytest
 
 from for_eval.__main__ import main
 from for_model.data.miniscenes.scenes import write_scenes
+from for_model.methods.build import build_method
 from for_model.methods.protocol import MethodInfo
-from for_model.methods.registry import build_method
 from for_search.__main__ import main as search_main
 from for_search.store.embed import _default_shard_size
 from for_search.store.store import open_store

@@ -21,7 +21,7 @@ from for_model.data.coco import load_coco
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_model.text import embed_categories
 from for_search.__main__ import main as search_main
 from for_search.query.ranking import UNRANKED, average_precision_at_k

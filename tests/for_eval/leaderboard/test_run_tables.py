@@ -14,15 +14,16 @@ from for_eval.leaderboard import run_tables as tables
 from for_eval.leaderboard.evaluate import evaluate
 from for_eval.leaderboard.paper_rows import read_paper
 from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
-from for_eval.leaderboard.run_tables import Verdict, find_data, measure, parse_tables, run_tables, write_table_csvs
+from for_eval.leaderboard.run_tables import RowOutcome, find_data, measure, parse_tables, run_tables, write_table_csvs
 from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
+from for_model.methods.build import build_method
 from for_model.methods.dual_encoders import COCA
 from for_model.methods.hub_models import PUBLISHED
-from for_model.methods.registry import build_method, parse_method
+from for_model.methods.registry import parse_method
 from for_search.store.store import open_store
 
 SMALL = {
@@ -48,7 +49,7 @@ class World:
     def results(self) -> Path:
         return self.out / "results" / "tables" / "miniscenes"
 
-    def run(self, *names: str, **options: Any) -> list[Verdict]:
+    def run(self, *names: str, **options: Any) -> list[RowOutcome]:
         return list(run_tables(self.suite, names, self.out, *find_data(self.suite, None), **options))
 
 

@@ -16,7 +16,7 @@ from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.coco import COCO_OVD_BASE, COCO_OVD_NOVEL
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_model.text import embed_categories
 from for_search.store.store import open_store, store_path
 from tests.helpers.slow_metrics import random_case

@@ -14,7 +14,7 @@ from for_eval.leaderboard.comparison_report import to_text, write_figure
 from for_eval.leaderboard.results import FORMAT, write_result
 from for_eval.metrics import kept_rankings as rankings_module
 from for_eval.metrics.kept_rankings import rankings_of
-from for_eval.metrics.paired_comparison import compare, load_ranked
+from for_eval.metrics.paired_comparison import compare_results, load_ranked
 from for_model.errors import DataError, UsageError
 from for_search.query.ranking import UNRANKED
 from tests.helpers.slow_metrics import random_case, slow_scores
@@ -73,7 +73,7 @@ def test_is_literal_resampling(n_images, k, levels, with_known):
     relevance[2] = False
     known = np.random.default_rng(2).random(a.shape) < 0.7 if with_known else None
     n_resamples, level = 30, 0.9
-    comparison = compare(make(a, relevance, known, k), make(b, relevance, known, k), n_resamples, 4, level)
+    comparison = compare_results(make(a, relevance, known, k), make(b, relevance, known, k), n_resamples, 4, level)
 
     rng = np.random.default_rng(4)
     draws = slow_draws(a, b, relevance, known, k, n_resamples, rng)
@@ -102,7 +102,7 @@ def test_is_literal_resampling(n_images, k, levels, with_known):
 
 def test_the_same_result_twice_differs_in_nothing():
     a, _, relevance = two_scores()
-    comparison = compare(make(a, relevance), make(a, relevance), 20)
+    comparison = compare_results(make(a, relevance), make(a, relevance), 20)
     for group in comparison.groups.values():
         assert group.difference == 0
         assert {(s.low, s.high, s.share_better) for s in group.spreads.values()} == {(0, 0, 0)}
@@ -111,7 +111,7 @@ def test_the_same_result_twice_differs_in_nothing():
 
 def test_a_better_ranking_is_better_and_turning_the_two_round_turns_the_signs():
     a, b, relevance = two_scores(200)
-    there, back = (compare(make(x, relevance), make(y, relevance), 100) for x, y in ((a, b), (b, a)))
+    there, back = (compare_results(make(x, relevance), make(y, relevance), 100) for x, y in ((a, b), (b, a)))
     spread = there.groups["all"].spreads["images"]
     assert 0 < spread.low < there.groups["all"].difference < spread.high
     assert spread.share_better > 0.95
@@ -126,10 +126,10 @@ def test_images_that_only_one_ranks_are_left_out_and_counted():
     of_a, of_b = np.arange(60) != 7, ~np.isin(np.arange(60), [0, 30])
     common = of_a & of_b
     ids = lambda mask: [int(i) for i in np.flatnonzero(mask)]  # noqa: E731
-    got = compare(
+    got = compare_results(
         make(a[:, of_a], relevance[:, of_a], ids=ids(of_a)), make(b[:, of_b], relevance[:, of_b], ids=ids(of_b)), 50
     )
-    expected = compare(
+    expected = compare_results(
         make(a[:, common], relevance[:, common], ids=ids(common)),
         make(b[:, common], relevance[:, common], ids=ids(common)),
         50,
@@ -142,12 +142,12 @@ def test_images_that_only_one_ranks_are_left_out_and_counted():
 def test_groups_without_relevant_images_are_empty():
     a, b, relevance = two_scores()
     relevance[4:] = False
-    comparison = compare(make(a, relevance), make(b, relevance), 20)
+    comparison = compare_results(make(a, relevance), make(b, relevance), 20)
     assert comparison.groups["novel"] is None
     assert comparison.groups["all"].n_categories == 4
     assert "None" not in to_text(comparison, "a", "b")
     relevance[:] = False
-    assert compare(make(a, relevance), make(b, relevance), 20).categories == ()
+    assert compare_results(make(a, relevance), make(b, relevance), 20).categories == ()
 
 
 def test_one_relevant_image_that_no_resample_holds_has_no_spread(tmp_path):
@@ -156,7 +156,7 @@ def test_one_relevant_image_that_no_resample_holds_has_no_spread(tmp_path):
     relevance[0, drawn[0]] = True
     relevance[4, np.setdiff1d(np.arange(40), drawn)[0]] = True
     scores = np.random.default_rng(0).standard_normal(relevance.shape)
-    comparison = compare(make(scores, relevance), make(-scores, relevance), 1)
+    comparison = compare_results(make(scores, relevance), make(-scores, relevance), 1)
     assert {c.name: c.spread is None for c in comparison.categories} == {"thing 0": False, "thing 4": True}
     novel = comparison.groups["novel"].spreads
     assert (novel["images"], novel["both"]) == (None, None)
@@ -180,7 +180,7 @@ def test_one_relevant_image_that_no_resample_holds_has_no_spread(tmp_path):
 def test_other_tasks_are_refused(changes, said):
     a, b, relevance = two_scores()
     with pytest.raises(UsageError, match=said) as caught:
-        compare(make(a, relevance), make(b, relevance, **changes), 10)
+        compare_results(make(a, relevance), make(b, relevance, **changes), 10)
     assert "\n" not in str(caught.value)
 
 
@@ -189,26 +189,26 @@ def test_other_labels_are_refused():
     other = relevance.copy()
     other[3, 3] ^= True
     with pytest.raises(UsageError, match="different labels"):
-        compare(make(a, relevance), make(b, other), 10)
+        compare_results(make(a, relevance), make(b, other), 10)
     known = np.ones_like(relevance)
     fewer = known.copy()
     fewer[3, np.flatnonzero(~relevance[3])[0]] = False
     with pytest.raises(UsageError, match="different labels"):
-        compare(make(a, relevance, known), make(b, relevance, fewer), 10)
+        compare_results(make(a, relevance, known), make(b, relevance, fewer), 10)
 
 
 @pytest.mark.parametrize("settings", [{"n_resamples": 0}, {"level": 0.0}, {"level": 1.0}])
 def test_settings_must_make_sense(settings):
     a, b, relevance = two_scores()
     with pytest.raises(UsageError, match="give n_resamples >= 1"):
-        compare(make(a, relevance), make(b, relevance), **settings)
+        compare_results(make(a, relevance), make(b, relevance), **settings)
 
 
 def test_rankings_too_short_for_a_resample_are_refused(monkeypatch):
     monkeypatch.setattr(rankings_module, "DEPTH", 1)
     a, b, relevance = two_scores()
     with pytest.raises(UsageError, match="5 deep, don't fill 5 ranks"):
-        compare(make(a, relevance), make(b, relevance), 10)
+        compare_results(make(a, relevance), make(b, relevance), 10)
 
 
 def result_of(method, n_embeddings=1):
@@ -251,7 +251,7 @@ def test_many_categories_are_shown_by_their_ends_and_drawn_without_names(tmp_pat
     relevance = rng.random((130, 50)) < 0.3
     a, b = rng.standard_normal((2, 130, 50))
     groups = ("base",) * 100 + ("novel",) * 30
-    comparison = compare(make(a, relevance, groups=groups), make(b, relevance, groups=groups), 10)
+    comparison = compare_results(make(a, relevance, groups=groups), make(b, relevance, groups=groups), 10)
     text = to_text(comparison, "a", "b")
     shown = [line for line in text.splitlines() if line.startswith("thing ")]
     assert [line.split()[1] for line in shown] == [

@@ -22,7 +22,7 @@ from for_model.heads.config import HeadConfig, SumSettings
 from for_model.heads.dense import DenseHead
 from for_model.heads.head_files import make_head
 from for_model.heads.sum_clip import SumHead
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_model.training.features import open_features
 from tests.helpers.tiny_models import OPEN_CLIP, name_tiny_open_clip
 

@@ -21,7 +21,7 @@ from for_model.errors import ImageError, UsageError, WeightsError
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterHead
 from for_model.heads.dense import DenseHead
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
 from for_model.tensor_files import read_weights
 from for_model.text import embed_categories, embed_queries
 from tests.helpers.paths import REPOSITORY
@@ -154,7 +154,7 @@ def test_other_weights_and_sizes_are_refused() -> None:
 
 def test_nothing_optional_is_imported_by_import() -> None:
     code = (
-        "import sys, for_model.backbones.photo_lite, for_model.methods.registry; "
+        "import sys, for_model.backbones.photo_lite, for_model.methods.build; "
         "import for_model.methods.transformers_encoders; "
         "print({'timm', 'tokenizers', 'transformers'} & {*sys.modules})"
     )
@@ -166,7 +166,7 @@ def test_nothing_optional_is_imported_by_import() -> None:
 def photo() -> PhotoBackbone:
     if missing_packages():
         pytest.skip("the packages of photo-lite are not installed: make install-photos")
-    return photo_lite.load_photo_lite(None, 224, torch.device("cpu"))
+    return photo_lite.load_photo_lite("photo-lite", None, 224, torch.device("cpu"))
 
 
 photos = pytest.mark.photos

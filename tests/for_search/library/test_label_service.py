@@ -15,9 +15,9 @@ from for_model.errors import UsageError
 from for_model.text import embed_categories
 from for_search import api
 from for_search.library import label_service as labelling
-from for_search.library.label_service import default_vocabulary, label, sample_images
+from for_search.library.label_service import default_vocabulary, label_image, sample_images
 from for_search.library.library import Library
-from for_search.query.image_labels import ImageLabel, ImageLabels, judged, label_image, labelling_method
+from for_search.query.image_labels import ImageLabel, ImageLabels, find_labels, judged, labelling_method
 from for_search.query.vocabulary_texts import Embedding, VocabularyTexts
 from tests.helpers.tiny_index import make_searcher
 
@@ -47,11 +47,11 @@ def test_an_image_of_the_index_is_labelled_by_its_backbone_and_judged_by_its_ann
     method = labelling_method(searcher.method)
     picture = load_image(folder / "scenes" / "val" / record.path)
     expected = judged(
-        label_image(method, picture, names, embed_categories(method, names), 0.0),
+        find_labels(method, picture, names, embed_categories(method, names), 0.0),
         load_coco(folder / "scenes", "val"),
         record.id,
     )
-    shown, found = label(library, name, str(record.id), "miniscenes", threshold=0.0)
+    shown, found = label_image(library, name, str(record.id), "miniscenes", threshold=0.0)
     assert shown.tobytes() == picture.tobytes()
     assert found.labels == expected.labels
     assert np.array_equal(found.cells, expected.cells)
@@ -70,14 +70,14 @@ def test_the_vocabulary_that_nobody_chose(library: Library, monkeypatch: pytest.
     monkeypatch.setattr(library, "labels", lambda name: None)
     assert default_vocabulary(library, library.default) == "imagenet21k"
     with pytest.raises(UsageError, match="no labelled categories"):
-        label(library, library.default, 1, "dataset")
+        label_image(library, library.default, 1, "dataset")
 
 
 def test_the_threshold_that_nobody_chose_is_the_vocabularys(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(labelling, "vocabulary_names", lambda *_: ["dog", "cat"])
-    assert label(library, library.default, 1, "miniscenes")[1].threshold == 0.3
-    assert label(library, library.default, 1, "imagenet21k")[1].threshold == 0.0005
-    assert label(library, library.default, 1, "imagenet21k", threshold=0.0)[1].threshold == 0.0
+    assert label_image(library, library.default, 1, "miniscenes")[1].threshold == 0.3
+    assert label_image(library, library.default, 1, "imagenet21k")[1].threshold == 0.0005
+    assert label_image(library, library.default, 1, "imagenet21k", threshold=0.0)[1].threshold == 0.0
 
 
 def test_who_waits_for_a_vocabulary_is_told_how_far_it_is(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_who_waits_for_a_vocabulary_is_told_how_far_it_is(library: Library, monk
             texts = torch.nn.functional.normalize(torch.ones(2, 256), dim=-1)
             threading.Timer(0.05, slow.texts.set_result, [texts]).start()
 
-    label(library, library.default, 1, "own", ["dog", "cat"], report=report)
+    label_image(library, library.default, 1, "own", ["dog", "cat"], report=report)
     assert told[:2] == [(1, 2), (1, 2)]
 
 

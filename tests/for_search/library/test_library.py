@@ -9,10 +9,11 @@ import pytest
 
 from for_model.data.registry import load_dataset
 from for_model.errors import StoreError, UsageError, WeightsError
-from for_model.methods.registry import build_method
+from for_model.methods.build import build_method
+from for_model.methods.registry import method_title
 from for_search.index.index_files import build_index
 from for_search.library import library as module
-from for_search.library.library import Library, method_title
+from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from for_search.store.embed import embed
 from tests.helpers.store_making import make_store, random_units

@@ -14,11 +14,12 @@ import pytest
 from for_model.data.miniscenes import scenes as miniscenes
 from for_model.errors import UsageError, WeightsError
 from for_model.files import cache_dir
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import LazyMethod, Method
-from for_model.methods.registry import build_method
+from for_model.methods.registry import built_in_methods
 from for_model.text import embed_queries
-from for_search.library.library import BUILT_IN_METHODS, Library
+from for_search.library.library import Library
 from for_search.library.packaged_methods import packaged_method
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny_index import random_method
@@ -147,7 +148,7 @@ def test_another_method_than_described_is_refused(method: ClipMethod) -> None:
 def test_the_built_in_methods_have_as_many_embeddings_as_their_names_say() -> None:
     loaded = build_method("clip", device="cpu")
     assert isinstance(loaded, ClipMethod)
-    for spec, n_embeddings in BUILT_IN_METHODS.items():
+    for spec, n_embeddings in built_in_methods().items():
         assert build_method(spec, loaded=loaded.backbone).info.n_embeddings == n_embeddings
 
 

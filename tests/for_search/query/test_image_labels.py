@@ -13,8 +13,8 @@ from for_model.data.dataset import Category, Dataset, ImageRecord
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.errors import UsageError
 from for_model.heads.kmeans import seed_clusters
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
-from for_model.methods.registry import build_method
 from for_model.text import embed_categories
 from for_search.query.image_labels import (
     MAX_LABELS,
@@ -22,8 +22,8 @@ from for_search.query.image_labels import (
     MAX_NAMES,
     ImageLabel,
     ImageLabels,
+    find_labels,
     judged,
-    label_image,
     labelling_method,
     own_names,
     vocabulary_names,
@@ -56,7 +56,7 @@ def noise(seed: int = 0) -> Image.Image:
 
 
 def test_labels_are_eq_4_on_the_clusters_of_scikit_learn(method: ClipMethod, texts: torch.Tensor) -> None:
-    found = label_image(method, noise(), NAMES, texts, 0.0)
+    found = find_labels(method, noise(), NAMES, texts, 0.0)
     X = method.backbone.features(method.preprocess(noise())[None])
     dense = F.normalize(method.backbone.pool.project(X)[0], dim=-1).double()
     start = dense[seed_clusters((dense @ dense.T)[None], 8)[0]].numpy()
@@ -77,22 +77,22 @@ def test_labels_are_eq_4_on_the_clusters_of_scikit_learn(method: ClipMethod, tex
 
 
 def test_threshold_and_limit(method: ClipMethod, texts: torch.Tensor) -> None:
-    every = label_image(method, noise(), NAMES, texts, 0.0)
+    every = find_labels(method, noise(), NAMES, texts, 0.0)
     middle = every.labels[2].probability
-    some = label_image(method, noise(), NAMES, texts, middle)
+    some = find_labels(method, noise(), NAMES, texts, middle)
     assert some.labels == every.labels[:2]
     assert some.n_found == 2
     many = [f"name {number}" for number in range(MAX_LABELS + 9)]
-    crowd = label_image(method, noise(), many, F.normalize(torch.randn(len(many), 256), dim=-1), 0.0)
+    crowd = find_labels(method, noise(), many, F.normalize(torch.randn(len(many), 256), dim=-1), 0.0)
     assert (len(crowd.labels), crowd.n_found) == (MAX_LABELS, MAX_LABELS + 9)
     for wrong in (-0.1, 1.1, math.nan, "much", None):
         with pytest.raises(UsageError, match="threshold"):
-            label_image(method, noise(), NAMES, texts, wrong)  # type: ignore[arg-type]
+            find_labels(method, noise(), NAMES, texts, wrong)  # type: ignore[arg-type]
 
 
 def test_every_label_has_cells_even_in_an_image_of_one_colour(method: ClipMethod, texts: torch.Tensor) -> None:
     for image in (Image.new("RGB", (160, 160), "teal"), noise(1)):
-        found = label_image(method, image, NAMES, texts, 0.0)
+        found = find_labels(method, image, NAMES, texts, 0.0)
         assert {label.cluster for label in found.labels} <= set(found.cells.ravel().tolist())
 
 

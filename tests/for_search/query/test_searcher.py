@@ -13,7 +13,7 @@ from PIL import Image
 from for_model.data.dataset import ImageRecord
 from for_model.data.images import load_image
 from for_model.errors import StoreError, UsageError, WeightsError
-from for_model.methods import registry as clip_method
+from for_model.methods import build as building
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
 from for_search.index.index import Hit
 from for_search.index.index_files import build_index, open_index
@@ -155,7 +155,7 @@ class TestRebuiltMethod:
                 raise WeightsError("no such weights")
             return ByName(embeddings, method_info(3, WIDTH))
 
-        monkeypatch.setattr(clip_method, "build_method", build)
+        monkeypatch.setattr(building, "build_method", build)
         return calls
 
     def rename_weights(self, index_path: Path, weights: str) -> None:
@@ -165,8 +165,8 @@ class TestRebuiltMethod:
 
     def test_is_what_the_index_names(self, index_path: Path, built: list[dict[str, object]]) -> None:
         assert len(load_searcher(index_path, device="cpu").search("row 3").hits) == 10
-        arguments = {"method": "cluster-clip", "backbone": "RN-mini", "weights": None, "image_size": 160}
-        assert built == [{**arguments, "clusters": 3, "device": "cpu", "loaded": None}]
+        arguments = {"method": "cluster-clip:3", "backbone": "RN-mini", "weights": None, "image_size": 160}
+        assert built == [{**arguments, "device": "cpu", "loaded": None}]
 
     @pytest.mark.parametrize(
         ("recorded", "given", "expected"),
@@ -187,7 +187,7 @@ class TestRebuiltMethod:
             load_searcher(index_path, weights="lost.safetensors")
 
     def test_of_a_real_backbone(self, tmp_path: Path) -> None:
-        method = clip_method.build_method("cluster-clip", "RN-mini", "random", image_size=64, clusters=3, device="cpu")
+        method = building.build_method("cluster-clip:3", "RN-mini", "random", image_size=64, device="cpu")
         store = make_store(tmp_path / "store", random_units((4, 3, method.info.dim)))
         manifest = json.loads((store.path / "manifest.json").read_text())
         (store.path / "manifest.json").write_text(json.dumps({**manifest, "method": method.info.to_json()}))

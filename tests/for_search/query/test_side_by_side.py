@@ -12,7 +12,7 @@ from for_model.data.dataset import Category, Dataset
 from for_model.errors import UsageError
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
-from for_search.query.side_by_side import Comparison, compare, named_category
+from for_search.query.side_by_side import SideBySide, ask_side_by_side, named_category
 from tests.helpers.tiny_index import make_library
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
@@ -62,7 +62,7 @@ def slow_ap(relevant: list[bool], n_relevant: int) -> float:
 def test_what_is_right_and_how_well(searchers: dict[str, Searcher], dataset: Dataset) -> None:
     present = {1, 4, 9, 30, 55}
     labelled = with_labels(dataset, next(iter(searchers.values())), present)
-    result = compare(searchers, QUERY, 7, labelled)
+    result = ask_side_by_side(searchers, QUERY, 7, labelled)
     assert (result.category, result.n_relevant, result.k) == ("umbrella", 5, 7)
     assert [answer.name for answer in result.answers] == list(searchers)
     assert [answer.n_embeddings for answer in result.answers] == [8, 1, 25, 3]
@@ -80,7 +80,7 @@ def test_what_a_federated_dataset_does_not_know_is_neither(searchers: dict[str, 
     searcher = next(iter(first.values()))
     labelled = with_labels(dataset, searcher, {2}, unknown=set(range(10, 60)))
     positions = {image.id: i for i, image in enumerate(searcher.index.images)}
-    answer = compare(first, QUERY, 60, labelled).answers[0]
+    answer = ask_side_by_side(first, QUERY, 60, labelled).answers[0]
     for hit, right in zip(answer.result.hits, answer.relevant or (), strict=True):
         position = positions[hit.image.id]
         assert right is (True if position == 2 else None if position >= 10 else False)
@@ -88,26 +88,26 @@ def test_what_a_federated_dataset_does_not_know_is_neither(searchers: dict[str, 
 
 def test_without_labels_nothing_is_marked(searchers: dict[str, Searcher], dataset: Dataset) -> None:
     for text, labels in ((QUERY, None), ("no such thing", dataset)):
-        result = compare(searchers, text, 3, labels)
+        result = ask_side_by_side(searchers, text, 3, labels)
         assert (result.category, result.n_relevant) == (None, None)
         assert all(a.relevant is None and a.average_precision is None for a in result.answers)
 
 
 def test_a_category_in_no_image_has_no_score(searchers: dict[str, Searcher], dataset: Dataset) -> None:
-    result = compare(searchers, QUERY, 3, with_labels(dataset, next(iter(searchers.values())), set()))
+    result = ask_side_by_side(searchers, QUERY, 3, with_labels(dataset, next(iter(searchers.values())), set()))
     assert (result.category, result.n_relevant) == ("umbrella", 0)
     assert [a.average_precision for a in result.answers] == [None] * 4
 
 
 def test_agreement_is_the_share_of_common_images(searchers: dict[str, Searcher]) -> None:
-    result = compare(searchers, QUERY, 20)
+    result = ask_side_by_side(searchers, QUERY, 20)
     assert np.diag(result.overlap).tolist() == [1, 1, 1, 1]
     assert (result.overlap == result.overlap.T).all()
     ids = [[hit.image.id for hit in answer.result.hits] for answer in result.answers]
     common = sum(image_id in ids[2] for image_id in ids[0])
     assert result.overlap[0, 2] == common / 20
     assert 0 < common < 20
-    assert compare(searchers, QUERY, 500).overlap.min() == 1  # all images of both
+    assert ask_side_by_side(searchers, QUERY, 500).overlap.min() == 1  # all images of both
 
 
 @pytest.mark.parametrize(
@@ -128,18 +128,18 @@ def test_which_category_a_query_names(dataset: Dataset, text: str, category: str
 def test_bad_requests(searchers: dict[str, Searcher]) -> None:
     for text, k in (("", 3), ("dog", 0)):
         with pytest.raises(UsageError):
-            compare(searchers, text, k)
+            ask_side_by_side(searchers, text, k)
 
 
 class TestHtml:
     @pytest.fixture
-    def shown(self, searchers: dict[str, Searcher], dataset: Dataset) -> tuple[Comparison, str]:
+    def shown(self, searchers: dict[str, Searcher], dataset: Dataset) -> tuple[SideBySide, str]:
         first = next(iter(searchers.values()))
         best = {image.id: i for i, image in enumerate(first.index.images)}[first.search(QUERY, 1).hits[0].image.id]
-        result = compare(searchers, QUERY, 4, with_labels(dataset, first, {best}))
+        result = ask_side_by_side(searchers, QUERY, 4, with_labels(dataset, first, {best}))
         return result, comparison_html(result, searchers)
 
-    def test_a_column_a_method(self, shown: tuple[Comparison, str]) -> None:
+    def test_a_column_a_method(self, shown: tuple[SideBySide, str]) -> None:
         _, text = shown
         assert re.findall("<section><h3>(.*?)</h3>", text) == ["Cluster-CLIP 8", "CLIP", "Dense-CLIP", "FOR 3"]
         assert text.count("<img ") == 16
@@ -147,7 +147,7 @@ class TestHtml:
         assert "AP@50 100.0" in text
         assert "1 embedding an image" in text
 
-    def test_right_and_wrong_without_colours(self, shown: tuple[Comparison, str]) -> None:
+    def test_right_and_wrong_without_colours(self, shown: tuple[SideBySide, str]) -> None:
         result, text = shown
         right = sum(bool(each) for answer in result.answers for each in answer.relevant or ())
         assert text.count('class="right"') == text.count("<span>✓ ") == right > 0
@@ -156,16 +156,16 @@ class TestHtml:
 
     def test_everything_is_text(self, searchers: dict[str, Searcher], library: Library) -> None:
         query = "<img src=x onerror=alert(1)>"
-        text = comparison_html(compare(searchers, query, 2), searchers)
+        text = comparison_html(ask_side_by_side(searchers, query, 2), searchers)
         assert "<img src=x" not in text
         assert "&lt;img src=x" in text
         assert str(library.searcher(library.default).image_root) not in text
 
     def test_one_method_agrees_with_nobody(self, searchers: dict[str, Searcher]) -> None:
         one = dict(list(searchers.items())[:1])
-        assert "<table>" not in comparison_html(compare(one, QUERY, 2), one)
-        assert "<table>" in comparison_html(compare(searchers, QUERY, 2), searchers)
+        assert "<table>" not in comparison_html(ask_side_by_side(one, QUERY, 2), one)
+        assert "<table>" in comparison_html(ask_side_by_side(searchers, QUERY, 2), searchers)
 
     def test_a_missing_picture_is_told(self, searchers: dict[str, Searcher], tmp_path: Path) -> None:
         gone = {name: replace(searcher, image_root=tmp_path) for name, searcher in searchers.items()}
-        assert comparison_html(compare(gone, QUERY, 2), gone).count("file not found") == 8
+        assert comparison_html(ask_side_by_side(gone, QUERY, 2), gone).count("file not found") == 8

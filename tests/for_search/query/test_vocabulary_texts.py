@@ -6,8 +6,8 @@ import torch
 
 from for_model.errors import UsageError
 from for_model.files import cache_dir
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
-from for_model.methods.registry import build_method
 from for_model.text import embed_categories
 from for_search.query.vocabulary_texts import KEPT, MAX_WAITING, VocabularyTexts
 

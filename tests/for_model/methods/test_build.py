@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from for_model.errors import ForError, UsageError, WeightsError
+from for_model.heads.cluster import default_clusters
+from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import Method
-from for_model.methods.registry import METHODS, build_method, default_clusters, parse_method
+from for_model.methods.registry import METHODS, buildable_methods, method_title, methods_help, parse_method
 from for_model.text import embed_categories
 
 
@@ -72,7 +74,7 @@ def test_infos_tell_methods_apart() -> None:
     assert len({info.text_space for info in infos}) == 1
     assert infos[0] == build("cluster-clip", cluster_engine="reference").info
     assert infos[0].settings == {"clusters": 8, "iterations": 50}
-    assert infos[1] == build("cluster-clip", clusters=9).info
+    assert infos[1].settings == {"clusters": 9, "iterations": 50}
 
 
 def test_default_clusters_are_the_papers_at_its_size() -> None:
@@ -81,13 +83,17 @@ def test_default_clusters_are_the_papers_at_its_size() -> None:
 
 
 def test_names() -> None:
-    assert list(METHODS) == ["clip", "dense-clip", "cluster-clip"]
+    assert buildable_methods() == ["clip", "dense-clip", "cluster-clip", "for", "coca", "owlvit", "owlv2", "blip2"]
+    assert all(name == entry.name for name, entry in METHODS.items())
+    assert methods_help().startswith("clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, ")
     assert parse_method("cluster-clip:25") == ("cluster-clip", 25)
     with pytest.raises(UsageError, match="unknown method 'sum'; expected one of clip, dense-clip, cluster-clip"):
         build("sum")
 
 
-@pytest.mark.parametrize("name", ["cluster-clip:", "cluster-clip:0", "cluster-clip:x", "cluster-clip:-3", "clip:2"])
+@pytest.mark.parametrize(
+    "name", ["cluster-clip:", "cluster-clip:0", "cluster-clip:x", "cluster-clip:-3", "clip:2", "for:8", "coca:3"]
+)
 def test_counts_that_make_no_sense(name: str) -> None:
     with pytest.raises(UsageError, match="only cluster-clip takes a count"):
         parse_method(name)
@@ -96,9 +102,7 @@ def test_counts_that_make_no_sense(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cluster-clip:5", {"clusters": 6}, "disagree"),
-        ("clip", {"clusters": 6}, "only cluster-clip clusters"),
-        ("cluster-clip", {"clusters": 0}, "at least 1"),
+        ("clip:6", {}, "only cluster-clip takes a count"),
         ("cluster-clip", {"cluster_engine": "faiss"}, "unknown cluster engine"),
         ("clip", {"image_size": 100}, "multiple of 32"),
     ],
@@ -144,3 +148,22 @@ def test_weights_from_a_file_keep_its_name(tmp_path: Path) -> None:
     assert method.info.weights == "mine.safetensors"
     assert method.info.weights_sha256 == build("clip").info.weights_sha256
     assert method.info.text_space == build("dense-clip").info.text_space
+
+
+def test_titles() -> None:
+    titles = {name: method_title(name, 8) for name in METHODS}
+    assert titles == {
+        "clip": "CLIP",
+        "dense-clip": "Dense-CLIP",
+        "cluster-clip": "Cluster-CLIP 8",
+        "ft-clip": "FT-CLIP",
+        "ft-dense-clip": "FT-Dense-CLIP",
+        "for-sup": "FOR, labels alone, 8",
+        "for-pl": "FOR, pseudo-labels alone, 8",
+        "for": "FOR 8",
+        "coca": "CoCa",
+        "owlvit": "OWL-ViT",
+        "owlv2": "OWLv2",
+        "blip2": "BLIP-2",
+    }
+    assert method_title("theirs", 8) == "theirs"
