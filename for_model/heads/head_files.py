@@ -5,7 +5,7 @@ settings, the backbone that it belongs to, and how it was trained.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from for_model.heads.config import HeadConfig, SumSettings
 from for_model.heads.dense import DenseHead
 from for_model.heads.fine_tuned import FineTunedHead
 from for_model.heads.sum_clip import SumHead
+from for_model.settings import parse
 from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
 
 FORMAT = "for-head/1"
@@ -29,7 +30,7 @@ FORMAT = "for-head/1"
 def make_head(config: HeadConfig, pool: Pool) -> SumHead | FineTunedHead:
     """A head before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
     if config.kind == "for":
-        shared = {field.name: getattr(config, field.name) for field in fields(SumSettings)}
+        shared = {name: getattr(config, name) for name in SumSettings.model_fields}
         return SumHead(SumSettings(**shared), pool)
     return FineTunedHead(ClipHead() if config.kind == "ft-clip" else DenseHead(), pool)
 
@@ -61,7 +62,7 @@ def write_head(
     metadata = {
         "format": FORMAT,
         "method": method,
-        "head": json.dumps(asdict(config)),
+        "head": json.dumps(config.model_dump()),
         "backbone": json.dumps(
             {
                 "name": backbone.name,
@@ -89,7 +90,7 @@ def read_head_file(path: Path) -> HeadFile:
         return HeadFile(
             path,
             metadata["method"],
-            HeadConfig(**json.loads(metadata["head"])),
+            parse(HeadConfig, json.loads(metadata["head"])),
             json.loads(metadata["backbone"]),
             json.loads(metadata["training"]),
         )
