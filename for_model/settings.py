@@ -94,25 +94,36 @@ def valid_keys(kind: type[Settings], prefix: str = "") -> list[str]:
 
 
 def _message(kind: type[Settings], error: ErrorDetails, prefix: str, valid: Sequence[str]) -> str:
-    names = [part for part in error["loc"] if isinstance(part, str)]
-    key, value = prefix + ".".join(names), error["input"]
+    key, field = _place(kind, error["loc"])
+    whole = key == ".".join(map(str, error["loc"]))  # else the error is about a part of the setting's value
+    key, value = prefix + key, error["input"]
     if error["type"] == "extra_forbidden":
         return f"unknown setting {key!r}; valid: {', '.join(valid)}"
     if error["type"] == "value_error":  # raised by a check of ours on several settings: a whole sentence
         return str(error["ctx"]["error"])
-    if error["type"] == "missing" and error["loc"] == tuple(names):
+    if error["type"] == "missing" and whole:
         return f"the setting {key} is missing: it has no default"
-    if error["type"] == "model_type":
+    if field is None or _section(field):
         return f"[{key.rstrip('.')}] is {value!r}; expected a table of settings"
-    return f"{key} is {value!r}; expected {_expected(kind, names)}"
+    return f"{key} is {value!r}; expected {_expected(field)}"
 
 
-def _expected(kind: type[Settings], names: Sequence[str]) -> str:
-    """What a setting takes, say `int, at least 1`. names: the sections that lead to it, and its own."""
-    field = kind.model_fields[names[0]]
-    section = _section(field)
-    if section is not None:
-        return _expected(section, names[1:])
+def _place(kind: type[Settings], location: Sequence[int | str]) -> tuple[str, FieldInfo | None]:
+    """The setting that pydantic's location lies in, `section.key`, and what declares it, if it is known."""
+    names: list[str] = []
+    section, field = kind, None
+    for part in location:
+        names.append(str(part))
+        field = section.model_fields.get(str(part))
+        inner = _section(field) if field else None
+        if inner is None:
+            break
+        section = inner
+    return ".".join(names), field
+
+
+def _expected(field: FieldInfo) -> str:
+    """What a setting takes, say `int, at least 1`."""
     if field.description:
         return field.description
     if get_origin(field.annotation) is Literal:
