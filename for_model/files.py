@@ -1,7 +1,6 @@
 """Files: atomic writing, hashes, and where caches live."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -11,6 +10,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from for_model.errors import ForError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -67,15 +70,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on the file `path`, that the system drops when the process dies, however it dies.
+def locked(path: Path, busy: ForError) -> Iterator[None]:
+    """Hold the lock of the file `path`, which the system drops when the process dies, however it dies.
 
-    Raises BlockingIOError when another holds it.
+    path: made if it is missing, with its folder; it stays behind, empty.
+    busy: the error to raise when another process, or this one, holds the lock already; nobody waits for a lock.
+    Raises OSError when the file can't be made, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Without a fallback: the lock files that would stand in for locks outlive a process that was killed.
+    lock = FileLock(path, blocking=False, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise busy from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

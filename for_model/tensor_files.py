@@ -89,9 +89,28 @@ def unpack_state_dict(packed: Mapping[str, Tensor], vocab_size: int) -> dict[str
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as safetensors, atomically. metadata: the provenance (commit, command, seed, device, ...)."""
+    """Write tensors as safetensors, atomically; equal tensors and metadata give equal bytes.
+
+    metadata: the provenance (commit, command, seed, device, ...).
+    """
     with atomic_path(path) as temporary:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, temporary, {**metadata})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort a safetensors file's metadata by key, in place: safetensors writes them in the order of a random hash.
+
+    The file is 8 bytes that hold the header's length, the header as JSON, padded with spaces, and the tensors.
+    """
+    with path.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "JSON's shortest form is what safetensors writes"
+        stream.seek(8)
+        stream.write(text.ljust(length))
 
 
 def read_weights(path: Path, vocab_size: int) -> tuple[dict[str, Tensor], dict[str, str]]:

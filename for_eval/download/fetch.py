@@ -130,11 +130,10 @@ def fetch(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Par
 
 @contextlib.contextmanager
 def _one_at_a_time(root: Path) -> Iterator[None]:
+    busy = UsageError(f"another fetch is running on {root}: wait for it, or stop it")
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(locked(root / "downloads" / ".lock"))
-        except BlockingIOError:
-            raise UsageError(f"another fetch is running on {root}: wait for it, or stop it") from None
+            stack.enter_context(locked(root / "downloads" / ".lock", busy))
         except OSError as error:
             raise DataError(f"{root} can't be written to ({error.strerror}): choose another --root") from error
         yield

@@ -1,39 +1,34 @@
 """The settings of the heads that are trained."""
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
-from for_model.errors import UsageError
+from pydantic import field_validator
+
 from for_model.methods.registry import head_kinds
+from for_model.settings import Count, Fraction, PositiveCount, Settings
 
 Freeze = Literal["none", "vo", "qkvo"]
 
 
-@dataclass(frozen=True)
-class SumSettings:
+class SumSettings(Settings):
     """What shapes a SUM-CLIP head. The defaults are the paper's (Table 8).
 
-    queries: N.  layers: L decoder layers, 0 allowed (Table 7).  heads, feedforward, dropout: of each, DETR's.
+    queries: N.
+    layers: L decoder layers, 0 allowed (Table 7).
+    heads: attention heads of each decoder layer, as in DETR.
+    feedforward: hidden width of each decoder layer, as in DETR.
+    dropout: of each decoder layer, from 0 to below 1.
     freeze: which projections of the attention pool stay CLIP's (Table 4): `none`, `vo` or `qkvo`, all four.
     """
 
-    queries: int = 50
-    layers: int = 2
-    heads: int = 8
-    feedforward: int = 2048
-    dropout: float = 0.1
+    queries: PositiveCount = 50
+    layers: Count = 2
+    heads: PositiveCount = 8
+    feedforward: PositiveCount = 2048
+    dropout: Fraction = 0.1
     freeze: Freeze = "qkvo"
 
-    def __post_init__(self) -> None:
-        if self.queries < 1 or self.layers < 0 or self.heads < 1 or self.feedforward < 1 or not 0 <= self.dropout < 1:
-            raise UsageError(
-                f"got {self}; expected queries, heads and feedforward from 1, layers from 0, dropout in 0..1"
-            )
-        if self.freeze not in get_args(Freeze):
-            raise UsageError(f"freeze is {self.freeze!r}; expected one of {', '.join(get_args(Freeze))}")
 
-
-@dataclass(frozen=True)
 class HeadConfig(SumSettings):
     """Which head is trained.
 
@@ -42,7 +37,9 @@ class HeadConfig(SumSettings):
 
     kind: str = "for"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind not in head_kinds():
-            raise UsageError(f"head.kind is {self.kind!r}; expected one of {', '.join(head_kinds())}")
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        if kind not in head_kinds():
+            raise ValueError(f"head.kind is {kind!r}; expected one of {', '.join(head_kinds())}")
+        return kind

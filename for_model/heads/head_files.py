@@ -5,7 +5,7 @@ settings, the backbone that it belongs to, and how it was trained.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from for_model.heads.config import HeadConfig
 from for_model.heads.protocol import TrainableHead
 from for_model.lazy_import import imported
 from for_model.methods.registry import METHODS
+from for_model.settings import parse
 from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
 
 FORMAT = "for-head/1"
@@ -61,7 +62,7 @@ def write_head(
     metadata = {
         "format": FORMAT,
         "method": method,
-        "head": json.dumps(asdict(config)),
+        "head": json.dumps(config.model_dump()),
         "backbone": json.dumps(
             {
                 "name": backbone.name,
@@ -89,7 +90,7 @@ def read_head_file(path: Path) -> HeadFile:
         return HeadFile(
             path,
             metadata["method"],
-            HeadConfig(**json.loads(metadata["head"])),
+            parse(HeadConfig, json.loads(metadata["head"])),
             json.loads(metadata["backbone"]),
             json.loads(metadata["training"]),
         )

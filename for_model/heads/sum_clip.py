@@ -3,7 +3,6 @@
 Shapes: B images, K cells, N queries and embeddings, Ce backbone width, Co joint width.
 """
 
-from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -71,7 +70,7 @@ class SumHead(TrainableHead):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return asdict(self._settings)
+        return self._settings.model_dump()
 
     def n_embeddings(self, n_cells: int) -> int:
         return self._settings.queries

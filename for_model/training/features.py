@@ -166,16 +166,15 @@ def open_features(
         return OnTheFly(dataset, backbone, why, identity, workers)
     why = f"{what}, within the {budget_gib:g} GiB of features.cache_gib: the trunk runs once, kept in {target}"
     log.info(why)
+    busy = StoreError(f"{target} is being filled by another process: wait for it to finish")
     try:
-        with locked(target / "lock"):
+        with locked(target / "lock", busy):
             skipped = _keep(
                 OnTheFly(dataset, backbone, why, identity, workers),
                 target,
                 (backbone.n_tokens, backbone.width),
                 dtype,
             )
-    except BlockingIOError:
-        raise StoreError(f"{target} is being filled by another process: wait for it to finish") from None
     except OSError as error:
         raise StoreError(
             f"{target} can't be written ({error.strerror or error}): free some space, or set features.cache_gib=0"

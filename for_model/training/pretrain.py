@@ -12,10 +12,9 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import open_clip
@@ -23,8 +22,7 @@ import torch
 import torch.nn.functional as F
 from numpy.random import Generator
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
+from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm import tqdm
@@ -35,9 +33,20 @@ from for_model.backbones.open_clip_parts import text_embeddings
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.data.miniscenes.scenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
-from for_model.files import atomic_path, read_toml, sha256_json, toml_value, write_json
+from for_model.files import atomic_path, sha256_json, write_json
 from for_model.prompts import PROMPTS
+from for_model.settings import (
+    Count,
+    NonNegative,
+    PositiveCount,
+    Settings,
+    override,
+    parse,
+    read_table,
+    valid_keys,
+)
 from for_model.tensor_files import pack_state_dict, write_weights
+from for_model.training.checkpoint import read_model, restore_checkpoint, save_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -60,55 +69,64 @@ TOKEN_STD = 0.15  # wider than open_clip's 0.02: captions start apart, and the f
 _NAMED = (0.5, 0.3, 0.2)  # how often a caption names one, two, three of the objects
 
 
-@dataclass(frozen=True)
-class Stage:
+_Pixels = int | float  # as the recipe writes it: it is part of the name that the drawings are kept under
+
+
+class Stage(Settings):
     """One stage: what is drawn, and how long and how fast the model learns on it.
 
-    n_images: drawn once, shown `epochs` times.  size: pixels a side.  object_px: longest side of an object.
+    name: of the stage, in overrides and in the names of files.
+    n_images: drawn once, shown `epochs` times.
+    size: pixels a side.
+    max_objects: objects a scene, at most.
+    object_px: the shortest and the longest that an object's longest side may be, in pixels.
+    epochs: passes over the images.
+    batch_size: images a step.
     learning_rate: the peak, reached after `warmup` steps, then a half cosine down to nothing.
+    warmup: steps.
     """
 
     name: str
-    n_images: int
-    size: int
-    max_objects: int
-    object_px: tuple[float, float]
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    warmup: int
+    n_images: PositiveCount
+    size: PositiveCount
+    max_objects: PositiveCount
+    object_px: Annotated[tuple[_Pixels, _Pixels], Field(strict=False, description="two numbers, say [28, 88]")]
+    epochs: Count
+    batch_size: PositiveCount
+    learning_rate: NonNegative
+    warmup: PositiveCount
 
 
-@dataclass(frozen=True)
-class Recipe:
-    seed: int
-    weight_decay: float
-    stages: tuple[Stage, ...]
+class Recipe(Settings):
+    """What RN-mini is pretrained by.
+
+    seed: of the drawings, the start and the order.
+    weight_decay: AdamW's, on matrices and kernels alone.
+    stages: in the order in which they are trained.
+    """
+
+    seed: Count
+    weight_decay: NonNegative
+    stages: Annotated[tuple[Stage, ...], Field(description="[[stage]] tables")]
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; `overrides` are `key=value` or `stage.key=value`. Raises UsageError listing the valid keys."""
-    try:
-        table = read_toml(path)
-    except ValueError as error:
-        raise UsageError(f"can't read the recipe {path}: {error}") from error
-    for override in overrides:
-        key, _, text = override.partition("=")
-        *stage, name = key.split(".")
-        target = next((s for s in table["stage"] if s["name"] == stage[0]), None) if stage else table
-        if target is None or name not in target or name == "stage":
-            valid = ["seed", "weight_decay", *(f"{s['name']}.{k}" for s in table["stage"] for k in s)]
-            raise UsageError(f"unknown setting {override!r}; valid: {', '.join(valid)}")
-        target[name] = toml_value(text.strip())
-        if type(target[name]) is str:
-            raise UsageError(f"setting {override!r}: {text!r} is no number; expected one, say {name}=1")
-    try:
-        stages = tuple(Stage(**{**s, "object_px": tuple(s["object_px"])}) for s in table["stage"])
-        return Recipe(table["seed"], table["weight_decay"], stages)
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path}: {error}; expected seed, weight_decay and [[stage]] with {list(Stage.__annotations__)}"
-        ) from error
+    """Read a recipe, whose stages are [[stage]] tables.
+
+    overrides: `key=value`, or `stage.key=value` with a stage's name, each.
+    Raises UsageError for a file that can't be read, an unknown setting (listing the valid ones) or a wrong value.
+    """
+    table = read_table(path, "the recipe")
+    stages = table.pop("stage", None)
+    stages = stages if isinstance(stages, list) else []
+    named = {str(stage["name"]): stage for stage in stages if isinstance(stage, dict) and "name" in stage}
+    if not named or len(named) < len(stages):
+        raise UsageError(f"{path}: expected [[stage]] tables, each with a name of its own")
+    table |= named
+    valid = ["seed", "weight_decay", *(f"{name}.{key}" for name in named for key in valid_keys(Stage))]
+    override(table, overrides, valid)
+    parsed = tuple(parse(Stage, table.pop(name), f"{name}.", valid) for name in named)
+    return parse(Recipe, {"stages": parsed, **table}, valid=valid)
 
 
 def _draw(stage: Stage, seed: int, index: int) -> tuple[NDArray[np.uint8], list[int]]:
@@ -208,28 +226,19 @@ class Pretraining:
         self.stage, self.epoch = 0, 0
 
     def save(self, path: Path) -> None:
-        tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        for index, parameter in enumerate(self._parameters()):
-            for name, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"stage": str(self.stage), "epoch": str(self.epoch)})
+        """Write a checkpoint, atomically."""
+        save_checkpoint(path, self._state(), self.optimizer, {"stage": self.stage, "epoch": self.epoch})
 
-    def restore(self, path: Path) -> None:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            metadata = file.metadata()
-        self.stage, self.epoch = int(metadata["stage"]), int(metadata["epoch"])
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        parameters = self._parameters()
-        for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                target = value if name == "step" else value.to(self.device)
-                self.optimizer.state[parameters[int(index)]][name] = target
+    def restore(self, path: Path) -> bool:
+        """Go on from a checkpoint, if there is one; says whether there was. Raises UsageError when it can't be used."""
+        progress = restore_checkpoint(path, self._state(), self.optimizer)
+        if progress is None:
+            return False
+        self.stage, self.epoch = progress["stage"], progress["epoch"]
+        return True
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+    def _state(self) -> dict[str, Tensor]:
+        return self.model.state_dict(keep_vars=True)
 
     def run_epoch(self, stage: Stage, pixels: NDArray[np.uint8], labels: list[list[int]]) -> float:
         """One pass over the stage's images in the order that (seed, stage, epoch) gives. Returns the mean loss.
@@ -294,8 +303,7 @@ def pretrain(recipe: Recipe, work: Path, device: str = "cpu") -> Iterator[tuple[
     """
     training = Pretraining(recipe, device)
     checkpoint = work / "checkpoint.safetensors"
-    if checkpoint.exists():
-        training.restore(checkpoint)
+    if training.restore(checkpoint):
         logger.info("going on from stage %d, epoch %d", training.stage + 1, training.epoch)
     while training.stage < len(recipe.stages):
         stage = recipe.stages[training.stage]
@@ -317,9 +325,8 @@ def used_rows() -> Tensor:
 
 
 def export(checkpoint: Path, out: Path, metadata: dict[str, str]) -> None:
-    """Write a checkpoint's model in the compact form of `weights_io`: float16, and only the token rows trained."""
-    with safe_open(checkpoint, "pt") as file:
-        state = {k[6:]: file.get_tensor(k) for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
+    """Write a checkpoint's model in the compact form of `tensor_files`: float16, and only the token rows trained."""
+    state = read_model(checkpoint)
     rows = used_rows()
     text = json.loads(MODEL_CONFIG.read_text())["text_cfg"]
     whole = torch.zeros(text["vocab_size"], text["width"])
@@ -334,7 +341,7 @@ def run_recipe(config: Path, settings: Sequence[str], work: Path, out: Path, dev
     """
     recipe = load_recipe(config, settings)
     work.mkdir(parents=True, exist_ok=True)
-    plan, plan_path = {"recipe": asdict(recipe), "model": json.loads(MODEL_CONFIG.read_text())}, work / "plan.json"
+    plan, plan_path = {"recipe": recipe.model_dump(), "model": json.loads(MODEL_CONFIG.read_text())}, work / "plan.json"
     if plan_path.exists() and json.loads(plan_path.read_text()) != json.loads(json.dumps(plan)):
         raise UsageError(f"{work} holds a run of another recipe: choose another --work, or delete it")
     write_json(plan_path, plan)
@@ -344,5 +351,5 @@ def run_recipe(config: Path, settings: Sequence[str], work: Path, out: Path, dev
         with (work / "log.jsonl").open("a") as log:
             log.write(json.dumps(line) + "\n")
         yield json.dumps(line)
-    export(work / "checkpoint.safetensors", out, {"recipe": json.dumps(asdict(recipe)), "device": device})
+    export(work / "checkpoint.safetensors", out, {"recipe": json.dumps(recipe.model_dump()), "device": device})
     yield f"wrote {out}"

@@ -18,14 +18,8 @@ from for_model.training.distributed import World
 @contextlib.contextmanager
 def hold_lock(out: Path, world: World) -> Iterator[None]:
     """Hold the run folder's lock, in the first process. Raises UsageError when another training has it."""
-    with contextlib.ExitStack() as stack:
-        if world.first:
-            try:
-                stack.enter_context(locked(out / "lock"))
-            except BlockingIOError:
-                raise UsageError(
-                    f"another training is writing to {out}: wait for it, or choose another --out"
-                ) from None
+    busy = UsageError(f"another training is writing to {out}: wait for it, or choose another --out")
+    with locked(out / "lock", busy) if world.first else contextlib.nullcontext():
         yield
 
 

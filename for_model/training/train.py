@@ -5,7 +5,6 @@ and `head.safetensors` once it is done. Killed at any moment and started again, 
 ends with the same weights as an uninterrupted run on the same machine.
 """
 
-import json
 import logging
 import math
 import time
@@ -17,8 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -26,11 +23,11 @@ from for_model.backbones.protocol import ImageTextBackbone
 from for_model.backbones.registry import load_backbone
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
-from for_model.errors import DataError, ForError, UsageError
-from for_model.files import atomic_path
+from for_model.errors import DataError, ForError
 from for_model.heads.cluster import ClusterHead
 from for_model.heads.head_files import make_head, write_head
 from for_model.methods.clip_method import ClipMethod
+from for_model.training.checkpoint import restore_checkpoint, save_checkpoint
 from for_model.training.config import TrainConfig
 from for_model.training.distributed import World, join_world, local_device
 from for_model.training.features import Rows, open_features
@@ -84,6 +81,7 @@ class Training:
         self.step = 0
         self._saved = time.monotonic()
         self.sums = dict.fromkeys(_SUMS, 0.0)
+        self._checkpoint = out / "checkpoint.safetensors"
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Train to the end; yields a line for each epoch that this call finishes."""
@@ -110,7 +108,7 @@ class Training:
                 self.backbone,
                 self.config.to_json(),
             )
-            (self.out / "checkpoint.safetensors").unlink(missing_ok=True)
+            self._checkpoint.unlink(missing_ok=True)
 
     def _run_epoch(self, bar: "tqdm[Any]") -> dict[str, Any]:
         """The steps up to the next epoch's start, then its line in the log."""
@@ -224,32 +222,12 @@ class Training:
             self._saved = time.monotonic()
 
     def _save(self) -> None:
-        tensors = {f"model.{name}": p.detach().cpu().contiguous() for name, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value).cpu().contiguous()
-        with atomic_path(self.out / "checkpoint.safetensors") as temporary:
-            save_file(tensors, temporary, {"step": str(self.step), "sums": json.dumps(self.sums)})
+        save_checkpoint(self._checkpoint, self.parameters, self.optimizer, {"step": self.step, "sums": self.sums})
 
-    @torch.no_grad()
     def _restore(self) -> None:
-        path = self.out / "checkpoint.safetensors"
-        if not path.exists():
-            return
-        try:
-            with safe_open(path, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                metadata = file.metadata()
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{path} is damaged ({error}): delete it to train from the start") from error
-        self.step, self.sums = int(metadata["step"]), json.loads(metadata["sums"])
-        for key, value in tensors.items():
-            place, _, name = key.partition(".")
-            if place == "model":
-                self.parameters[name].copy_(value)
-            else:
-                kind, _, name = name.partition(".")
-                self.optimizer.state[self.parameters[name]][kind] = value.to(self.device)
+        progress = restore_checkpoint(self._checkpoint, self.parameters, self.optimizer)
+        if progress is not None:
+            self.step, self.sums = progress["step"], progress["sums"]
 
 
 def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The folder of an index: built from a store, and opened, complete or not at all."""
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -184,13 +183,14 @@ def _replacing(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*.building"):
-        with contextlib.suppress(OSError), _locked(stale):
+        with contextlib.suppress(OSError, StoreError), _locked(stale):
             shutil.rmtree(stale)
     folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".building"))
     new, old = folder / "new", folder / "old"
     try:
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # a file system without locks loses the cleaning up, nothing else
+            # A file system without locks loses the cleaning up, nothing else.
+            with contextlib.suppress(OSError, StoreError):
                 stack.enter_context(_locked(folder))
             new.mkdir()
             yield new
@@ -208,12 +208,6 @@ def _replacing(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. Raises BlockingIOError when another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+def _locked(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the lock of a build's folder. Raises StoreError when another build holds it."""
+    return files.locked(folder / "lock", StoreError(f"{folder} is being written by another process"))

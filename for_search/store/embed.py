@@ -410,10 +410,8 @@ def _writing(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Hold the store's lock. Raises StoreError when it is taken."""
+    busy = StoreError(f"store {out} is being written by another process: wait for it to finish")
     with contextlib.ExitStack() as stack:
         with _writing(out):
-            try:
-                stack.enter_context(files.locked(out / PARTIAL / _LOCK))
-            except BlockingIOError:
-                raise StoreError(f"store {out} is being written by another process: wait for it to finish") from None
+            stack.enter_context(files.locked(out / PARTIAL / _LOCK, busy))
         yield

@@ -312,7 +312,10 @@ def test_a_disk_that_fills_up_is_named(source: Source, tmp_path: Path) -> None:
 def test_a_root_that_is_a_file_and_a_second_fetch_are_refused(source: Source, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert "can't be" in fails(source, tmp_path / "file")
-    with locked(tmp_path / "downloads" / ".lock"), pytest.raises(UsageError, match="another fetch is running on"):
+    with (
+        locked(tmp_path / "downloads" / ".lock", UsageError("held")),
+        pytest.raises(UsageError, match="another fetch is running on"),
+    ):
         fetch(source, tmp_path, SPLITS)
 
 

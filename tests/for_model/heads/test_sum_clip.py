@@ -10,11 +10,12 @@ from for_model.errors import UsageError
 from for_model.heads.config import SumSettings
 from for_model.heads.protocol import Head
 from for_model.heads.sum_clip import DecoderLayer, SumHead
+from for_model.settings import parse
 
 
 def head(mini: ClipResnet, seed: int = 0, **settings) -> SumHead:
     torch.manual_seed(seed)
-    return SumHead(SumSettings(**{"queries": 6, "feedforward": 64, **settings}), mini.pool).eval()
+    return SumHead(parse(SumSettings, {"queries": 6, "feedforward": 64, **settings}), mini.pool).eval()
 
 
 def test_is_a_head(mini: ClipResnet, X: Tensor) -> None:

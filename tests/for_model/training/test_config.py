@@ -1,12 +1,15 @@
 """A training's settings: the paper's to the letter, and one clear line for every slip."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from for_model.errors import UsageError
-from for_model.training.config import TrainConfig, config_from, load_config, valid_keys
-from tests.helpers.paths import CONFIGS
+from for_model.settings import valid_keys
+from for_model.training.config import TrainConfig, config_from, load_config
+from tests.helpers.paths import CONFIGS, REPOSITORY
 
 
 @pytest.mark.parametrize(
@@ -73,19 +76,22 @@ def test_settings_on_the_command_line(tmp_path: Path) -> None:
         ("head.queries=2.5", "expected int"),
         ("head.queries=true", "expected int"),
         ("head=3", "table"),
-        ("head.queries=0", "from 1"),
+        ("head.queries=0", "queries is 0; expected int, at least 1"),
         ("head.kind=sum", "ft-dense-clip"),
         ("head.freeze=qk", "qkvo"),
         ("optimizer.learning_rate=0", "above 0"),
         ("optimizer.learning_rate=nan", "above 0"),
         ("optimizer.epochs=0", "at least 1"),
         ("optimizer.batch_size=0", "at least 1"),
-        ("data.labelled=0", "share"),
-        ("data.labelled=1.5", "share"),
+        ("data.labelled=0", r"data\.labelled is 0; expected float, above 0, at most 1"),
+        ("data.labelled=1.5", "at most 1"),
         ("data.images=-1", "at least 0"),
-        ("pseudo_labels.threshold=2", "probability"),
+        ("pseudo_labels.threshold=2", "at least 0, at most 1"),
         ("pseudo_labels.clusters=0", "at least 1"),
         ("loss.no_object_weight=-0.1", "at least 0"),
+        ("loss.pse=nan", "at least 0"),
+        ("data.dateset=coco", r"unknown setting 'data\.dateset'"),
+        ("foo.bar=1", "unknown setting 'foo'"),
         ("precision=half", "bfloat16"),
     ],
 )
@@ -111,7 +117,7 @@ def test_files_that_are_no_config(tmp_path: Path) -> None:
 
 
 def test_every_setting_is_listed() -> None:
-    keys = valid_keys()
+    keys = valid_keys(TrainConfig)
     assert {"seed", "weights", "data.root", "head.queries", "optimizer.learning_rate", "features.cache_gib"} <= set(
         keys
     )
@@ -124,3 +130,17 @@ def test_changes_are_what_departs_from_the_default() -> None:
     )
     assert config.changes() == {"data": {"dataset": "coco", "split": "train2017"}, "head": {"queries": 4}}
     assert config_from(config.changes()) == config
+
+
+def test_an_unknown_setting_is_said_before_one_that_is_missing() -> None:
+    with pytest.raises(UsageError, match=r"unknown setting 'data\.dateset'; valid: data\.dataset, ") as raised:
+        config_from({"data": {"dateset": "coco", "split": "train2017"}})
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_never_change_and_import_no_torch() -> None:
+    config = config_from(BASE)
+    with pytest.raises(ValueError, match="frozen"):
+        config.head.queries = 3  # type: ignore[misc]
+    script = "import sys, for_model.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, check=False).returncode == 0

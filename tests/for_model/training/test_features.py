@@ -107,7 +107,7 @@ def test_other_images_or_weights_are_kept_apart(backbone: ClipResnet, dataset: D
 def test_what_cannot_be(backbone: ClipResnet, dataset: Dataset, tmp_path: Path) -> None:
     open_features(dataset, backbone, 1.0, tmp_path / "kept")
     (folder,) = (tmp_path / "kept").iterdir()
-    with locked(folder / "lock"), pytest.raises(StoreError, match="another process"):
+    with locked(folder / "lock", StoreError("held")), pytest.raises(StoreError, match="another process"):
         open_features(dataset, backbone, 1.0, tmp_path / "kept")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="can't be written"):

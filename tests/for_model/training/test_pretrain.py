@@ -98,7 +98,7 @@ def test_overrides_and_unknown_settings() -> None:
     assert P.load_recipe(RECIPE, ["seed=5"]).seed == 5
     with pytest.raises(UsageError, match=r"scenes\.learning_rate"):
         P.load_recipe(RECIPE, ["scenes.learnign_rate=3"])
-    with pytest.raises(UsageError, match="is no number"):
+    with pytest.raises(UsageError, match="seed is 'abc'; expected int, at least 0"):
         P.load_recipe(RECIPE, ["seed=abc"])
 
 
@@ -133,3 +133,33 @@ def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.Cap
     assert out.stat().st_size < 15e6
     assert main([*arguments, *tiny, "seed=1"]) == 2
     assert "another recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("scenes.object_px=[28]", r"scenes\.object_px is \[28\]; expected two numbers"),
+        ("scenes.object_px=[28, 'x']", r"scenes\.object_px is 'x'; expected two numbers"),
+        ("scenes.batch_size=0", r"scenes\.batch_size is 0; expected int, at least 1"),
+        ("scenes=3", r"\[scenes\] is 3; expected a table"),
+        ("stages=3", r"stages is 3; expected \[\[stage\]\]"),
+        ("seed", "KEY=VALUE; valid keys: seed, weight_decay, crops.name"),
+        ("sceens.epochs=3", "unknown setting 'sceens'; valid: seed"),
+    ],
+)
+def test_a_slip_in_a_recipe_is_one_clear_line(change: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        P.load_recipe(RECIPE, [change])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="can't read the recipe"):
+        P.load_recipe(tmp_path / "missing.toml")
+    path = tmp_path / "mine.toml"
+    for text in ("seed = 0", "stage = 3", "[[stage]]\nsize = 3", '[[stage]]\nname = "a"\n[[stage]]\nname = "a"'):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=r"expected \[\[stage\]\] tables, each with a name of its own"):
+            P.load_recipe(path)
+    path.write_text('seed = 0\nweight_decay = 0.1\n[[stage]]\nname = "crops"')
+    with pytest.raises(UsageError, match=r"the setting crops\.n_images is missing"):
+        P.load_recipe(path)

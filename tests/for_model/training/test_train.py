@@ -114,7 +114,7 @@ def test_another_seed_or_setting_trains_another_head(scenes: Path, tmp_path: Pat
     assert not torch.equal(queries[0], queries[2])
     with pytest.raises(UsageError, match="other settings"):
         list(train(config(scenes, seed=2), tmp_path / "0"))
-    with locked(tmp_path / "3" / "lock"):
+    with locked(tmp_path / "3" / "lock", UsageError("held")):
         write_json(tmp_path / "3" / "config.json", json.loads((tmp_path / "0" / "config.json").read_text()))
         with pytest.raises(UsageError, match="another training is writing"):
             list(train(config(scenes), tmp_path / "3"))
