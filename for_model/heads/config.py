@@ -2,10 +2,7 @@
 
 from typing import Literal
 
-from pydantic import field_validator
-
-from for_model.methods.registry import head_kinds
-from for_model.settings import Count, Fraction, PositiveCount, Settings
+from for_model.settings import Count, Fraction, NonNegative, Positive, PositiveCount, Settings
 
 Freeze = Literal["none", "vo", "qkvo"]
 
@@ -29,17 +26,17 @@ class SumSettings(Settings):
     freeze: Freeze = "qkvo"
 
 
-class HeadConfig(SumSettings):
-    """Which head is trained.
+class PlusSettings(Settings):
+    """What shapes a FOR+ head, besides N, which is `queries` as in SUM-CLIP: one seed an embedding.
 
-    kind: one of `head_kinds`, the methods whose head can be trained; the other settings shape `for` alone.
+    hidden: units of the ReLU layer in the trained part of the values; 0 for a linear map.
+    sharpness: factor of the cosines in the softmax over the seeds.
+    whole: how much of CLIP's own embedding is added to each of the N.
+    steady: keep q, k and the cells' weights as they start, and train the values alone.
     """
 
-    kind: str = "for"
-
-    @field_validator("kind")
-    @classmethod
-    def _known(cls, kind: str) -> str:
-        if kind not in head_kinds():
-            raise ValueError(f"head.kind is {kind!r}; expected one of {', '.join(head_kinds())}")
-        return kind
+    queries: PositiveCount = 50
+    hidden: Count = 512
+    sharpness: Positive = 20.0
+    whole: NonNegative = 0.5
+    steady: bool = False

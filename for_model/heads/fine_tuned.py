@@ -2,26 +2,32 @@
 
 from typing import Any
 
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
 from for_model.heads.clip import ClipHead
-from for_model.heads.config import HeadConfig
 from for_model.heads.dense import DenseHead
-from for_model.heads.projections import own_projections, with_own
+from for_model.heads.projections import own_projections, value_residual, with_own
 from for_model.heads.protocol import TrainableHead
 
 
 class FineTunedHead(TrainableHead):
-    """CLIP's or Dense-CLIP's head with projections of its own, started from CLIP's (Table 2).
+    """CLIP's or Dense-CLIP's head with values of its own, started from the frozen ones (Table 2).
 
-    FT-CLIP trains q, k, v and c; FT-Dense-CLIP v and c, all that it has. Raises UsageError for a pool without them.
+    On a CLIP's pool, FT-CLIP trains copies of q, k, v and c, FT-Dense-CLIP copies of v and c, all that it has. On a
+    pool without them (photo-lite's v is a classifier and its c fixed names) a linear map of the tokens, zero at first,
+    is trained and added to the frozen values.
     """
 
     def __init__(self, head: ClipHead | DenseHead, pool: Pool) -> None:
         super().__init__()
         self._head = head
-        self.own = own_projections(pool, "qkvc" if isinstance(head, ClipHead) else "vc")
+        has_projections = isinstance(pool, AttentionPool)
+        letters = "qkvc" if isinstance(head, ClipHead) else "vc"
+        self.own = own_projections(pool, letters if has_projections else "")
+        self.residual: nn.Module | None = None if has_projections else value_residual(pool, hidden=0)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -32,18 +38,14 @@ class FineTunedHead(TrainableHead):
 
     def forward(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32 -> [B, N, Co] float32, unit-norm, N = 1 or K. Differentiable."""
-        return self._head(X, with_own(pool, self.own))
+        if self.residual is None:
+            return self._head(X, with_own(pool, self.own))
+        if isinstance(self._head, DenseHead):
+            return F.normalize((pool.project(X) + self.residual(pool.cells(X))).float(), dim=-1)
+        tokens = pool.tokens(X)
+        frozen, weights = pool.attend(tokens[:, :1], tokens, return_weights=True)  # [B, 1, Co], [B, 1, K + 1]
+        return F.normalize((frozen + self.residual(weights @ tokens)).float(), dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """See `heads.Head.evidence`."""
         return self._head.evidence(X, with_own(pool, self.own))
-
-
-def fine_tuned_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
-    """FT-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
-    return FineTunedHead(ClipHead(), pool)
-
-
-def fine_tuned_dense_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
-    """FT-Dense-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
-    return FineTunedHead(DenseHead(), pool)

@@ -15,9 +15,11 @@ from for_model.backbones.protocol import Pool
 from for_model.heads.clip import ClipHead
 from for_model.heads.config import PlusSettings
 from for_model.heads.kmeans import seed_clusters
+from for_model.heads.projections import value_residual, zeroed
+from for_model.heads.protocol import TrainableHead
 
 
-class ForPlusHead(nn.Module):
+class ForPlusHead(TrainableHead):
     """FOR+: y_n = norm(norm(z_n) + whole * y_CLIP), with z_n a weighted mean of the cells' values.
 
     With d_k = norm(c(v(x_k))), the frozen dense embedding of cell k (eq. 2), y_CLIP CLIP's own embedding (eq. 1) and
@@ -28,11 +30,11 @@ class ForPlusHead(nn.Module):
         A_nk = P_nk w_k / sum over k of P_nk w_k
         z_n  = sum_k A_nk c(v(x_k)) + r(sum_k A_nk x_k)                r zero at first
 
-    The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds go
-    to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
+    The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds
+    go to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
     distinct cells than N, the first seed is repeated.
-    r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)), which
-    may be anything: a CLIP's projections, or photo-lite's classifier and fixed names.
+    r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)),
+    which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names.
 
     pool: of the backbone that the head is for.
     """
@@ -44,8 +46,11 @@ class ForPlusHead(nn.Module):
         self.k = nn.Linear(pool.dim, pool.dim, bias=False)
         nn.init.eye_(self.q.weight)
         nn.init.eye_(self.k.weight)
-        self.weight = _zero(nn.Linear(pool.width, 1))
+        self.weight = zeroed(nn.Linear(pool.width, 1))
         self.residual = value_residual(pool, settings.hidden)
+        if settings.steady:
+            for part in (self.q, self.k, self.weight):
+                part.requires_grad_(False)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,19 +83,3 @@ class ForPlusHead(nn.Module):
         cosines = F.normalize(self.q(asked), dim=-1) @ F.normalize(self.k(unit), dim=-1).transpose(1, 2)
         log_p = (self._settings.sharpness * cosines.float()).log_softmax(dim=1)  # [B, N, K], over the seeds
         return (log_p + log_weight[:, None, :]).softmax(dim=-1)
-
-
-def value_residual(pool: Pool, hidden: int) -> nn.Module:
-    """A trainable map [..., Ce] -> [..., Co] that is zero at first, to be added to a pool's frozen values.
-
-    hidden: units of a ReLU layer; 0 for a linear map.
-    """
-    if not hidden:
-        return _zero(nn.Linear(pool.width, pool.dim))
-    return nn.Sequential(nn.Linear(pool.width, hidden), nn.ReLU(), _zero(nn.Linear(hidden, pool.dim)))
-
-
-def _zero(linear: nn.Linear) -> nn.Linear:
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

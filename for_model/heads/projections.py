@@ -1,4 +1,4 @@
-"""A head's own copies of the attention pool's projections q, k, v and c, for those that fine-tuning changes."""
+"""What fine-tuning changes of an attention pool: copies of its projections, or a map that is added to its values."""
 
 import copy
 
@@ -25,3 +25,20 @@ def with_own(pool: Pool, own: nn.ModuleDict) -> Pool:
     if not len(own) or not isinstance(pool, AttentionPool):
         return pool
     return pool.with_projections(dict(own.items()))
+
+
+def value_residual(pool: Pool, hidden: int) -> nn.Module:
+    """A trainable map [..., Ce] -> [..., Co] that is zero at first, to be added to a pool's frozen values.
+
+    hidden: units of a ReLU layer; 0 for a linear map.
+    """
+    if not hidden:
+        return zeroed(nn.Linear(pool.width, pool.dim))
+    return nn.Sequential(nn.Linear(pool.width, hidden), nn.ReLU(), zeroed(nn.Linear(hidden, pool.dim)))
+
+
+def zeroed(linear: nn.Linear) -> nn.Linear:
+    """The same linear map, its weight and bias set to zero."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

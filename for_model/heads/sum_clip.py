@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from for_model.backbones.protocol import Pool
 from for_model.errors import UsageError
-from for_model.heads.config import HeadConfig, SumSettings
+from for_model.heads.config import SumSettings
 from for_model.heads.projections import own_projections, with_own
 from for_model.heads.protocol import TrainableHead
 
@@ -98,8 +98,3 @@ class SumHead(TrainableHead):
             x = layer(x, queries, cells, tokens[:, 1:])
         modulated: Tensor = self.norm(x)
         return modulated
-
-
-def sum_head(config: HeadConfig, pool: Pool) -> SumHead:
-    """SUM-CLIP before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
-    return SumHead(SumSettings(**{field.name: getattr(config, field.name) for field in fields(SumSettings)}), pool)

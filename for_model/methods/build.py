@@ -6,17 +6,22 @@ from pathlib import Path
 import torch
 
 from for_model.backbones.checkpoints import WEIGHTS_DIR
-from for_model.backbones.protocol import ImageTextBackbone
+from for_model.backbones.protocol import ImageTextBackbone, Pool
 from for_model.backbones.registry import load_backbone
 from for_model.devices import to_device
 from for_model.errors import UsageError, WeightsError
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterEngine, ClusterHead, default_clusters
+from for_model.heads.config import PlusSettings, SumSettings
 from for_model.heads.dense import DenseHead
-from for_model.heads.head_files import open_head, read_head_file
+from for_model.heads.fine_tuned import FineTunedHead
+from for_model.heads.for_plus import ForPlusHead
 from for_model.heads.protocol import Head
+from for_model.heads.sum_clip import SumHead
 from for_model.lazy_import import imported
 from for_model.methods.clip_method import ClipMethod
+from for_model.methods.head_config import HeadConfig
+from for_model.methods.head_files import open_head, read_head_file
 from for_model.methods.protocol import Method
 from for_model.methods.registry import DEFAULT_BACKBONE, HEAD_SUFFIX, METHODS, MethodRequest, parse_method
 
@@ -133,3 +138,23 @@ def method_of_head_file(path: Path, request: MethodRequest) -> ClipMethod:
             "if they are a file, give its path with --weights"
         ) from error
     return ClipMethod(backbone, open_head(file, backbone))
+
+
+def make_for(config: HeadConfig, pool: Pool) -> SumHead:
+    """SUM-CLIP before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    return SumHead(config.of(SumSettings), pool)
+
+
+def make_for_plus(config: HeadConfig, pool: Pool) -> ForPlusHead:
+    """FOR+ before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    return ForPlusHead(config.of(PlusSettings), pool)
+
+
+def make_ft_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
+    """FT-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
+    return FineTunedHead(ClipHead(), pool)
+
+
+def make_ft_dense_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
+    """FT-Dense-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
+    return FineTunedHead(DenseHead(), pool)

@@ -123,11 +123,11 @@ METHODS: dict[str, MethodEntry] = {
             counted=True,
             evidence="the cells of the embedding's cluster",
         ),
-        MethodEntry("ft-clip", "FT-CLIP", head="for_model.heads.fine_tuned:fine_tuned_clip", evidence=_CLIP.evidence),
+        MethodEntry("ft-clip", "FT-CLIP", head="for_model.methods.build:make_ft_clip", evidence=_CLIP.evidence),
         MethodEntry(
             "ft-dense-clip",
             "FT-Dense-CLIP",
-            head="for_model.heads.fine_tuned:fine_tuned_dense_clip",
+            head="for_model.methods.build:make_ft_dense_clip",
             evidence=_DENSE_CLIP.evidence,
         ),
         *_and_variants(
@@ -135,10 +135,20 @@ METHODS: dict[str, MethodEntry] = {
                 "for",
                 "FOR",
                 build="for_model.methods.build:build_packaged",
-                head="for_model.heads.sum_clip:sum_head",
+                head="for_model.methods.build:make_for",
                 default_embeddings=8,
                 counted=True,
                 evidence="the attention of the learnable query that made the embedding",
+            )
+        ),
+        *_and_variants(
+            MethodEntry(
+                "for+",
+                "FOR+",
+                build="for_model.methods.build:build_packaged",
+                head="for_model.methods.build:make_for_plus",
+                counted=True,
+                evidence="the cells that are most like the seed of the embedding",
             )
         ),
         MethodEntry("coca", "CoCa", build="for_model.methods.dual_encoders:build_coca"),

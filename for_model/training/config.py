@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from for_model.heads.config import HeadConfig
+from for_model.methods.head_config import HeadConfig
 from for_model.methods.registry import trained_name
 from for_model.settings import (
     Count,
@@ -25,6 +25,9 @@ from for_model.settings import (
 VERSION = 1  # of training: raise it when the same settings train another head
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Objective = Literal["set", "ranking"]
+Schedule = Literal["drop", "linear"]
+Labels = Literal["annotations", "captions"]
 SupMean = Literal["labelled", "batch"]
 
 
@@ -37,6 +40,8 @@ class DataConfig(Settings):
     images: so many of the split's images, the first by id; 0 for all.
     labelled: the share of the images whose labels are used; the others have pseudo-labels only (Table 5).
     fold: which images those are; another fold draws others.
+    labels: where the labels of an image come from: its `annotations`, or its `captions`, in which the names of the base
+        categories are looked for.
     allow_missing: train without the images whose files are missing, instead of refusing to start.
     """
 
@@ -46,6 +51,7 @@ class DataConfig(Settings):
     images: Count = 0
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
     fold: Count = 0
+    labels: Labels = "annotations"
     allow_missing: bool = False
 
 
@@ -54,24 +60,32 @@ class PseudoLabelConfig(Settings):
 
     vocabulary: `imagenet21k`, `miniscenes` or a text file.
     without_novel: leave out the dataset's novel names (IN21/novel of Table 3).
+    without_base: leave out the dataset's base names, which have labels.
+    every: of the vocabulary's names, every so many-th, say 10 for a tenth of them.
     names: only so many of the vocabulary's names, the first; 0 for all.
     clusters: N of Cluster-CLIP.
     threshold: names above this probability are labels.
+    a_step: of the names that a soft teacher knows, so many are drawn for each step; 0 for all.
     scale: of the cosines in eq. 4's softmax, as a multiple of CLIP's own. The paper doesn't say its own; with CLIP's
         100 and 5e-4 there are many more labels than its Figure 6 shows, and the number of queries decides.
     """
 
     vocabulary: str = "imagenet21k"
     without_novel: bool = False
+    without_base: bool = False
+    every: PositiveCount = 1
     names: Count = 0
     clusters: PositiveCount = 50
     threshold: Probability = 5e-4
+    a_step: Count = 0
     scale: Positive = 1.0
 
 
 class LossConfig(Settings):
     """What is minimised: gamma_sup * L_sup + gamma_pse * L_pse (section 3.3).
 
+    objective: `set`, the paper's set prediction loss on labels and on pseudo-labels (`losses.py`), or `ranking`, ours,
+        which ranks the batch's images for a name and learns unlabelled names from a soft teacher (`ranking_losses.py`).
     sup: gamma_sup, the weight of the loss on labels; 0 leaves it out (Table 1).
     pse: gamma_pse, the weight of the loss on pseudo-labels; 0 leaves it out (Table 1).
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.
@@ -79,14 +93,21 @@ class LossConfig(Settings):
         that lie further apart.
     sup_mean: what the labelled loss is the mean over: the `labelled` images of a batch, or the whole `batch`. Where
         only a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
+    temperature: of the cosines in the ranking objective's softmax over images.
+    rarity: a label of the ranking objective counts by its name's frequency to the power of minus this; 0 for all alike.
+    sharpness: of the soft teacher.
     negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
 
+    objective: Objective = "set"
     sup: NonNegative = 1.0
     pse: NonNegative = 1.0
     no_object_weight: NonNegative = 0.1
     scale: Positive = 1.0
     sup_mean: SupMean = "labelled"
+    temperature: Positive = 1 / 15
+    rarity: NonNegative = 0.0
+    sharpness: Positive = 1.5
     negatives: Count = 50
 
     @model_validator(mode="after")
@@ -103,8 +124,10 @@ class OptimizerConfig(Settings):
     learning_rate: before warming up and dropping.
     drop_epoch: after so many epochs the rate is multiplied by `drop_factor` (0.7: of the way through the first).
     drop_factor: see `drop_epoch`.
+    schedule: `drop`, as in the paper, or `linear`: from the learning rate down to 0 at the end.
     batch_size: images a step, of all processes together.
     weight_decay: Adam's, L2.
+    decoupled: take the weight decay as AdamW does, apart from the gradient.
     beta1: of Adam's first moment.
     beta2: of Adam's second moment.
     warmup_steps: the rate rises linearly over so many first steps.
@@ -115,8 +138,10 @@ class OptimizerConfig(Settings):
     learning_rate: Positive = 1e-5
     drop_epoch: NonNegative = 15
     drop_factor: NonNegative = 0.1
+    schedule: Schedule = "drop"
     batch_size: PositiveCount = 64
     weight_decay: NonNegative = 1e-4
+    decoupled: bool = False
     beta1: Fraction = 0.9
     beta2: Fraction = 0.999
     warmup_steps: Count = 0

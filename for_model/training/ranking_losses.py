@@ -24,8 +24,14 @@ def best_cosines(Y: Tensor, texts: Tensor) -> Tensor:
     return (Y @ texts.T).amax(dim=1)
 
 
-def ranking_loss(scores: Tensor, positive: Tensor, scale: float, negative: Tensor | None = None) -> Tensor:
-    """Each image that shows a name against the batch's images that don't, the mean over all such pairs (b, c):
+def ranking_loss(
+    scores: Tensor,
+    positive: Tensor,
+    scale: float,
+    negative: Tensor | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Each image that shows a name against the batch's images that don't, the mean over all such pairs (b, c) of
 
         -log( exp(scale s_bc) / (exp(scale s_bc) + sum over images j without c of exp(scale s_jc)) )
 
@@ -33,6 +39,7 @@ def ranking_loss(scores: Tensor, positive: Tensor, scale: float, negative: Tenso
     positive: [B, C] bool, which names are in which images.
     scale: 1 / temperature.
     negative: [B, C] bool, the images known to be without a name; None for all that aren't positive.
+    weights: [C] float32, what a pair of each name counts; None for 1.
     Returns a scalar; 0 without a positive pair. A name without a negative in the batch adds 0.
     Raises UsageError for shapes that differ.
     """
@@ -45,7 +52,8 @@ def ranking_loss(scores: Tensor, positive: Tensor, scale: float, negative: Tenso
     logits = scale * scores
     others = logits.masked_fill(~negative, -torch.inf).logsumexp(dim=0)  # [C]
     image, name = positive.nonzero(as_tuple=True)
-    return F.softplus(others[name] - logits[image, name]).sum() / max(1, len(image))
+    each = F.softplus(others[name] - logits[image, name])
+    return (each if weights is None else weights[name] * each).sum() / max(1, len(image))
 
 
 def teacher_logits(parts: Sequence[Tensor], sharpness: float) -> Tensor:

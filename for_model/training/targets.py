@@ -13,10 +13,11 @@ from for_model.errors import DataError
 from for_model.files import cache_dir
 from for_model.methods.clip_method import ClipMethod
 from for_model.text import cached_category_embeddings
-from for_model.training.config import TrainConfig
+from for_model.training.config import PseudoLabelConfig, TrainConfig
 from for_model.training.features import Features, Rows
 from for_model.training.losses import with_pseudo_negatives
 from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary
+from for_model.training.teacher import Teacher, soft_teacher
 
 
 class Targets:
@@ -25,7 +26,8 @@ class Targets:
     labelled: [M] bool, whose labels are used.  base: of each image, its base categories, positions in `base_texts`.
     base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
     absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
-    pseudo: the pseudo-labels, None without that branch.  pseudo_texts: [V, Co].
+    pseudo: the pseudo-labels of the set objective, None without that branch.  pseudo_texts: [V, Co].
+    teacher: the soft teacher of the ranking objective, None without that branch; it has the same `pseudo_texts`.
     """
 
     def __init__(self, config: TrainConfig, dataset: Dataset, features: Features, method: ClipMethod) -> None:
@@ -50,13 +52,16 @@ class Targets:
         self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
         self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
         self.pseudo: StoredLabels | None = None
+        self.teacher: Teacher | None = None
         if config.loss.pse:
             settings = config.pseudo_labels
-            novel = [category.name for category in dataset.categories if category.group == "novel"]
-            names = vocabulary(settings.vocabulary, novel if settings.without_novel else ())[: settings.names or None]
-            folder = cache_dir() / "pseudo-labels"
-            self.pseudo = stored_labels(features, method, names, settings.threshold, folder, settings.scale)
+            names = _names(settings, dataset)
             self.pseudo_texts = cached_category_embeddings(method, names).to(device)
+            if config.loss.objective == "ranking":
+                self.teacher = soft_teacher(features, method.backbone, self.pseudo_texts, config.loss.sharpness)
+            else:
+                folder = cache_dir() / "pseudo-labels"
+                self.pseudo = stored_labels(features, method, names, settings.threshold, folder, settings.scale)
 
     def known(self, rows: Rows, minimum: int, seed: tuple[int, int]) -> Tensor | None:
         """The base categories that the softmax of some images of a federated dataset runs over: their labels, known
@@ -70,6 +75,13 @@ class Targets:
             for row in rows.tolist()
         ]
         return torch.from_numpy(np.stack(drawn))
+
+
+def _names(settings: PseudoLabelConfig, dataset: Dataset) -> list[str]:
+    """The names that unlabelled images are taught with."""
+    groups = {"novel": settings.without_novel, "base": settings.without_base}
+    left_out = [category.name for category in dataset.categories if groups.get(category.group)]
+    return vocabulary(settings.vocabulary, left_out)[:: settings.every][: settings.names or None]
 
 
 def labelled_images(count: int, share: float, fold: int) -> NDArray[np.bool_]:

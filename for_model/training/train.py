@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,15 +22,15 @@ from for_model.backbones.protocol import ImageTextBackbone
 from for_model.backbones.registry import load_backbone
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
-from for_model.errors import DataError, ForError
+from for_model.errors import DataError, ForError, UsageError
 from for_model.heads.cluster import ClusterHead
-from for_model.heads.head_files import make_head, write_head
 from for_model.methods.clip_method import ClipMethod
+from for_model.methods.head_files import make_head, write_head
 from for_model.training.checkpoint import restore_checkpoint, save_checkpoint
 from for_model.training.config import TrainConfig
 from for_model.training.distributed import World, join_world, local_device
 from for_model.training.features import Rows, open_features
-from for_model.training.losses import set_prediction_loss
+from for_model.training.objectives import RankingObjective, SetObjective, TrainingObjective
 from for_model.training.run_folder import claim_folder, hold_lock, write_log
 from for_model.training.targets import Targets
 
@@ -57,13 +56,19 @@ class Training:
             world.wait()
         torch.manual_seed(config.seed)
         self.head = make_head(config.head, self.backbone.pool).to(device)
-        self.parameters: dict[str, nn.Parameter] = dict(self.head.named_parameters())
-        self.no_object: nn.Parameter | None = None
-        if config.loss.no_object_weight:
-            self.no_object = nn.Parameter(F.normalize(torch.randn(self.backbone.dim), dim=0).to(device))
-            self.parameters["no_object"] = self.no_object
+        self.parameters: dict[str, nn.Parameter] = {
+            name: parameter for name, parameter in self.head.named_parameters() if parameter.requires_grad
+        }
+        limit = self.head.n_embeddings(self.backbone.n_cells)
+        self.objective: TrainingObjective
+        if config.loss.objective == "ranking":
+            self.objective = RankingObjective(config, self.targets)
+        else:
+            self.objective = SetObjective(config, self.targets, backbone, limit)
+        self.parameters |= self.objective.parameters
         settings = config.optimizer
-        self.optimizer = torch.optim.Adam(
+        kind = torch.optim.AdamW if settings.decoupled else torch.optim.Adam
+        self.optimizer = kind(
             self.parameters.values(),
             settings.learning_rate,
             (settings.beta1, settings.beta2),
@@ -71,9 +76,8 @@ class Training:
             fused=True,
         )
         self.autocast = _precision(config, device)
-        self.limit = self.head.n_embeddings(self.backbone.n_cells)  # more pseudo-labels than these can't be matched
         if self.targets.pseudo is not None and world.first:
-            log.info(self.targets.pseudo.described(self.limit))
+            log.info(self.targets.pseudo.described(limit))
         # An epoch is as many steps as all images make, however few of them can be learnt from: the rows of a table
         # with fewer labels are trained for as long.
         self.steps_per_epoch = math.ceil(len(dataset.images) / settings.batch_size)
@@ -159,7 +163,9 @@ class Training:
     def _set_rate(self) -> float:
         settings = self.config.optimizer
         rate = settings.learning_rate * min(1.0, (self.step + 1) / max(1, settings.warmup_steps))
-        if self.step / self.steps_per_epoch >= settings.drop_epoch:
+        if settings.schedule == "linear":
+            rate *= 1 - self.step / self.total_steps
+        elif self.step / self.steps_per_epoch >= settings.drop_epoch:
             rate *= settings.drop_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -179,13 +185,10 @@ class Training:
         sup = pse = 0.0 * Y.sum()
         if self.config.loss.sup and n_labelled:
             part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
-            wanted = [self.targets.base[row] for row in rows[labelled]]
-            known = self.targets.known(rows[labelled], self.config.loss.negatives, (self.config.seed, self.step))
             over = n_labelled if self.config.loss.sup_mean == "labelled" else n_images
-            sup = self._loss(part, self.targets.base_texts, wanted, known) * len(labelled) / over
-        if self.targets.pseudo is not None and n_images:
-            labels = [self.targets.pseudo.of(row, self.limit).tolist() for row in rows]
-            pse = self._loss(Y, self.targets.pseudo_texts, labels) * len(rows) / n_images
+            sup = self.objective.on_labels(part, rows[labelled], self.step) * len(labelled) / over
+        if self.config.loss.pse and n_images:
+            pse = self.objective.on_unlabelled(Y, rows, self.step) * len(rows) / n_images
         loss = self.config.loss.sup * sup + self.config.loss.pse * pse
         self.optimizer.zero_grad()
         loss.backward()
@@ -200,12 +203,6 @@ class Training:
         self.optimizer.step()
         for key, value in zip(_SUMS, (*values, n_images), strict=True):
             self.sums[key] += value
-
-    def _loss(self, Y: Tensor, texts: Tensor, wanted: list[list[int]], known: Tensor | None = None) -> Tensor:
-        settings = self.config.loss
-        scale = settings.scale * self.backbone.logit_scale
-        known = None if known is None else known.to(self.device)
-        return set_prediction_loss(Y, texts, wanted, scale, self.no_object, settings.no_object_weight, known)
 
     def _share_gradients(self) -> None:
         if self.world.size == 1:
@@ -242,6 +239,11 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
     target = local_device(device)
     world = join_world(target)
     try:
+        if world.size > 1 and config.loss.objective == "ranking":
+            raise UsageError(
+                f"loss.objective=ranking compares the images of a batch with one another, and {world.size} processes "
+                "would share the batch out: start it without torchrun"
+            )
         dataset = load_training_data(config)  # before the backbone, whose weights may have to be fetched first
         backbone = load_backbone(config.backbone, config.weights or None, config.image_size or None, target)
         claim_folder(config, out, backbone, world)

@@ -54,7 +54,7 @@ class Library:
     ) -> None:
         self._weights, self._image_root, self._heads = weights, image_root, tuple(heads)
         if self._heads:
-            from for_model.heads.head_files import read_head_file
+            from for_model.methods.head_files import read_head_file
 
             for head in self._heads:
                 read_head_file(head)

@@ -7,10 +7,10 @@ import torch
 from for_model.backbones.clip_resnet import ClipResnet
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
-from for_model.heads.config import HeadConfig
-from for_model.heads.head_files import make_head, write_head
 from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
+from for_model.methods.head_config import HeadConfig
+from for_model.methods.head_files import make_head, write_head
 from for_search.index.index_files import build_index
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher, load_searcher

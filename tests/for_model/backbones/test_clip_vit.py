@@ -18,11 +18,12 @@ from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import UsageError
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterHead
-from for_model.heads.config import HeadConfig, SumSettings
+from for_model.heads.config import SumSettings
 from for_model.heads.dense import DenseHead
-from for_model.heads.head_files import make_head
 from for_model.heads.sum_clip import SumHead
 from for_model.methods.build import build_method
+from for_model.methods.head_config import HeadConfig
+from for_model.methods.head_files import make_head
 from for_model.training.features import open_features
 from tests.helpers.tiny_models import OPEN_CLIP, name_tiny_open_clip
 

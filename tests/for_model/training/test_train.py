@@ -24,8 +24,8 @@ from for_model.data.images import load_image
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import DataError, ForError, UsageError
 from for_model.files import locked, write_json
-from for_model.heads.head_files import load_head, read_head_file
 from for_model.methods.build import build_method
+from for_model.methods.head_files import load_head, read_head_file
 from for_model.text import cached_category_embeddings
 from for_model.training.config import TrainConfig, config_from
 from for_model.training.distributed import World

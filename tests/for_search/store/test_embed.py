@@ -21,8 +21,8 @@ from for_model.data.dataset import Dataset, ImageRecord
 from for_model.data.folder import load_folder
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import DataError, ImageError, StoreError, UsageError
-from for_model.methods.protocol import Method, MethodInfo
 from for_model.methods.build import build_method
+from for_model.methods.protocol import Method, MethodInfo
 from for_model.training.features import open_features
 from for_search.store import embed as embed_module
 from for_search.store.embed import embed

@@ -12,10 +12,10 @@ from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
 from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
 from for_model.errors import UsageError, WeightsError
 from for_model.heads.clip import ClipHead
-from for_model.heads.config import HeadConfig
 from for_model.heads.dense import DenseHead
-from for_model.heads.head_files import load_head, make_head, open_head, read_head_file, write_head
 from for_model.methods.build import build_method, packaged_head, packaged_heads
+from for_model.methods.head_config import HeadConfig
+from for_model.methods.head_files import load_head, make_head, open_head, read_head_file, write_head
 from for_model.methods.registry import METHODS, head_kinds, parse_method
 
 KINDS = head_kinds()

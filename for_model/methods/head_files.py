@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from for_model.backbones.protocol import ImageTextBackbone, Pool
 from for_model.errors import UsageError, WeightsError
 from for_model.files import sha256_file
-from for_model.heads.config import HeadConfig
 from for_model.heads.protocol import TrainableHead
 from for_model.lazy_import import imported
+from for_model.methods.head_config import HeadConfig
 from for_model.methods.registry import METHODS
 from for_model.settings import parse
 from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
