@@ -71,7 +71,7 @@ class FlatEngine:
         # The codes themselves: FAISS's own decoding of them takes three times as long as the scan of a search.
         size = self._index.code_size
         codes = faiss.rev_swig_ptr(self._index.codes.data(), self._index.ntotal * size)
-        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, -1)
+        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, self._index.d)
         return _widened(np.array(part, dtype=np.float16))
 
 
