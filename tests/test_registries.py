@@ -304,11 +304,11 @@ def test_a_method_with_a_trained_head(mine: ModuleType, tmp_path: Path) -> None:
 
 
 def test_what_is_not_registered_is_refused() -> None:
-    with pytest.raises(UsageError, match="unknown backbone 'colour-net'; expected one of RN-mini, .*photo-lite$"):
+    with pytest.raises(UsageError, match=r"unknown backbone 'colour-net'; expected one of RN-mini, .*photo-lite$"):
         load_backbone("colour-net")
     with pytest.raises(UsageError, match="unknown method 'corners'"):
         build_method("corners")
     with pytest.raises(UsageError, match="unknown dataset 'colours'"):
         load_dataset("colours")
-    with pytest.raises(UsageError, match="head.kind is 'learned'; expected one of ft-clip, ft-dense-clip, for$"):
+    with pytest.raises(UsageError, match=r"head.kind is 'learned'; expected one of ft-clip, ft-dense-clip, for$"):
         HeadConfig(kind="learned")
