@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from for_app.views.leaderboard import FOLDER, PAPER_FILE, read_table
+from for_app.views.leaderboard import FOLDER, PAPER_FILE, read_csv_table
 from for_eval.leaderboard.paper_tables import SUITES
 
 _Row: TypeAlias = "pd.Series[Any]"
@@ -117,11 +117,11 @@ _ABLATIONS = {
 
 def read_ablations(folder: Path = FOLDER, dataset: str = "miniscenes") -> tuple[Ablation, ...]:
     """The curves of a leaderboards folder; an ablation without any is left out. Raises DataError for a damaged CSV."""
-    paper = read_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame()
+    paper = read_csv_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame()
     found = []
     for name, source in _ABLATIONS.items():
         path = folder / f"{dataset}-{name}.csv"
-        ours = read_table(path) if path.is_file() else pd.DataFrame()
+        ours = read_csv_table(path) if path.is_file() else pd.DataFrame()
         curves = _curves(ours, partial(_x_of_ours, source.column), "{} mAP@50")
         theirs = _curves(paper, source.x_of_paper, f"{PAPER_DATASET} {{}}")
         if curves or theirs:

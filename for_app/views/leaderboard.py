@@ -44,7 +44,7 @@ def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
     Raises DataError when the folder holds no table, or one that can't be read.
     """
     paths = sorted(path for path in folder.glob("*.csv") if path.name != PAPER_FILE and "with-paper" not in path.stem)
-    paper = read_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame({"source": []})
+    paper = read_csv_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame({"source": []})
     if not paths and paper.empty:
         raise DataError(f"no tables in {folder}: make them with `make leaderboards`")
     if "source" not in paper.columns:
@@ -63,7 +63,7 @@ def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
     return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), every)
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_csv_table(path: Path) -> pd.DataFrame:
     """A CSV with numbers as numbers and empty cells missing. Raises DataError."""
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8")
@@ -72,7 +72,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _ours(path: Path) -> pd.DataFrame:
-    frame = read_table(path)
+    frame = read_csv_table(path)
     if "source" in frame.columns:
         frame = frame[~frame["source"].astype(str).str.startswith("paper")].drop(columns="source")
     return frame.assign(source=MEASURED)[["source", *frame.columns]].reset_index(drop=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from for_model.errors import StoreError
 from for_search.index.engine_protocol import damaged
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class FlatEngine:
@@ -45,7 +45,7 @@ class FlatEngine:
         try:
             faiss.write_index(index, str(folder / cls.file_names[0]))
         except RuntimeError as error:
-            logger.debug("faiss could not write", exc_info=error)
+            log.debug("faiss could not write", exc_info=error)
             raise StoreError(f"can't write the index to {folder}: is the disk full?") from error
 
     @classmethod
@@ -55,7 +55,7 @@ class FlatEngine:
             # IO_FLAG_MMAP still reads the codes into memory for this type (0.1 s per 256 MB); IO_FLAG_MMAP_IFC maps.
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except (RuntimeError, MemoryError) as error:
-            logger.debug("faiss could not read %s", path, exc_info=error)
+            log.debug("faiss could not read %s", path, exc_info=error)
             raise damaged(path, "FAISS can't read it") from error
         if not isinstance(index, faiss.IndexScalarQuantizer) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise damaged(path, f"it holds a {type(index).__name__}, not a float16 inner-product index")
@@ -71,7 +71,7 @@ class FlatEngine:
         # The codes themselves: FAISS's own decoding of them takes three times as long as the scan of a search.
         size = self._index.code_size
         codes = faiss.rev_swig_ptr(self._index.codes.data(), self._index.ntotal * size)
-        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, -1)
+        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, self._index.d)
         return _widened(np.array(part, dtype=np.float16))
 
 

@@ -22,7 +22,7 @@ import pytest
 from for_eval.__main__ import main
 from for_eval.download.check import check
 from for_eval.download.fetch import archives_for, choose_splits, describe, fetch, is_there, space_needed
-from for_eval.download.sources import SOURCES, Archive, Source, Split
+from for_eval.download.sources import SOURCES, Archive, PublishedSplit, Source
 from for_model.data.coco import load_coco
 from for_model.errors import DataError, UsageError
 from for_model.files import locked
@@ -136,7 +136,7 @@ def source(server: Server) -> Source:
         archives.append(
             offer(server, f"/{split}.zip", body, part="images", splits=(split,), holds=(f"{split}/",), n_files=n)
         )
-    splits = tuple(Split(name, n, n) for name, n in names.items())
+    splits = tuple(PublishedSplit(name, n, n) for name, n in names.items())
     return Source("tiny", "Tiny", "http://page", "none", "coco", splits, 2, tuple(archives))
 
 
@@ -194,7 +194,7 @@ def test_a_kill_loses_nothing(server: Server, source: Source, tmp_path: Path) ->
     server.cut, server.stall = 40_000, True
     script = f"""
 from pathlib import Path
-from for_eval.download.sources import Archive, Source, Split
+from for_eval.download.sources import Archive, Source, PublishedSplit
 from for_eval.download.fetch import fetch
 fetch({source!r}, Path({str(tmp_path)!r}), ("train2017",), ("images",))
 """
@@ -360,7 +360,7 @@ def test_an_archive_without_a_checksum_is_still_checked(
     archive = replace(
         offer(server, "/val.zip", body, part="images", splits=("val",), holds=("val/",), n_files=1), sha256=""
     )
-    source = Source("tiny", "Tiny", "page", "none", "coco", (Split("val", 1, 1),), 1, (archive,))
+    source = Source("tiny", "Tiny", "page", "none", "coco", (PublishedSplit("val", 1, 1),), 1, (archive,))
     with pytest.raises(DataError, match=re.escape(message)) as caught:
         fetch(source, tmp_path / "root", ("val",))
     assert "run the same command again" in str(caught.value)
@@ -417,7 +417,7 @@ def test_a_check_names_a_damaged_file(source: Source, tmp_path: Path, text: str)
 
 
 def test_lvis_is_looked_for_in_both_places_and_in_cocos_folders(tmp_path: Path) -> None:
-    source = replace(SOURCES["lvis"], splits=(Split("val", 3, 3),), categories=2)
+    source = replace(SOURCES["lvis"], splits=(PublishedSplit("val", 3, 3),), categories=2)
     (tmp_path / "train2017").mkdir()
     for n in range(3):
         (tmp_path / "train2017" / f"{n}.jpg").write_bytes(b"x")
@@ -439,7 +439,7 @@ def test_nuimages_is_explained_and_checked(tmp_path: Path, capsys: pytest.Captur
     assert "lacks attribute, calibrated_sensor" in printed
 
     write_nuimages(tmp_path, mini=[["vehicle.car", "animal"], []])
-    source = replace(SOURCES["nuimages"], splits=(Split("mini", 2, None),))
+    source = replace(SOURCES["nuimages"], splits=(PublishedSplit("mini", 2, None),))
     whole = "mini       OK    2 images, 2 annotations, 23 categories, 2 images on disk"
     assert [v.line for v in check(source, tmp_path, ("mini",))] == [whole]
     assert [v.ok for v in check(source, tmp_path, ("mini",), ("images",))] == [True]

@@ -1,0 +1,164 @@
+"""What the index relies on (see `Engine`), checked for every engine of the registry against sums that numpy does."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from for_model.errors import StoreError
+from for_search.index.engine_protocol import Engine
+from for_search.index.engines import ENGINES
+from tests.helpers.store_making import dyadic_units, random_units
+
+DIM = 24
+
+
+@pytest.fixture(params=list(ENGINES.values()), ids=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> type[Engine]:
+    return request.param
+
+
+def half(values: NDArray[np.floating]) -> NDArray[np.float16]:
+    return values.astype(np.float16)
+
+
+def built(engine: type[Engine], rows: NDArray[np.float16], folder: Path) -> Engine:
+    """An engine of these rows, which come in blocks of several sizes, one of them empty."""
+    folder.mkdir(parents=True)
+    engine.build(iter(np.split(rows, [1, 1, max(1, len(rows) // 2)])), len(rows), rows.shape[1], folder)
+    return engine.open(folder, len(rows), rows.shape[1])
+
+
+def check_best(
+    rows: NDArray[np.float16], query: NDArray[np.float32], scores: NDArray[np.float32], found: NDArray[np.int64]
+) -> None:
+    """That these are the best rows for a query: exact scores, descending, and nothing better left out."""
+    expected = rows.astype(np.float64) @ query.astype(np.float64)
+    tolerance = 1e-6 * float(np.linalg.norm(query)) * float(np.linalg.norm(rows.astype(np.float64), axis=1).max())
+    assert (scores.dtype, found.dtype) == (np.float32, np.int64)
+    assert len(set(found.tolist())) == len(found)
+    assert found.min() >= 0
+    np.testing.assert_allclose(scores, expected[found], atol=tolerance, rtol=0)
+    assert (np.diff(scores) <= 0).all()
+    left_out = np.delete(expected, found)
+    assert not len(left_out) or left_out.max() <= scores[-1] + tolerance
+
+
+def test_is_found_under_its_own_kind() -> None:
+    assert all(kind == engine.kind for kind, engine in ENGINES.items())
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 50, 299, 300])
+def test_gives_the_best_rows_with_exact_scores(engine: type[Engine], n_rows: int, tmp_path: Path) -> None:
+    rows = half(3 * random_units((300, DIM), seed=1))
+    queries = 2 * random_units((7, DIM), seed=2)
+    scores, found = built(engine, rows, tmp_path / "index").search_rows(queries, n_rows)
+    assert scores.shape == found.shape == (7, n_rows)
+    for query, its_scores, its_rows in zip(queries, scores, found, strict=True):
+        check_best(rows, query, its_scores, its_rows)
+
+
+def test_a_single_row(engine: type[Engine], tmp_path: Path) -> None:
+    rows = half(random_units((1, DIM)))
+    scores, found = built(engine, rows, tmp_path / "index").search_rows(random_units((1, DIM), seed=1), 1)
+    assert found.tolist() == [[0]]
+    check_best(rows, random_units((1, DIM), seed=1)[0], scores[0], found[0])
+
+
+def test_equal_rows_have_equal_scores_wherever_they_lie_and_however_many_ask(
+    engine: type[Engine], tmp_path: Path
+) -> None:
+    different = half(random_units((40, DIM), seed=3))
+    which = np.random.default_rng(4).integers(0, len(different), 1000)
+    opened = built(engine, different[which], tmp_path / "index")
+    queries = random_units((70, DIM), seed=5)
+    by_batch = []
+    for size in (1, 3, 70):
+        of_rows = np.empty((70, 1000), dtype=np.float32)
+        for start in range(0, 70, size):
+            scores, found = opened.search_rows(queries[start : start + size], 1000)
+            for number, (its_scores, its_rows) in enumerate(zip(scores, found, strict=True), start=start):
+                of_rows[number, its_rows] = its_scores
+        by_batch.append(of_rows)
+        for row in range(len(different)):
+            assert len(np.unique(of_rows[:, which == row], axis=1).T) <= 1, "equal rows, other scores"
+    assert (by_batch[0] == by_batch[1]).all()
+    assert (by_batch[0] == by_batch[2]).all()
+
+
+def test_ties_are_complete_once_enough_rows_are_asked_for(engine: type[Engine], tmp_path: Path) -> None:
+    rows = half(dyadic_units((500, 12)))
+    opened = built(engine, rows, tmp_path / "index")
+    for query in dyadic_units((6, 12), seed=1):
+        exact = rows.astype(np.float64) @ query.astype(np.float64)
+        for level in np.unique(exact)[-3:]:  # multiples of 1/4, which every order of summation gives exactly
+            wanted = np.flatnonzero(exact >= level)
+            scores, found = opened.search_rows(query[None], len(wanted))
+            assert sorted(found[0].tolist()) == wanted.tolist()
+            assert scores[0].tolist() == exact[found[0]].tolist()
+
+
+def test_rows_come_back_bit_for_bit(engine: type[Engine], tmp_path: Path) -> None:
+    rows = half(random_units((70, DIM), seed=6))
+    rows[3] = np.finfo(np.float16).smallest_subnormal
+    rows[4] = -np.finfo(np.float16).max
+    rows[5] = -0.0
+    opened = built(engine, rows, tmp_path / "index")
+    for start, count in ((0, 70), (0, 1), (69, 1), (3, 3), (10, 0)):
+        given = opened.rows(start, count)
+        assert (given.shape, given.dtype) == ((count, DIM), np.float32)
+        assert half(given).tobytes() == rows[start : start + count].tobytes()
+    opened.rows(0, 70)[:] = 7  # the caller's own
+    assert half(opened.rows(0, 70)).tobytes() == rows.tobytes()
+
+
+def test_opened_again_it_is_the_same_and_so_are_its_files(engine: type[Engine], tmp_path: Path) -> None:
+    rows, queries = half(random_units((90, DIM), seed=7)), random_units((4, DIM), seed=8)
+    first = built(engine, rows, tmp_path / "a")
+    built(engine, rows, tmp_path / "b")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted(engine.file_names)
+    for name in engine.file_names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    again = engine.open(tmp_path / "a", 90, DIM)
+    for one, other in zip(first.search_rows(queries, 20), again.search_rows(queries, 20), strict=True):
+        assert (one == other).all()
+
+
+def test_several_threads_get_what_one_gets(engine: type[Engine], tmp_path: Path) -> None:
+    rows = half(random_units((2000, DIM), seed=9))
+    opened = built(engine, rows, tmp_path / "index")
+    queries = random_units((48, 1, DIM), seed=10)
+    expected = [opened.search_rows(query, 30) for query in queries]
+    with ThreadPoolExecutor(8) as pool:
+        searched = pool.map(lambda query: opened.search_rows(query, 30), queries)
+        read = pool.map(lambda start: opened.rows(start, 40), range(0, 2000, 40))
+        for (scores, found), (its_scores, its_rows) in zip(searched, expected, strict=True):
+            assert (scores == its_scores).all()
+            assert (found == its_rows).all()
+        assert half(np.concatenate(list(read))).tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "noise"])
+def test_a_damaged_file_is_one_line(engine: type[Engine], damage: str, tmp_path: Path) -> None:
+    rows = half(random_units((60, DIM), seed=11))
+    for name in engine.file_names:
+        folder = tmp_path / name
+        built(engine, rows, folder)
+        path = folder / name
+        content = path.read_bytes()
+        path.unlink()
+        if damage != "missing":
+            path.write_bytes({"empty": b"", "cut": content[:-5], "noise": b"no index at all"}[damage])
+        with pytest.raises(StoreError) as caught:
+            engine.open(folder, 60, DIM)
+        assert "\n" not in str(caught.value)
+        assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("n_rows", "dim"), [(59, DIM), (61, DIM), (60, DIM + 1), (60 * 2, DIM // 2)])
+def test_files_of_another_size_are_refused(engine: type[Engine], n_rows: int, dim: int, tmp_path: Path) -> None:
+    built(engine, half(random_units((60, DIM), seed=12)), tmp_path / "index")
+    with pytest.raises(StoreError, match="build the index again"):
+        engine.open(tmp_path / "index", n_rows, dim)
