@@ -101,6 +101,18 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def read_note(path: Path) -> dict[str, Any] | None:
+    """A JSON object that tells how far a run has come.
+
+    None when it isn't there or is damaged: what it stands for is to be done again.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def slug(*parts: str) -> str:
     """A file's name made of some words."""
     return "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", part) for part in parts)

@@ -5,13 +5,11 @@ Shapes: M images, b images asked for at once, K cells, Ce backbone width.
 """
 
 import contextlib
-import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from for_model.backbones.protocol import ImageTextBackbone
 from for_model.data.dataset import Dataset
 from for_model.data.decoding import decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
-from for_model.files import cache_dir, locked, sha256_json, write_json
+from for_model.files import cache_dir, locked, read_note, sha256_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -203,9 +201,10 @@ def _keep(source: OnTheFly, target: Path, shape: tuple[int, int], dtype: "np.dty
     """Fill `target` with the source's feature maps, or go on filling it. Returns the images that were skipped."""
     count = len(source.usable)
     array_path, note_path = target / "features.npy", target / "progress.json"
-    note = _read_note(note_path)
-    done = int(note["done"]) if note and array_path.exists() else 0
-    source.skipped = [Skipped(**image) for image in note["skipped"]] if note and done else []
+    note = read_note(note_path) or {}
+    known = {"done", "skipped"} <= note.keys() and array_path.exists()
+    done = int(note["done"]) if known else 0
+    source.skipped = [Skipped(**image) for image in note["skipped"]] if done else []
     if done == count:
         return source.skipped
     mode, options = ("r+", {}) if done else ("w+", {"dtype": dtype, "shape": (count, *shape)})
@@ -224,11 +223,3 @@ def _keep(source: OnTheFly, target: Path, shape: tuple[int, int], dtype: "np.dty
             array.flush()
             write_json(note_path, {"done": end, "skipped": [vars(image) for image in source.skipped]})
     return source.skipped
-
-
-def _read_note(path: Path) -> dict[str, Any] | None:
-    try:
-        note = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return note if isinstance(note, dict) and {"done", "skipped"} <= note.keys() else None

@@ -6,7 +6,6 @@ same to the byte as that of a run that wasn't.
 """
 
 import contextlib
-import json
 import logging
 import math
 import re
@@ -219,7 +218,7 @@ class _Run:
     def _begin_or_resume(self, partial: Path) -> None:
         """Write the plan, or check that an earlier run's is the same."""
         plan_hash = files.sha256_json(self._plan())
-        earlier = _read_json(partial / _PLAN)
+        earlier = files.read_note(partial / _PLAN)
         if earlier is None:  # killed before it began, or while it was cleaning up
             for note in partial.glob("shard-*.json"):
                 note.unlink()
@@ -234,7 +233,7 @@ class _Run:
         """Shard number -> what earlier runs finished; a shard whose file has gone is to be done again."""
         finished = {}
         for number in range(self._n_shards):
-            note = _read_json(partial / _note(number))
+            note = files.read_note(partial / _note(number))
             done = _Finished.from_json(note) if note else None
             if done and (done.shard is None or (self.out / done.shard.file).is_file()):
                 finished[number] = done
@@ -373,17 +372,8 @@ def _rate(n_images: int, seconds: float) -> float:
     return n_images / seconds if seconds > 0 else math.nan
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object of ours; None when it isn't there or is damaged, and what it stands for is to be done again."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def _read_seconds(path: Path) -> float:
-    seconds = (_read_json(path) or {}).get("seconds")
+    seconds = (files.read_note(path) or {}).get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else math.nan
 
 

@@ -27,9 +27,11 @@ def test_a_lock_is_held_by_one_and_dropped_when_its_process_is_killed(tmp_path: 
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        with pytest.raises(StoreError, match="somebody else"), locked(path, StoreError("somebody else")):
-            pass
-        child.kill()
+        try:
+            with pytest.raises(StoreError, match="somebody else"), locked(path, StoreError("somebody else")):
+                pass
+        finally:
+            child.kill()
     with locked(path, StoreError("still held")):
         with pytest.raises(UsageError, match="this process"), locked(path, UsageError("this process")):
             pass
