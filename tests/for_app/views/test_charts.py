@@ -91,7 +91,10 @@ def test_a_curve_of_losses_names_them() -> None:
 def test_a_board_is_drawn_ours_first_and_what_is_empty_is_left_out() -> None:
     title = '<b>"methods"'
     both = bars_html(Board(title, "tiny", FRAME, FRAME))
-    assert re.findall("<figcaption>(.*?)</figcaption><svg", both) == ["Measured with FOR", "The paper's own numbers"]
+    assert re.findall("<figcaption>(.*?)</figcaption><svg", both) == [
+        "Measured with FOR",
+        "The paper&#39;s own numbers",
+    ]
     assert 'aria-label="&lt;b&gt;&#34;methods&#34;, the paper"' in both
     assert bars_html(Board(title, "tiny", FRAME, FRAME.iloc[:0])).count("<svg") == 1
     assert "<figure>" not in bars_html(Board(title, "tiny", FRAME.iloc[:0], FRAME.iloc[:0]))
