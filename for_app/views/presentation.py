@@ -34,9 +34,7 @@ def status_html(result: SearchResult, n_shown: int, index: SearchIndex, n_missin
         if result.encode_ms
         else f"searched in {result.search_ms:.1f} ms",
     ]
-    if n_missing:
-        facts.append(f"{n_missing} of the pictures can't be shown")
-    return render("status", query=result.query.strip(), facts=facts)
+    return render("status", query=result.query.strip(), facts=facts, n_missing=n_missing)
 
 
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
