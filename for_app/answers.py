@@ -1,15 +1,14 @@
 """What the Search tab does for a visitor: it searches, finds the evidence for a match, and lets the views draw both."""
 
-import html
 import math
 from dataclasses import dataclass
 
 from PIL import Image
 
-from for_app.views.presentation import LARGE_PX, histogram_html, picture, pictures_of, status_html
+from for_app.views.pictures import large_picture, pictures_of
+from for_app.views.presentation import evidence_html, histogram_html, no_evidence_html, status_html
 from for_model.data.dataset import ImageId
 from for_model.errors import ForError
-from for_model.methods.registry import method_title
 from for_search.index.index import Hit
 from for_search.query.evidence import Evidence, find_evidence, heat_map
 from for_search.query.searcher import Query, Searcher, without_paths
@@ -70,25 +69,13 @@ def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
     Raises UsageError for an id that the index doesn't have.
     """
     record = searcher.index.image(image_id)
-    image, problem = picture(searcher, record, LARGE_PX)
-    scale = LARGE_PX / max(image.size)
-    if scale > 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    title = f"<b>{html.escape(str(record.id))}</b>"
+    image, problem = large_picture(searcher, record)
     if problem is not None:
-        return Opened(image, None, f"{title} · {html.escape(problem)}", None)
+        return Opened(image, None, no_evidence_html(record.id, problem), None)
     try:
         found = find_evidence(searcher, record.id, query.embeddings)
     except ForError as error:
         line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
-        return Opened(image, None, f"{title} · {html.escape(line)}", None)
-    info = searcher.index.info
-    lines = [
-        title,
-        f"score {found.score:.3f} for <b>{html.escape(query.label.strip())}</b>",
-        f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}",
-        f"bright: {html.escape(found.meaning)}",
-    ]
-    if not found.as_indexed:
-        lines.append("the image has changed since it was indexed, so this may not be what matched")
-    return Opened(image, heat_map(image, found.cells), " · ".join(lines), found)
+        return Opened(image, None, no_evidence_html(record.id, line), None)
+    text = evidence_html(record.id, query.label, found, searcher.index.info)
+    return Opened(image, heat_map(image, found.cells), text, found)

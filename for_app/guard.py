@@ -1,13 +1,13 @@
 """What becomes of an error: the visitor sees one line, the log keeps the trace, the other visitors see nothing."""
 
 import functools
-import html
 import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gradio as gr
 
+from for_app.views.templates import render
 from for_model.errors import ForError
 from for_search.library.library import Library
 from for_search.query import searcher as search
@@ -26,7 +26,7 @@ def page_event(library: Library, function: Function) -> Function:
         try:
             return function(*arguments, **named)
         except Exception as error:
-            gr.Warning(html.escape(_line(library, error)))
+            gr.Warning(render("warning", line=_line(library, error)))
             return gr.skip()
 
     return guarded  # type: ignore[return-value]

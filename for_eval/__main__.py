@@ -112,7 +112,7 @@ def _add_compare(parsers: _Parsers) -> None:
         epilog="example: python -m for_eval compare leaderboards/results/..._clip-1.json "
         "leaderboards/results/..._cluster-clip-8.json --out gain.png",
     )
-    parser.add_argument("a", type=Path, metavar="A.json", help="a result that leaderboard wrote")
+    parser.add_argument("a", type=Path, metavar="A.json", help="a result that leaderboard or tables wrote")
     parser.add_argument("b", type=Path, metavar="B.json", help="another, of the same dataset, split and protocol")
     parser.add_argument("--out", type=Path, metavar="FIGURE", help="draw a figure too: a .png, .svg or .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON, with every category, instead of tables")

@@ -13,7 +13,7 @@ from for_search.commands import method_of
 
 def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.evaluate import run_method
-    from for_eval.leaderboard.results import summary, write_result, write_tables
+    from for_eval.leaderboard.results import result_path, summary, write_result, write_tables
     from for_model.data.registry import load_dataset
     from for_model.methods.registry import methods_help, parse_method
 
@@ -29,7 +29,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     for name in methods:
         method = method_of(arguments, name)
         for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
-            write_result(arguments.out, result, rankings)
+            write_result(result_path(arguments.out, result), result, rankings)
             results.append(result)
     write_tables(arguments.out)
     print(summary(results))
@@ -124,11 +124,12 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
-    from for_eval.metrics.paired_comparison import compare_results, load_ranked
+    from for_eval.leaderboard.results import read_ranked
+    from for_eval.metrics.paired_comparison import compare_results
 
     if arguments.out is not None:
         figure_format(arguments.out)
-    (result_a, a), (result_b, b) = load_ranked(arguments.a), load_ranked(arguments.b)
+    (result_a, a), (result_b, b) = read_ranked(arguments.a), read_ranked(arguments.b)
     comparison = compare_results(a, b, arguments.resamples, arguments.seed, arguments.level)
     names = name_of(result_a), name_of(result_b)
     if arguments.out is not None:

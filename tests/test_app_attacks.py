@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from for_app.gate import MAX_BODY_BYTES
-from for_app.views.presentation import pictures_of
+from for_app.views.pictures import pictures_of
 from for_search.library.library import Library
 from for_search.query.searcher import Query, Searcher
 from tests.helpers.serving import ask, call, served_page, upload

@@ -1,6 +1,5 @@
 """The Index tab: what is loaded, and, where that is allowed, another folder indexed while others search."""
 
-import html
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from for_app.guard import page_event, without_private_paths
-from for_app.views.presentation import about_html
+from for_app.views.presentation import about_html, build_html
 from for_model.backbones.photo_packages import missing_packages
 from for_model.errors import UsageError
 from for_model.methods.registry import built_in_methods
-from for_search.library.background_builds import Builder, BuildState
+from for_search.library.background_builds import Builder
 from for_search.library.folder_index import PHOTO_METHOD
 from for_search.library.library import Library
 
@@ -66,7 +65,7 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     def look() -> tuple[Any, ...]:
         state = builder.state
         return (
-            state_html(replace(state, message=without_private_paths(library, state.message))),
+            build_html(replace(state, message=without_private_paths(library, state.message))),
             gr.Timer(active=state.running),
             gr.Button(interactive=not state.running),
             gr.Button(interactive=state.running),
@@ -89,13 +88,3 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
     stop.click(page_event(library, end), None, outputs, **quiet)
     timer.tick(page_event(library, look), None, outputs, **quiet)
     app.load(page_event(library, look), None, outputs, **quiet)  # a build may be running that another began
-
-
-def state_html(state: BuildState) -> str:
-    """How far a build is: a bar and a line. Nothing before the first."""
-    if not state.message:
-        return ""
-    counts = f" · {state.done:,} of {state.total:,} images" if state.total else ""
-    bar = f'<progress max="{max(1, state.total)}" value="{state.done}"></progress>' if state.running else ""
-    name = f"<b>{html.escape(state.name)}</b> · " if state.name else ""
-    return f"{bar}<p>{name}{html.escape(state.message)}{counts}</p>"

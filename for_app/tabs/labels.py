@@ -10,7 +10,7 @@ from PIL import Image
 from for_app.guard import page_event
 from for_app.uploads import DECODED_PX, uploaded_image
 from for_app.views.labels import labels_html
-from for_app.views.presentation import pictures_of
+from for_app.views.pictures import pictures_of
 from for_app.views.regions import draw_regions
 from for_model.errors import UsageError
 from for_search.library.label_service import (

@@ -1,16 +1,15 @@
 """The Leaderboard tab: what was measured with FOR beside what the paper says, as sortable tables and as drawings."""
 
 import functools
-import html
-from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
 import pandas as pd
 
-from for_app.views.charts import bars, curves
-from for_app.views.curves import Ablation, read_ablations
+from for_app.views.charts import ablations_html, bars_html
+from for_app.views.curves import read_ablations
 from for_app.views.leaderboard import FOLDER, Board, main_columns, read_boards, sorted_by
+from for_app.views.templates import render
 from for_model.errors import DataError
 
 _AS_IT_IS = "as in the table"
@@ -31,7 +30,7 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
         boards = {board.title: board for board in read_boards(folder)}
         found = read_ablations(folder)
     except DataError as error:
-        gr.HTML(f"<p>No leaderboard here ({type(error).__name__}): <code>make leaderboards</code> makes it.</p>")
+        gr.HTML(render("no_leaderboard", error=type(error).__name__))
         return
     first = next(iter(boards))
     with gr.Row(elem_id="board-row"):
@@ -52,8 +51,8 @@ def leaderboard_tab(tab: gr.Tab, folder: Path = FOLDER) -> None:
 
     drawings = gr.HTML(elem_id="board-bars")
     ablations = gr.HTML(elem_id="ablations")
-    drawn_bars = functools.cache(lambda title: _drawings(boards[title]))
-    drawn_curves = functools.cache(lambda: _ablations_html(found))
+    drawn_bars = functools.cache(lambda title: bars_html(boards[title]))
+    drawn_curves = functools.cache(lambda: ablations_html(found))
 
     def draw(title: str) -> tuple[str, str]:
         return drawn_bars(title if title in boards else first), drawn_curves()
@@ -88,22 +87,3 @@ def _dataframe(table: pd.DataFrame, by: str, every: bool, label: str, elem_id: s
         max_height=520,
         elem_id=elem_id,
     )
-
-
-def _drawings(board: Board) -> str:
-    """The bars of a table, what was measured first, and the paper's apart."""
-    drawn = (bars(board.ours, board.title, board.dataset), bars(board.paper, f"{board.title}, the paper"))
-    heads = ("Measured with FOR", "The paper's own numbers")
-    parts = (
-        f"<figure><figcaption>{head}</figcaption>{svg}</figure>" for head, svg in zip(heads, drawn, strict=True) if svg
-    )
-    return f'<div class="charts">{"".join(parts)}</div>'
-
-
-def _ablations_html(found: Sequence[Ablation]) -> str:
-    """The curves of Tables 5 to 7, ours and the paper's on axes of their own."""
-    rows = []
-    for ablation in found:
-        figures = "".join(f"<figure>{svg}</figure>" for svg in curves(ablation))
-        rows.append(f'<h3>{html.escape(ablation.title)}</h3><div class="charts">{figures}</div>')
-    return "".join(rows)

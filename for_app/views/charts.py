@@ -4,7 +4,6 @@ Text and axes have the colour of the text around them (`currentColor`), so one d
 novel differ in colour, and in the marks or the lines too.
 """
 
-import html
 import io
 import re
 import threading
@@ -13,15 +12,35 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from for_app.views.curves import PAPER_DATASET, Ablation, Curve
-from for_app.views.leaderboard import method_labels
+from for_app.views.leaderboard import Board, method_labels
+from for_app.views.templates import render
 
 _TEXT = "#010203"  # stands for currentColor while matplotlib draws
 _GROUPS = {"base": ("#1f8a9e", "o"), "novel": ("#d9772b", "s")}
 _LINES = {"both losses": "-", "labels alone": "--"}
 _lock = threading.Lock()  # matplotlib's settings are shared by all threads
+
+
+def bars_html(board: Board) -> str:
+    """The bars of a table as HTML: of what was measured first, and the paper's apart."""
+    drawn = {
+        "Measured with FOR": bars(board.ours, board.title, board.dataset),
+        "The paper's own numbers": bars(board.paper, f"{board.title}, the paper"),
+    }
+    drawings = [(caption, Markup(svg)) for caption, svg in drawn.items() if svg is not None]
+    return render("drawings", rows=[{"title": "", "drawings": drawings}])
+
+
+def ablations_html(found: Sequence[Ablation]) -> str:
+    """The curves of several ablations as HTML, each under its title, ours and the paper's on axes of their own."""
+    rows = [
+        {"title": ablation.title, "drawings": [("", Markup(svg)) for svg in curves(ablation)]} for ablation in found
+    ]
+    return render("drawings", rows=rows)
 
 
 def bars(frame: pd.DataFrame, title: str, dataset: str = PAPER_DATASET) -> str | None:
@@ -140,6 +159,6 @@ def _svg(figure: Any, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     width = re.search(r'width="([0-9.]+)pt"', svg)
     assert width is not None
-    size = f'role="img" aria-label="{html.escape(title)}" style="width:100%;max-width:{float(width[1]) * 4 / 3:.0f}px"'
     svg = re.sub(r' (?:width|height)="[0-9.]+pt"', "", svg, count=2)
-    return svg.replace("<svg ", f"<svg {size} ", 1)
+    width_px = f"{float(width[1]) * 4 / 3:.0f}"
+    return render("svg", title=title, width_px=width_px, rest=Markup(svg.removeprefix("<svg ")))  # matplotlib escapes

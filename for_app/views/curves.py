@@ -4,22 +4,16 @@ Points of the paper that stand in another of its tables (50 queries in Table 1, 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
-import pandas as pd
-
-from for_app.views.leaderboard import FOLDER, PAPER_FILE, read_csv_table
+from for_app.views.leaderboard import FOLDER, PAPER_FILE
+from for_eval.leaderboard.paper_rows import Cells, losses_of, read_csv, read_paper
 from for_eval.leaderboard.paper_tables import SUITES
-
-_Row: TypeAlias = "pd.Series[Any]"
 
 _GROUPS = ("base", "novel")
 PAPER_DATASET = "COCO"
-_PAPER_QUERIES, _PAPER_LAYERS = 50, 2  # of its rows that don't say (Table 8)
 
 
 @dataclass(frozen=True)
@@ -45,103 +39,84 @@ class Ablation:
 
 _LOSSES = {"both": "both losses", "labels": "labels alone"}
 
-
-def _losses(row: _Row) -> str:
-    if "losses" in row.index:
-        return _LOSSES.get(str(row["losses"]), str(row["losses"]))
-    if row.get("labels") == "yes":
-        return _LOSSES["both" if row.get("pseudo-labels") == "yes" else "labels"]
-    return ""
-
-
-def _number(value: object) -> float | None:
-    """`8`, `0.5%` -> the number; None for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%?\s*", str(value))
-    return float(found[1]) if found else None
-
-
-def _x_of_ours(column: str, row: _Row) -> float | None:
-    return _number(row.get(column))
-
-
-def _setting(row: _Row) -> str:
-    return "" if pd.isna(row.get("setting")) else str(row.get("setting"))
-
-
-def _is_for(row: _Row, both: bool = True) -> bool:
-    """Whether a row of the paper is FOR with labels, and, for `both`, with pseudo-labels as well."""
-    return row.get("method") == "FOR" and row.get("labels") == "yes" and (row.get("pseudo-labels") == "yes" or not both)
-
-
-def _paper_queries(row: _Row) -> float | None:
-    return _number(row.get("embeddings an image")) if _is_for(row) and not _setting(row) else None
-
-
-def _paper_layers(row: _Row) -> float | None:
-    if not _is_for(row) or _number(row.get("embeddings an image")) != _PAPER_QUERIES:
-        return None
-    if not _setting(row):
-        return float(_PAPER_LAYERS)
-    found = re.fullmatch(r"(\d+) layers?", _setting(row))
-    return float(found[1]) if found else None
-
-
-def _paper_share(row: _Row) -> float | None:
-    if not _is_for(row, both=False) or _number(row.get("embeddings an image")) != _PAPER_QUERIES:
-        return None
-    if not _setting(row):
-        return 100.0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)% labelled", _setting(row))
-    return float(found[1]) if found else None
+# What the paper's FOR is where a row of its tables doesn't say: its Table 8, over all labels of COCO.
+_PAPER_DEFAULTS = {
+    "embeddings an image": "50",
+    "decoder layers": "2",
+    "labelled": "100%",
+    "frozen": "q, k, v, o",
+    "pseudo-labels from": "IN21K",
+}
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where an ablation comes from: its x in our CSV is a column, in the paper's a function of the row.
+    """Where an ablation comes from: its x is a column, of ours and of the paper.
 
-    Its title is that of the table of SUITES that has its name.
+    table: of `paper_tables`, which has the title.  losses: of the paper's rows, as `losses_of` says them.
     """
 
+    table: str
     x_label: str
     logarithmic: bool
     column: str
-    x_of_paper: Callable[[_Row], float | None]
+    column_of_paper: str
+    losses: tuple[str, ...] = ("both",)
 
 
-_ABLATIONS = {
-    "queries": _Source("queries", True, "queries", _paper_queries),
-    "layers": _Source("decoder layers", False, "decoder layers", _paper_layers),
-    "labelled": _Source("labelled images (%)", True, "labelled", _paper_share),
-}
+_ABLATIONS = (
+    _Source("queries", "queries", True, "queries", "embeddings an image"),
+    _Source("layers", "decoder layers", False, "decoder layers", "decoder layers"),
+    _Source("labelled", "labelled images (%)", True, "labelled", "labelled", ("both", "labels")),
+)
+
+
+def _number(value: str) -> float | None:
+    """`8`, `0.5%` -> the number; None for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%?\s*", value)
+    return float(found[1]) if found else None
+
+
+def _x_of_paper(source: _Source, row: Cells) -> float | None:
+    """A row's x, if it is FOR with the paper's defaults in all that the ablation doesn't change."""
+    said = {column: row.get(column) or default for column, default in _PAPER_DEFAULTS.items()}
+    others = {column: default for column, default in _PAPER_DEFAULTS.items() if column != source.column_of_paper}
+    if row.get("method") != "FOR" or losses_of(row) not in source.losses or not others.items() <= said.items():
+        return None
+    return _number(said[source.column_of_paper])
 
 
 def read_ablations(folder: Path = FOLDER, dataset: str = "miniscenes") -> tuple[Ablation, ...]:
-    """The curves of a leaderboards folder; an ablation without any is left out. Raises DataError for a damaged CSV."""
-    paper = read_csv_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame()
+    """The curves of a leaderboards folder; an ablation without any is left out.
+
+    dataset: a suite's, whose tables ours are.
+    Raises DataError for a CSV that can't be read.
+    """
+    paper = read_paper(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else []
     found = []
-    for name, source in _ABLATIONS.items():
-        path = folder / f"{dataset}-{name}.csv"
-        ours = read_csv_table(path) if path.is_file() else pd.DataFrame()
-        curves = _curves(ours, partial(_x_of_ours, source.column), "{} mAP@50")
-        theirs = _curves(paper, source.x_of_paper, f"{PAPER_DATASET} {{}}")
+    for source in _ABLATIONS:
+        path = folder / f"{dataset}-{source.table}.csv"
+        ours = read_csv(path) if path.is_file() else []
+        of_ours = [(_number(row.get(source.column, "")), row.get("losses", ""), row) for row in ours]
+        of_paper = [(_x_of_paper(source, row), losses_of(row), row) for row in paper]
+        curves, theirs = _curves(of_ours, "{} mAP@50"), _curves(of_paper, f"{PAPER_DATASET} {{}}")
         if curves or theirs:
-            found.append(
-                Ablation(SUITES[dataset].tables[name].title, source.x_label, source.logarithmic, curves, theirs)
-            )
+            title = SUITES[dataset].tables[source.table].title
+            found.append(Ablation(title, source.x_label, source.logarithmic, curves, theirs))
     return tuple(found)
 
 
-def _curves(frame: pd.DataFrame, x_of: Callable[[_Row], float | None], score: str) -> tuple[Curve, ...]:
-    """The curves of a table: a point a row that has an x, by group and losses. score: the scores' columns."""
+def _curves(rows: Iterable[tuple[float | None, str, Cells]], score: str) -> tuple[Curve, ...]:
+    """The curves of a table: a point a row that has an x, by group and losses.
+
+    rows: x, losses, cells.  score: the heading of a group's scores, with `{}` for the group.
+    """
     points: dict[tuple[str, str], dict[float, float]] = {}
-    for _, row in frame.iterrows():
-        x = x_of(row)
-        if x is None:
-            continue
+    for x, losses, row in rows:
         for group in _GROUPS:
-            y = row.get(score.format(group))
-            if y is not None and pd.notna(y):
-                points.setdefault((group, _losses(row)), {})[x] = float(y)
+            y = _number(row.get(score.format(group)) or "")
+            if x is not None and y is not None:
+                points.setdefault((group, _LOSSES.get(losses, losses)), {})[x] = y
     return tuple(
         Curve(group, of, tuple(sorted(values)), tuple(values[x] for x in sorted(values)))
         for (group, of), values in sorted(points.items(), key=lambda item: (item[0][1], _GROUPS.index(item[0][0])))

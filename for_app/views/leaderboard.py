@@ -3,6 +3,7 @@
 Everything is read by the names in the headers, so that a CSV may gain columns. `charts` draws them.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from for_eval.leaderboard.paper_rows import PAPER, Cells, read_paper, rows_of_tables
 from for_eval.leaderboard.paper_tables import SUITES
 from for_model.errors import DataError
 
 MEASURED = "measured with FOR"
-PAPER_FILE = "paper.csv"
-# next to app.py: the CSVs come with the source code, like the page itself
-FOLDER = Path(__file__).parents[2] / "leaderboards"
+FOLDER, PAPER_FILE = PAPER.parent, PAPER.name
 
 _DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
 _SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size", "device", "images", "skipped")
@@ -44,23 +44,23 @@ def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
     Raises DataError when the folder holds no table, or one that can't be read.
     """
     paths = sorted(path for path in folder.glob("*.csv") if path.name != PAPER_FILE and "with-paper" not in path.stem)
-    paper = read_csv_table(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else pd.DataFrame({"source": []})
-    if not paths and paper.empty:
+    paper = read_paper(folder / PAPER_FILE) if (folder / PAPER_FILE).is_file() else []
+    if not paths and not paper:
         raise DataError(f"no tables in {folder}: make them with `make leaderboards`")
-    if "source" not in paper.columns:
-        raise DataError(f"{folder / PAPER_FILE} has no column `source`: take the one that comes with FOR")
+    every, nothing = _frame(paper), _frame([])
     whole, parts = [], []
     for path in paths:
         dataset, _, part = path.stem.rpartition("-")
         tables = SUITES[dataset].tables if dataset in SUITES else {}
         if part in tables:
             table = tables[part]
-            theirs = _without_empty(paper[_of_tables(paper, table.paper)])
+            found = rows_of_tables(paper, table.paper)
+            theirs = _frame(found).astype(every.dtypes).dropna(axis="columns", how="all") if found else nothing
             parts.append((table.paper, dataset, Board(f"{table.title} ({dataset})", dataset, _ours(path), theirs)))
         else:
-            whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, _ours(path), paper.iloc[:0]))
-    every = Board("The paper's own numbers", "", pd.DataFrame({"source": []}), paper)
-    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), every)
+            whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, _ours(path), nothing))
+    last = Board("The paper's own numbers", "", nothing, every)
+    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), last)
 
 
 def read_csv_table(path: Path) -> pd.DataFrame:
@@ -78,12 +78,16 @@ def _ours(path: Path) -> pd.DataFrame:
     return frame.assign(source=MEASURED)[["source", *frame.columns]].reset_index(drop=True)
 
 
-def _of_tables(paper: pd.DataFrame, numbers: Sequence[int]) -> "pd.Series[bool]":
-    return paper["source"].isin([f"paper Table {number}" for number in numbers])
-
-
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.dropna(axis="columns", how="all").reset_index(drop=True)
+def _frame(rows: Sequence[Cells]) -> pd.DataFrame:
+    """Rows of the paper with numbers as numbers and empty cells missing."""
+    if not rows:
+        return pd.DataFrame({"source": []})
+    frame = pd.DataFrame(rows)
+    frame = frame.where(frame != "")
+    for column in frame.columns:
+        with contextlib.suppress(ValueError):  # a column of words
+            frame[column] = pd.to_numeric(frame[column])
+    return frame
 
 
 def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +120,6 @@ def method_labels(frame: pd.DataFrame) -> list[str]:
         trained = [name for name in ("labels", "pseudo-labels") if row.get(name) == "yes"]
         parts += [" + ".join(trained)] if trained else []
         parts += [f"{name} {row[name]}" for name in ("pseudo-labels from",) if pd.notna(row.get(name))]
-        parts += [str(row["setting"])] if pd.notna(row.get("setting")) else []
         rows.append(", ".join(filter(None, parts)))
     return rows
 

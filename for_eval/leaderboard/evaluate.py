@@ -94,9 +94,10 @@ def evaluate(dataset: Dataset, store: Store, method: Method) -> list[Evaluation]
 def _evaluation(scores: Scores, rankings: Rankings) -> Evaluation:
     relevance, known, groups = rankings.relevance, rankings.known, np.array(rankings.groups)
     masks = {group: np.ones(len(groups), bool) if group == "all" else groups == group for group in GROUPS}
-    retrieval = retrieval_scores(scores, relevance, K, known)
-    recalls = recall_at_k(scores, relevance, RECALL_KS, known)
-    intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED, known=known)
+    order = rankings.order  # ranked once, deep enough for all of these
+    retrieval = retrieval_scores(scores, relevance, K, known, order)
+    recalls = recall_at_k(scores, relevance, RECALL_KS, known, order)
+    intervals = bootstrap_interval(scores, relevance, masks, K, RESAMPLES, SEED, known=known, order=order)
     table: dict[str, Any] = {}
     for group, mask in masks.items():
         mean, interval = retrieval.mean(mask), intervals[group]

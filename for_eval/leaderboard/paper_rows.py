@@ -25,13 +25,27 @@ Cells = dict[str, str]
 
 def read_paper(path: Path = PAPER) -> list[Cells]:
     """The rows of paper.csv. Raises DataError when the file is missing or has no `source` column."""
-    rows = _read_csv(path)
+    rows = read_csv(path)
     if not rows or not all((row.get("source") or "").startswith("paper Table ") for row in rows):
         raise DataError(f"{path}: expected a column 'source' that says 'paper Table N': check the file out again")
     return rows
 
 
-def _read_csv(path: Path) -> list[Cells]:
+def rows_of_tables(paper: Sequence[Cells], numbers: Sequence[int]) -> list[Cells]:
+    """The rows of some of the paper's tables, in the order of `numbers`, as each table has them.
+
+    paper: as `read_paper` gives it.  numbers: of the paper's tables, such as `paper_tables.Table.paper`.
+    """
+    return [row for number in numbers for row in paper if row["source"] == f"paper Table {number}"]
+
+
+def losses_of(row: Cells) -> str:
+    """With which losses a row of the paper was trained: `labels`, `pseudo-labels`, `both`; empty for one untrained."""
+    return _LOSSES.get((row.get("labels", ""), row.get("pseudo-labels", "")), "")
+
+
+def read_csv(path: Path) -> list[Cells]:
+    """The rows of a table, heading -> cell. Raises DataError when it can't be read."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
@@ -50,7 +64,7 @@ def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
 
 
 def _section(path: Path, paper: Sequence[Cells]) -> str:
-    ours = _read_csv(path)
+    ours = read_csv(path)
     dataset, _, name = path.stem.partition("-")
     columns: tuple[str, ...] = _COLUMNS
     scores: tuple[str, ...] = GROUPS
@@ -89,7 +103,7 @@ def _ours(row: Cells, score: str) -> str:
 
 def _theirs(row: Cells, column: str) -> str:
     if column == "losses":
-        return _LOSSES.get((row["labels"], row["pseudo-labels"]), "")
+        return losses_of(row)
     if column == "queries":
         return row["embeddings an image"]
     return row.get(column, "")
@@ -98,9 +112,8 @@ def _theirs(row: Cells, column: str) -> str:
 def _matching(paper: Sequence[Cells], numbers: Sequence[int], score: str) -> list[Cells]:
     """The rows of some of the paper's tables that have a score; what an earlier table says isn't repeated."""
     found: dict[tuple[str, ...], Cells] = {}
-    for number in numbers:
-        for place, row in enumerate(paper):
-            if row["source"] == f"paper Table {number}" and row.get(score):
-                same = tuple(row[c] for c in ("method", "backbone", "embeddings an image", score))
-                found.setdefault(same if len(numbers) > 1 else (str(place),), row)
+    for place, row in enumerate(rows_of_tables(paper, numbers)):
+        if row.get(score):
+            same = tuple(row[c] for c in ("method", "backbone", "embeddings an image", score))
+            found.setdefault(same if len(numbers) > 1 else (str(place),), row)
     return list(found.values())

@@ -3,6 +3,7 @@
 A row is a method as it is, or a training with some settings of the suite's config changed, for one or more seeds.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,12 +72,16 @@ class Suite:
         return load_config(self.config, [*row.settings, *place, f"seed={seed}", f"data.fold={seed}"])
 
     def key(self, row: Row, seed: int) -> str:
-        """The name of a row's result, the same for all rows of the suite that are made in the same way."""
+        """What tells a row's results from others, the same for all rows of the suite that are made in the same way."""
         if row.method is not None:
             backbone = "" if row.backbone is None else f"_{row.backbone.replace('/', '-')}"
             return row.method.replace(":", "-") + backbone
         config = self.training(row, 0)  # seed and fold 0 are the default
         return f"{config.method}_{sha256_json([config.changes(), VERSION])[:10]}_seed{seed}"
+
+    def result_name(self, row: Row, seed: int, protocol: str) -> str:
+        """The name of the file of a row's result, without its ending: the key, and the protocol if it isn't `all`."""
+        return self.key(row, seed) + ("" if protocol == "all" else f"_{protocol}")
 
 
 _TITLES = {name: entry.title for name, entry in METHODS.items()}
@@ -252,3 +257,22 @@ SUITES: dict[str, Suite] = {
         ),
     )
 }
+
+
+def tables_command(dataset: str, name: str) -> str:
+    """The command that makes a row of a dataset's tables again, in place of the one that is there.
+
+    dataset: a suite's.  name: of the row's result, as `Suite.result_name` gives it.
+    A name that no table has any more gives the command for all tables.
+    """
+    suite = SUITES.get(dataset)
+    if suite is None:
+        return "python -m for_eval tables --accept"
+    seed = re.search(r"_seed(\d+)", name)
+    for table_name, table in suite.tables.items():
+        names = [
+            suite.result_name(row, int(seed[1]) if seed else 0, each) for row in table.rows for each in suite.protocols
+        ]
+        if name in names:
+            return f"python -m for_eval tables --dataset {dataset} --only {table_name} --accept"
+    return f"python -m for_eval tables --dataset {dataset} --accept"

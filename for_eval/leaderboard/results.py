@@ -7,10 +7,11 @@ decimals, so that the same results always give the same bytes. What wasn't measu
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from for_eval.leaderboard.columns import COLUMNS, GROUPS, MULTILABEL_COLUMNS, Column, cell, to_csv
-from for_eval.metrics.kept_rankings import Rankings, write_rankings
+from for_eval.leaderboard.paper_tables import tables_command
+from for_eval.metrics.kept_rankings import Rankings, read_rankings, write_rankings
 from for_model.errors import DataError, UsageError
 from for_model.files import sha256_file, slug, write_bytes, write_json
 from for_model.methods.registry import METHODS
@@ -18,19 +19,48 @@ from for_model.methods.registry import METHODS
 FORMAT = "for-result/1"
 
 
-def write_result(out: Path, result: dict[str, Any], rankings: Rankings) -> Path:
-    """Write a row's result and its rankings under `out/results`; a later one of the same row takes its place."""
+Ranked: TypeAlias = tuple[dict[str, Any], Rankings]  # a result as JSON values, and the rankings it was made from
+
+
+def result_path(out: Path, result: dict[str, Any]) -> Path:
+    """Where a leaderboard's result is kept under `out`; a later one of the same row has the same place."""
     method = result["method"]
     head = f"{method['method']}-{method['n_embeddings']}"
     if "head_sha256" in method["settings"]:  # heads trained in several ways, or from several seeds, are several rows
         head += f"-{method['settings']['head_sha256'][:8]}"
     weights = f"{method['backbone']}-{method['weights']}-{method['image_size']}px"
     protocol = [] if result["protocol"] == "all" else [result["protocol"]]
-    path = out / "results" / f"{slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
+    return out / "results" / f"{slug(result['dataset'], result['split'], *protocol, weights, head)}.json"
+
+
+def write_result(path: Path, result: dict[str, Any], rankings: Rankings) -> None:
+    """Write a result to `path`, and its rankings beside it: NAME.json and NAME.npz.
+
+    The rankings are written first, and the JSON has their SHA-256: a write that was stopped between the two leaves a
+    pair that `read_ranked` refuses.
+    """
     sidecar = path.with_suffix(".npz")
     write_rankings(sidecar, rankings)
     write_json(path, {**result, "rankings": {"file": sidecar.name, "sha256": sha256_file(sidecar)}})
-    return path
+
+
+def read_ranked(path: Path) -> Ranked:
+    """A result and the rankings beside it.
+
+    Raises DataError where either is missing, damaged, or of another run, with the command that makes both again.
+    """
+    result = read_result(path)
+    again = "run its leaderboard again"
+    if "training" in result:
+        again = f"`{tables_command(path.parent.name, path.stem)}` makes it again with them"
+    named = result.get("rankings")
+    if not isinstance(named, dict) or Path(str(named.get("file"))).name != named.get("file"):
+        raise DataError(f"{path} has no rankings beside it: {again}")
+    sidecar = path.parent / named["file"]
+    rankings = read_rankings(sidecar)
+    if sha256_file(sidecar) != named.get("sha256"):
+        raise DataError(f"{sidecar} is not the file that {path} was written with: {again}")
+    return result, rankings
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """The paper's tables, made: every comparison and ablation trained, scored and compared with what is committed.
 
 What was trained and scored is kept in FOR's cache, so a run that was stopped goes on, and what two tables share is made
-once. `OUT/results/tables/DATASET/*.json` are the source of truth; the CSVs are made from them alone.
+once. `OUT/results/tables/DATASET/*.json` are the source of truth, each with its rankings beside it; the CSVs are made
+from them alone.
 """
 
 import csv
@@ -16,11 +17,11 @@ from typing import Any
 
 from for_eval.leaderboard.evaluate import GROUPS, run_method
 from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
-from for_eval.leaderboard.results import read_result
+from for_eval.leaderboard.results import Ranked, read_ranked, read_result, write_result
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import cache_dir, write_bytes, write_json
+from for_model.files import cache_dir, write_bytes
 from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
 from for_model.training import train
@@ -110,21 +111,22 @@ def run_tables(
                 continue
             what = f"{suite.dataset} {name}, row {number} of {len(todo)}, seed {seed}"
             log.info("%s: %s", what, ", ".join(row.label))
-            results = measure(suite, row, seed, dataset, root, device)
+            measured = measure(suite, row, seed, dataset, root, device)
             committed = _read_results(_folder(out, suite), suite, row, seed)
-            ok, line = _compare(row, results, committed)
+            ok, line = _compare(row, {protocol: result for protocol, (result, _) in measured.items()}, committed)
             if committed is None or accept:
-                _write_results(_folder(out, suite), suite, row, seed, results)
+                _write_measured(_folder(out, suite), suite, row, seed, measured)
             write_table_csvs(out)
             yield RowOutcome(suite.dataset, name, row, seed, ok, line)
 
 
 def measure(
     suite: Suite, row: Row, seed: int, dataset: Dataset, root: Path | None = None, device: str | None = None
-) -> Results:
-    """Train (or go on, or find it done) and score one row; kept in the cache.
+) -> dict[str, Ranked]:
+    """Train (or go on, or find it done) and score one row; kept in the cache, with its rankings.
 
     dataset: the scored split.  root: where its training split lies.
+    Returns protocol -> result and rankings.
     """
     folder = cache_dir() / "tables" / suite.dataset
     config = suite.training(row, seed, root)
@@ -141,17 +143,19 @@ def measure(
     else:
         size = config.image_size or None
         method = build_method(row.method, config.backbone, config.weights or None, image_size=size, device=device)
-    earlier = _read_results(folder, suite, row, seed)
+    earlier = _read_measured(folder, suite, row, seed)
     identity = json.loads(json.dumps(method.info.to_json()))
-    if earlier is not None and all(result["method"] == identity for result in earlier.values()):
+    if earlier is not None and all(result["method"] == identity for result, _ in earlier.values()):
         return earlier
     features = None
     if isinstance(method, ClipMethod):  # the trunk, which is most of the work, runs once for all rows
         features = open_features(dataset, method.backbone, config.features.cache_gib, exact=True)
     scored = run_method(dataset, method, str(method.device), features=features)
-    results = {result["protocol"]: {**result, "seed": seed, "training": training} for result, _ in scored}
-    _write_results(folder, suite, row, seed, results)
-    return results
+    measured = {
+        result["protocol"]: ({**result, "seed": seed, "training": training}, rankings) for result, rankings in scored
+    }
+    _write_measured(folder, suite, row, seed, measured)
+    return measured
 
 
 def _training_seconds(out: Path) -> float:
@@ -163,12 +167,24 @@ def _folder(out: Path, suite: Suite) -> Path:
 
 
 def _path(folder: Path, suite: Suite, row: Row, seed: int, protocol: str) -> Path:
-    return folder / f"{suite.key(row, seed)}{'' if protocol == 'all' else f'_{protocol}'}.json"
+    return folder / f"{suite.result_name(row, seed, protocol)}.json"
 
 
-def _write_results(folder: Path, suite: Suite, row: Row, seed: int, results: Results) -> None:
-    for protocol, result in results.items():
-        write_json(_path(folder, suite, row, seed, protocol), result)
+def _write_measured(folder: Path, suite: Suite, row: Row, seed: int, measured: dict[str, Ranked]) -> None:
+    for protocol, (result, rankings) in measured.items():
+        write_result(_path(folder, suite, row, seed, protocol), result, rankings)
+
+
+def _read_measured(folder: Path, suite: Suite, row: Row, seed: int) -> dict[str, Ranked] | None:
+    """What was measured earlier; None where that isn't all there and sound, rankings included, and is made again."""
+    paths = {protocol: _path(folder, suite, row, seed, protocol) for protocol in suite.protocols}
+    if not all(path.exists() for path in paths.values()):
+        return None
+    try:
+        return {protocol: read_ranked(path) for protocol, path in paths.items()}
+    except DataError as error:
+        log.info("scored again: %s", error)
+        return None
 
 
 def _read_results(folder: Path, suite: Suite, row: Row, seed: int) -> Results | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from for_eval.metrics.retrieval import count_relevant
+from for_eval.metrics.retrieval import best_images, count_relevant
 from for_model.errors import UsageError
 from for_search.query.ranking import (
     UNRANKED,
@@ -60,6 +60,7 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
     known: BoolArray | None = None,
+    order: NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, Interval | None]:
     """Percentile bootstrap over images of each group's mean AP@k, divided by min(P, k).
 
@@ -68,10 +69,15 @@ def bootstrap_interval(
     copies of an image hold consecutive ranks. The mean is over the group's categories with P > 0 in the resample.
     All groups see the same resamples. The result is that of doing so literally, up to rounding.
 
-    scores: [C, M] floating point.  relevance, known: [C, M] bool.  groups: name -> [C] bool.
+    scores: [C, M] floating point.
+    relevance, known: [C, M] bool.
+    groups: name -> [C] bool.
+    order: [C, d], the images ranked already, `enough_depth(k)` deep or deeper, as `retrieval.best_images` takes it;
+        None to rank them here.
     level: the interval's coverage, between 0 and 1; its ends are the quantiles (1 - level) / 2 and (1 + level) / 2.
     Returns name -> interval, None for a group without a relevant image (M = 0 included).
-    Raises UsageError as `top_k` does, for group masks of another shape, n_resamples < 1 and a level outside (0, 1).
+    Raises UsageError as `best_images` does, for group masks of another shape, n_resamples < 1 and a level outside
+    (0, 1).
     Time grows with C * n_resamples * k and M * n_resamples; memory is that of blocks of resamples.
     """
     check_k(k)
@@ -86,13 +92,15 @@ def bootstrap_interval(
     if len(used) == 0:
         return dict.fromkeys(groups)
 
+    order = best_images(scores, enough_depth(k), known, order)
+
     def ranking(position: int, depth: int) -> IntArray:
         row = slice(used[position], used[position] + 1)
         return top_k(scores[row], depth, None if known is None else known[row])[0]
 
     relevant = relevance[used] if known is None else relevance[used] & known[used]  # [used, M]
     n_known = np.full(len(used), n_images) if known is None else known[used].sum(axis=1)
-    resampler = Resampler(top_k(scores, enough_depth(k), known)[used], relevant, n_known, k, ranking)
+    resampler = Resampler(order[used], relevant, n_known, k, ranking)
     weights = masks[:, used].astype(np.float64)  # [groups, used]
     own_means = group_means(weights, resampler.average_precision(np.ones((n_images, 1), dtype=np.int32)))[:, 0]
     blocks = resample_counts(np.random.default_rng(seed), n_images, n_resamples)

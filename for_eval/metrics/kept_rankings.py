@@ -122,10 +122,10 @@ def read_rankings(path: Path) -> Rankings:
             arrays = {name: file[name] for name in file.files}
         return _from_arrays(arrays)
     except FileNotFoundError:
-        raise DataError(f"{path} doesn't exist: run the leaderboard of its result again") from None
+        raise DataError(f"{path} doesn't exist: run the leaderboard or the tables of its result again") from None
     except _DAMAGES as error:
         raise DataError(
-            f"{path} holds no rankings ({_short(error)}): run the leaderboard of its result again"
+            f"{path} holds no rankings ({_short(error)}): run the leaderboard or the tables of its result again"
         ) from error
 
 

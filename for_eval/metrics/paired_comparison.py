@@ -1,23 +1,20 @@
 """Two results of one dataset, compared image by image and category by category: is B better than A, and where?
 
-Both are read with their rankings (`rankings.py`), and resampled together: a resample is the same for A and for B, so
+Both come with their rankings (`kept_rankings`), and are resampled together: a resample is the same for A and for B, so
 that what is hard for both cancels. A positive difference is one in favour of B.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from for_eval.leaderboard.evaluate import GROUPS
-from for_eval.leaderboard.results import read_result
+from for_eval.leaderboard.columns import GROUPS
 from for_eval.metrics.bootstrap import Resampler, group_means, resample_counts
-from for_eval.metrics.kept_rankings import Rankings, read_rankings
-from for_model.errors import DataError, UsageError
-from for_model.files import sha256_file
+from for_eval.metrics.kept_rankings import Rankings
+from for_model.errors import UsageError
 from for_search.query.ranking import UNRANKED, FloatArray, divide
 
 Over = Literal["images", "categories", "both"]
@@ -87,19 +84,6 @@ class PairedComparison:
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
-
-
-def load_ranked(path: Path) -> tuple[dict[str, Any], Rankings]:
-    """A result and the rankings beside it. Raises DataError where either is missing, damaged, or of another run."""
-    result = read_result(path)
-    named = result.get("rankings")
-    if not isinstance(named, dict) or Path(str(named.get("file"))).name != named.get("file"):
-        raise DataError(f"{path} has no rankings beside it: run its leaderboard again")
-    sidecar = path.parent / named["file"]
-    rankings = read_rankings(sidecar)
-    if sha256_file(sidecar) != named.get("sha256"):
-        raise DataError(f"{sidecar} is not the file that {path} was written with: run its leaderboard again")
-    return result, rankings
 
 
 def compare_results(

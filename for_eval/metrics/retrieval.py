@@ -10,8 +10,10 @@ it. Without `known`, every image is known for every category.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from for_model.errors import UsageError
 from for_search.query.ranking import (
@@ -87,7 +89,7 @@ class RetrievalScores:
         )
 
 
-def relevant_at_rank(order: IntArray, relevance: BoolArray) -> BoolArray:
+def relevant_at_rank(order: NDArray[np.integer[Any]], relevance: BoolArray) -> BoolArray:
     """Whether the image at each rank is relevant.
 
     order: [C, k'] columns as `top_k` gives them.  relevance: [C, M] bool.
@@ -98,18 +100,48 @@ def relevant_at_rank(order: IntArray, relevance: BoolArray) -> BoolArray:
     return np.take_along_axis(relevance, np.maximum(order, 0), axis=1) & (order != UNRANKED)
 
 
+def best_images(
+    scores: Scores,
+    k: int,
+    known: BoolArray | None = None,
+    order: NDArray[np.integer[Any]] | None = None,
+) -> NDArray[np.integer[Any]]:
+    """`top_k`, or the beginning of a deeper order of the same scores, which is the same.
+
+    order: [C, d] columns as `top_k` gives them for a depth d of min(k, M) or more; None to rank the scores here.
+    Returns [C, min(k, M)] columns.
+    Raises UsageError as `top_k` does, and for an order of another shape.
+    """
+    if order is None:
+        return top_k(scores, k, known)
+    n_categories, depth = len(scores), min(k, scores.shape[1])
+    if order.ndim != 2 or len(order) != n_categories or order.shape[1] < depth:
+        raise UsageError(
+            f"order has shape {list(order.shape)}; expected [{n_categories}, {depth} or more]: rank the same scores, "
+            f"{k} deep or deeper"
+        )
+    return order[:, :depth]
+
+
 def retrieval_scores(
-    scores: Scores, relevance: BoolArray, k: int = 50, known: BoolArray | None = None
+    scores: Scores,
+    relevance: BoolArray,
+    k: int = 50,
+    known: BoolArray | None = None,
+    order: NDArray[np.integer[Any]] | None = None,
 ) -> RetrievalScores:
     """Rank the images of every category and score the rankings at depth k.
 
-    scores: [C, M] floating point, higher is better.  relevance: [C, M] bool.  known: [C, M] bool, see the module.
+    scores: [C, M] floating point, higher is better.
+    relevance: [C, M] bool.
+    known: [C, M] bool, see the module.
+    order: [C, d], the images ranked already, as `best_images` takes it; None to rank them here.
     Only the order of a category's scores matters. Ties: by column. M = 0: every P is 0, so every score is NaN.
-    Raises UsageError as `top_k` does, and when the shapes differ.
+    Raises UsageError as `best_images` does, and when the shapes differ.
     """
     check_k(k)
     check_matrices(scores, relevance, known)
-    relevant = relevant_at_rank(top_k(scores, k, known), relevance)  # [C, min(k, M)]
+    relevant = relevant_at_rank(best_images(scores, k, known, order), relevance)  # [C, min(k, M)]
     n_relevant = count_relevant(relevance, known)
     n_hits = relevant.sum(axis=1)
     return RetrievalScores(
@@ -124,20 +156,26 @@ def retrieval_scores(
 
 
 def recall_at_k(
-    scores: Scores, relevance: BoolArray, ks: Sequence[int] = (1, 5, 10, 50), known: BoolArray | None = None
+    scores: Scores,
+    relevance: BoolArray,
+    ks: Sequence[int] = (1, 5, 10, 50),
+    known: BoolArray | None = None,
+    order: NDArray[np.integer[Any]] | None = None,
 ) -> dict[int, FloatArray]:
     """The share of a category's relevant images among its first k, for several k from one ranking.
 
-    scores: [C, M] floating point.  relevance, known: [C, M] bool.
+    scores: [C, M] floating point.
+    relevance, known: [C, M] bool.
+    order: [C, d], the images ranked already, as `best_images` takes it; None to rank them here.
     Returns k -> [C] float64 in [0, 1], in the order of ks; NaN for a category with P = 0. Ties: by column.
-    Raises UsageError as `top_k` does, and for an empty ks.
+    Raises UsageError as `best_images` does, and for an empty ks.
     """
     if not ks:
         raise UsageError("ks is empty; give at least one k, such as ks=(1, 5, 10, 50)")
     for k in ks:
         check_k(k)
     check_matrices(scores, relevance, known)
-    relevant = relevant_at_rank(top_k(scores, max(ks), known), relevance)
+    relevant = relevant_at_rank(best_images(scores, max(ks), known, order), relevance)
     n_relevant = count_relevant(relevance, known)
     return {k: divide(relevant[:, :k].sum(axis=1), n_relevant) for k in ks}
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from for_app.answers import Answer, answer, open_image
-from for_app.views.presentation import LARGE_PX, SHOWN_SKIPPED, THUMBNAIL_PX, about_html, histogram_html
+from for_app.views.pictures import LARGE_PX, THUMBNAIL_PX
+from for_app.views.presentation import SHOWN_SKIPPED, about_html, histogram_html
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 from for_search.query.searcher import MAX_QUERY_CHARACTERS, Searcher, clean_query
@@ -63,7 +64,7 @@ def test_a_picture_that_is_gone_or_large_or_outside(searcher: Searcher, tmp_path
 
 def test_a_query_is_shown_as_text(searcher: Searcher) -> None:
     shown = ask(searcher, '<img src=x onerror="alert(1)">', 1)
-    assert shown.status_html.startswith("<b>&lt;img src=x onerror=&quot;alert(1)&quot;&gt;</b>")
+    assert shown.status_html.startswith("<b>&lt;img src=x onerror=&#34;alert(1)&#34;&gt;</b>")
 
 
 def test_long_and_broken_queries_are_answered(searcher: Searcher) -> None:

@@ -4,8 +4,9 @@ import xml.etree.ElementTree as ET
 import pandas as pd
 import pytest
 
-from for_app.views.charts import bars, curves
+from for_app.views.charts import ablations_html, bars, bars_html, curves
 from for_app.views.curves import Ablation, Curve
+from for_app.views.leaderboard import Board
 
 SVG = "{http://www.w3.org/2000/svg}"
 FRAME = pd.DataFrame(
@@ -85,3 +86,21 @@ def test_a_curve_of_losses_names_them() -> None:
     (svg,) = curves(Ablation("t", "x", False, two, ()))
     assert {"base, both losses", "base, labels alone"} <= set(texts(svg))
     assert "stroke-dasharray" in svg
+
+
+def test_a_board_is_drawn_ours_first_and_what_is_empty_is_left_out() -> None:
+    title = '<b>"methods"'
+    both = bars_html(Board(title, "tiny", FRAME, FRAME))
+    assert re.findall("<figcaption>(.*?)</figcaption><svg", both) == [
+        "Measured with FOR",
+        "The paper&#39;s own numbers",
+    ]
+    assert 'aria-label="&lt;b&gt;&#34;methods&#34;, the paper"' in both
+    assert bars_html(Board(title, "tiny", FRAME, FRAME.iloc[:0])).count("<svg") == 1
+    assert "<figure>" not in bars_html(Board(title, "tiny", FRAME.iloc[:0], FRAME.iloc[:0]))
+
+
+def test_ablations_stand_under_their_titles() -> None:
+    html = ablations_html([ABLATION, Ablation("<i>", "x", False, ABLATION.ours, ())])
+    assert re.findall("<h3>(.*?)</h3>", html) == [ABLATION.title, "&lt;i&gt;"]
+    assert html.count("<figure><svg ") == 3

@@ -7,13 +7,13 @@ from for_app.views.curves import Curve, read_ablations
 from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
 from for_model.errors import DataError
 
-PAPER = """source,method,embeddings an image,labels,pseudo-labels,setting,COCO base,COCO novel,new column
-paper Table 1,CLIP,1,no,no,,68.56,77.68,
-paper Table 1,FOR,50,yes,no,,91.11,21.51,
-paper Table 1,FOR,50,yes,yes,,88.14,89.17,
-paper Table 5,FOR,50,yes,no,5% labelled,90.40,13.88,
-paper Table 6,FOR,5,yes,yes,,90.72,78.62,
-paper Table 7,FOR,50,yes,yes,1 layer,87.84,88.35,x
+PAPER = """source,method,embeddings an image,labels,pseudo-labels,labelled,decoder layers,COCO base,COCO novel,new
+paper Table 1,CLIP,1,no,no,,,68.56,77.68,
+paper Table 1,FOR,50,yes,no,,,91.11,21.51,
+paper Table 1,FOR,50,yes,yes,,,88.14,89.17,
+paper Table 5,FOR,50,yes,no,5%,,90.40,13.88,
+paper Table 6,FOR,5,yes,yes,,,90.72,78.62,
+paper Table 7,FOR,50,yes,yes,,1,87.84,88.35,x
 """
 QUERIES = """queries,seeds,base mAP@50,base std,novel mAP@50,novel std
 8,1,53.34,,50.12,
@@ -71,7 +71,7 @@ def test_the_columns_that_tell_rows_apart(folder: Path) -> None:
     ]
     assert method_labels(whole.ours) == ["clip 1", "for 8"]
     assert method_labels(queries.ours) == ["8 queries", "2 queries"]
-    assert method_labels(every.paper)[2:4] == ["FOR 50, labels + pseudo-labels", "FOR 50, labels, 5% labelled"]
+    assert method_labels(every.paper)[2:4] == ["FOR 50, labels + pseudo-labels", "FOR 50, 5%, labels"]
 
 
 def test_sorting() -> None:
@@ -92,7 +92,7 @@ def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:
         read_boards(tmp_path)
     (tmp_path / "miniscenes.csv").write_text(WHOLE)
     (tmp_path / "paper.csv").write_text("method\nFOR\n")
-    with pytest.raises(DataError, match="no column `source`"):
+    with pytest.raises(DataError, match="expected a column 'source'"):
         read_boards(tmp_path)
     (tmp_path / "paper.csv").unlink()
     assert len(read_boards(tmp_path)) == 2
@@ -125,4 +125,14 @@ def test_the_leaderboards_that_come_with_for() -> None:
         scores = board.ours.filter(regex="mAP@50$")
         assert ((scores > 0) & (scores < 100)).all(axis=None)
         assert all(pd.api.types.is_numeric_dtype(scores[column]) for column in scores)
+    queries, layers, labelled = read_ablations(FOLDER)
+    assert [curve.x for curve in queries.paper] == [(5, 10, 25, 50)] * 2
+    assert layers.paper == (
+        Curve("base", "both losses", (0, 1, 2, 3), (78.19, 87.84, 88.14, 87.96)),
+        Curve("novel", "both losses", (0, 1, 2, 3), (83.96, 88.35, 89.17, 88.54)),
+    )
+    assert [curve.x for curve in labelled.paper] == [(0.5, 1, 2, 5, 10, 100)] * 4
+    assert labelled.paper[3] == Curve(
+        "novel", "labels alone", labelled.paper[3].x, (13.65, 13.53, 13.40, 13.88, 14.93, 21.51)
+    )
     assert [len(ablation.ours) > 0 and len(ablation.paper) > 0 for ablation in read_ablations(FOLDER)] == [True] * 3

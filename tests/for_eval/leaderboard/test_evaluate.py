@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 
 from for_eval.__main__ import main
 from for_eval.leaderboard.columns import to_csv
-from for_eval.leaderboard.evaluate import K, run_method
+from for_eval.leaderboard.evaluate import K, evaluate, run_method
 from for_eval.leaderboard.results import summary, write_tables
+from for_eval.metrics import bootstrap, kept_rankings, retrieval
 from for_eval.metrics.kept_rankings import read_rankings
 from for_eval.metrics.retrieval import retrieval_scores
 from for_eval.metrics.score_matrix import score_matrix
@@ -81,6 +83,22 @@ def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
     low, point, high = (float(rows(board)[0][f"all {c}"]) for c in ("low", "mAP@50", "high"))
     assert low <= point <= high
     assert low < high
+
+
+def test_the_images_are_ranked_once(scenes: Path, board: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset, method = load_coco(scenes, "val"), build_method("clip", weights="random")
+    ranked: list[int] = []
+    original = kept_rankings.top_k
+
+    def counting(scores: Any, k: int, known: Any = None) -> Any:
+        if len(scores) > 1:  # the bootstrap may rank a category alone, and deeper
+            ranked.append(k)
+        return original(scores, k, known)
+
+    for module in (kept_rankings, retrieval, bootstrap):
+        monkeypatch.setattr(module, "top_k", counting)
+    evaluate(dataset, open_store(store_path(dataset, method.info, board / "stores")), method)
+    assert ranked == [4 * K]
 
 
 def test_a_result_says_each_categorys_score_and_has_its_rankings_beside_it(board: Path, scenes: Path) -> None:

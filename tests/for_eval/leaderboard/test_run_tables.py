@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from for_eval.__main__ import main
 from for_eval.leaderboard import paper_tables as suites
 from for_eval.leaderboard import run_tables as tables
 from for_eval.leaderboard.evaluate import evaluate
-from for_eval.leaderboard.paper_rows import read_paper
-from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
+from for_eval.leaderboard.paper_rows import PAPER, read_paper
+from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table, tables_command
+from for_eval.leaderboard.results import read_ranked
 from for_eval.leaderboard.run_tables import RowOutcome, find_data, measure, parse_tables, run_tables, write_table_csvs
 from for_model.data.coco import load_coco
 from for_model.data.dataset import Dataset
@@ -142,6 +144,90 @@ def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
     assert main(arguments) == 0
 
 
+def test_rows_keep_their_rankings_and_can_be_compared(small: World, capsys: pytest.CaptureFixture[str]) -> None:
+    small.run("queries")
+    three, four = (small.results / f"{small.suite.key(row, 0)}.json" for row in SMALL["queries"].rows)
+    result, rankings = read_ranked(three)
+    assert len(rankings.image_ids) == result["n_images"] == 12
+    cached = read_ranked(small.out.parent / "cache" / "tables" / "miniscenes" / three.name)
+    assert cached[0] == result
+    assert np.array_equal(cached[1].order, rankings.order)
+    assert main(["compare", str(three), str(four), "--resamples", "20"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{100 * result['scores']['all']['map']:.2f}" in printed
+
+
+def without_rankings(path: Path) -> dict[str, Any]:
+    """Make a result what it was before results had rankings."""
+    result = json.loads(path.read_text())
+    del result["rankings"]
+    path.write_text(json.dumps(result))
+    path.with_suffix(".npz").unlink()
+    return result
+
+
+def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
+    small: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small.run("queries")
+    name = f"{small.suite.key(SMALL['queries'].rows[0], 0)}.json"
+    cached, committed = small.out.parent / "cache" / "tables" / "miniscenes" / name, small.results / name
+    right = read_ranked(committed)[0]
+    old = without_rankings(cached), without_rankings(committed)
+    scored: list[str] = []
+    original = tables.run_method
+    monkeypatch.setattr(tables, "run_method", lambda *given: scored.append(given[1].info.method) or original(*given))
+    monkeypatch.setattr(tables.train, "Training", None)
+    assert [verdict.ok for verdict in small.run("queries")] == [True, True]
+    assert scored == ["for"]  # the other row has its rankings
+    assert read_ranked(cached)[0]["scores"] == right["scores"]
+    assert json.loads(committed.read_text()) == old[1]  # committed ones stay
+    assert [verdict.ok for verdict in small.run("queries", accept=True)] == [True, True]
+    assert len(scored) == 1
+    assert read_ranked(committed)[0]["scores"] == right["scores"]
+    cached.with_suffix(".npz").write_bytes(b"damaged")
+    small.run("queries")
+    assert len(scored) == 2
+    read_ranked(cached)
+
+
+def test_comparing_a_row_without_rankings_says_what_makes_it_again(
+    small: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.run("main", "queries", seeds=1)
+    clip, three = small.results / "clip.json", small.results / f"{small.suite.key(SMALL['queries'].rows[0], 0)}.json"
+    capsys.readouterr()
+    for path, table in ((clip, "main"), (three, "queries")):
+        without_rankings(path)
+        assert main(["compare", str(path), str(path)]) == 2
+        command = f"python -m for_eval tables --dataset miniscenes --only {table} --accept"
+        error = capsys.readouterr().err
+        assert error == f"error: {path} has no rankings beside it: `{command}` makes it again with them\n"
+    assert main([*command.split()[3:], "--out", str(small.out)]) == 0
+    assert main(["compare", str(three), str(three), "--resamples", "5"]) == 0
+
+
+def test_every_committed_row_names_the_table_that_makes_it_again() -> None:
+    paths = sorted((PAPER.parent / "results" / "tables").glob("*/*.json"))
+    assert len(paths) > 40
+    for path in paths:
+        command = tables_command(path.parent.name, path.stem)
+        arguments = command.removeprefix("python -m for_eval tables ").split()
+        assert arguments[:2] == ["--dataset", path.parent.name]
+        assert arguments[2] == "--only"
+        assert arguments[3] in SUITES[path.parent.name].tables
+    for suite in SUITES.values():
+        names = {
+            suite.result_name(row, 2, each) for t in suite.tables.values() for row in t.rows for each in suite.protocols
+        }
+        assert all("--only" in tables_command(suite.dataset, name) for name in names)
+    assert (
+        tables_command("miniscenes", "for_0000000000_seed0")
+        == "python -m for_eval tables --dataset miniscenes --accept"
+    )
+    assert tables_command("flowers", "clip") == "python -m for_eval tables --accept"
+
+
 def test_csvs_come_from_the_results_alone(small: World) -> None:
     assert write_table_csvs(small.out) == []
     small.run("queries")
@@ -150,7 +236,7 @@ def test_csvs_come_from_the_results_alone(small: World) -> None:
     assert path.name == "miniscenes-queries.csv"
     assert path.read_bytes() == before
     assert rows(small.out, "main")[0]["base mAP@50"] == ""  # not measured is empty
-    damaged = next(small.results.iterdir())
+    damaged = next(small.results.glob("*.json"))
     damaged.write_text("{")
     with pytest.raises(DataError, match="is no JSON result"):
         write_table_csvs(small.out)
@@ -174,7 +260,7 @@ def test_a_changed_recipe_is_another_result(small: World, monkeypatch: pytest.Mo
     monkeypatch.setattr(suites, "VERSION", 0)
     assert small.suite.key(row, 0) != key
     assert small.suite.key(row, 1) != small.suite.key(row, 0)
-    assert measure(small.suite, same, 0, dataset)["all"]["scores"] == first["all"]["scores"]
+    assert measure(small.suite, same, 0, dataset)["all"][0]["scores"] == first["all"][0]["scores"]
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=list(SUITES))

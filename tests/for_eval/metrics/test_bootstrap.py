@@ -59,13 +59,27 @@ class TestBootstrap:
         expected = bootstrap_interval(scores, relevance, GROUPS, 5, 50)
         depths = []
 
-        def shallow_top_k(scores, k, known=None):
+        def deeper_top_k(scores, k, known=None):
             depths.append(k)
-            return top_k(scores, 1 if len(depths) == 1 else k, known)
+            return top_k(scores, k, known)
 
-        monkeypatch.setattr(bootstrap, "top_k", shallow_top_k)
+        monkeypatch.setattr(bootstrap, "top_k", deeper_top_k)
+        monkeypatch.setattr(bootstrap, "enough_depth", lambda k: 1)
         assert bootstrap_interval(scores, relevance, GROUPS, 5, 50) == expected
-        assert {2, 4, 8, 16} <= set(depths[1:])
+        assert {2, 4, 8, 16} <= set(depths)
+
+    @pytest.mark.parametrize("n_images", [30, 400])
+    @pytest.mark.parametrize("with_known", [False, True])
+    def test_a_ranking_made_before_gives_the_same_to_the_last_digit(self, n_images, with_known):
+        scores, relevance = random_case(21, n_images=n_images, density=0.2, levels=40)
+        known = np.random.default_rng(1).random(scores.shape) < 0.7 if with_known else None
+        for depth in (bootstrap.enough_depth(50), 200):
+            order = top_k(scores, depth, known).astype(np.int32)
+            got = bootstrap_interval(scores, relevance, GROUPS, 50, 50, known=known, order=order)
+            assert got == bootstrap_interval(scores, relevance, GROUPS, 50, 50, known=known)
+        if n_images > 50:
+            with pytest.raises(UsageError, match=r"order has shape \[7, 50\]; expected \[7, 96 or more\]"):
+                bootstrap_interval(scores, relevance, GROUPS, 50, 50, known=known, order=top_k(scores, 50, known))
 
     @pytest.mark.parametrize("counts_per_block", [1, 400, 1700])
     def test_size_of_blocks(self, monkeypatch, counts_per_block):

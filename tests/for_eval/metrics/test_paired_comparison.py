@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 from for_eval.__main__ import main
 from for_eval.leaderboard.comparison_report import to_text, write_figure
-from for_eval.leaderboard.results import FORMAT, write_result
+from for_eval.leaderboard.results import FORMAT, read_ranked, result_path, write_result
 from for_eval.metrics import kept_rankings as rankings_module
 from for_eval.metrics.kept_rankings import rankings_of
-from for_eval.metrics.paired_comparison import compare_results, load_ranked
+from for_eval.metrics.paired_comparison import compare_results
 from for_model.errors import DataError, UsageError
 from for_search.query.ranking import UNRANKED
 from tests.helpers.slow_metrics import random_case, slow_scores
@@ -221,7 +221,9 @@ def two_results(tmp_path: Path) -> list[str]:
     a, b, relevance = two_scores(200)
     paths = []
     for method, scores in (("clip", a), ("cluster-clip", b)):
-        paths.append(str(write_result(tmp_path, result_of(method), make(scores, relevance, k=50))))
+        result = result_of(method)
+        paths.append(str(result_path(tmp_path, result)))
+        write_result(Path(paths[-1]), result, make(scores, relevance, k=50))
     return paths
 
 
@@ -279,7 +281,7 @@ def test_bad_arguments_are_one_line(two_results, tmp_path, capsys):
     shutil.copy(first.with_suffix(".npz"), second.with_suffix(".npz"))
     assert "is not the file that" in error(*two_results)
     second.with_suffix(".npz").unlink()
-    assert "doesn't exist: run the leaderboard of its result again" in error(*two_results)
+    assert "doesn't exist: run the leaderboard or the tables of its result again" in error(*two_results)
     for named in (None, {}, {"file": "../other.npz"}, {"file": 5}):
         second.write_text(json.dumps({**result_of("clip"), "rankings": named}))
         assert "run its leaderboard again" in error(*two_results)
@@ -288,9 +290,9 @@ def test_bad_arguments_are_one_line(two_results, tmp_path, capsys):
 
 
 def test_what_is_loaded_is_what_was_written(two_results):
-    result, rankings = load_ranked(Path(two_results[0]))
+    result, rankings = read_ranked(Path(two_results[0]))
     assert result["method"]["method"] == "clip"
     assert rankings.order.shape == (7, 200)
     assert (rankings.order != UNRANKED).all()
     with pytest.raises(DataError, match="no JSON result"):
-        load_ranked(Path(two_results[0]).with_suffix(".npz"))
+        read_ranked(Path(two_results[0]).with_suffix(".npz"))

@@ -260,6 +260,27 @@ class TestRecall:
         assert_array_equal(recalls[3], [0.5, NAN])
         assert_array_equal(recalls[10], [1.0, NAN])
 
+    @pytest.mark.parametrize("with_known", [False, True])
+    @pytest.mark.parametrize("n_images", [0, 3, 60, 300])
+    def test_a_deeper_ranking_made_before_gives_the_same_to_the_last_digit(self, n_images, with_known):
+        scores, relevance = random_case(31, n_images=n_images, levels=9)
+        known = np.random.default_rng(2).random(scores.shape) < 0.5 if with_known else None
+        order = top_k(scores, 200, known).astype(np.int32)
+        assert_array_equal(
+            scores_as_rows(retrieval_scores(scores, relevance, 50, known, order)),
+            scores_as_rows(retrieval_scores(scores, relevance, 50, known)),
+        )
+        once, again = (recall_at_k(scores, relevance, known=known, order=each) for each in (order, None))
+        assert list(once) == list(again)
+        for k in once:
+            assert_array_equal(once[k], again[k])
+
+    def test_a_ranking_of_another_shape_is_refused(self):
+        scores, relevance = random_case(32, n_images=60)
+        for order in (top_k(scores, 49), top_k(scores, 50)[1:], top_k(scores, 50)[0]):
+            with pytest.raises(UsageError, match="order has shape"):
+                retrieval_scores(scores, relevance, 50, order=order)
+
     def test_agrees_with_retrieval_scores(self):
         scores, relevance = random_case(9, n_images=200, levels=5)
         known = np.random.default_rng(0).random(scores.shape) < 0.7
