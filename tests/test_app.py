@@ -14,8 +14,8 @@ from urllib.error import HTTPError
 import pytest
 from PIL import Image
 
-import app as page_module
 from for_app.page import build_app
+from for_app.serve import serve
 from for_model.backbones.photo_packages import missing_packages
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
@@ -49,7 +49,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     library = Library()
     library.add_opened(searcher)
     app = build_app(library)
-    yield Served(page_module.serve(app, port=free_port()), searcher, folder)
+    yield Served(serve(app, port=free_port()), searcher, folder)
     app.close()
     del app
     gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may

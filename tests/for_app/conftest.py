@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search.library.library import Library
 from tests.helpers.browser import CHROMIUM, Page, open_page
 from tests.helpers.pages import Served

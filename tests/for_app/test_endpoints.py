@@ -8,8 +8,8 @@ from urllib.error import HTTPError
 import pytest
 from gradio_client import Client, handle_file
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search import api
 from tests.helpers.pages import Served
 from tests.helpers.paths import REPOSITORY

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search.library.library import Library
 
 
