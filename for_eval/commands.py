@@ -124,7 +124,7 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
-    from for_eval.metrics.paired_comparison import compare, load_ranked
+    from for_eval.leaderboard.paired_comparison import compare, load_ranked
 
     if arguments.out is not None:
         figure_format(arguments.out)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from for_eval.leaderboard.evaluate import GROUPS
-from for_eval.metrics.paired_comparison import CategoryDifference, Comparison, Over, Spread
+from for_eval.leaderboard.paired_comparison import CategoryDifference, Comparison, Over, Spread
 from for_model.errors import UsageError
 from for_model.files import write_bytes
 

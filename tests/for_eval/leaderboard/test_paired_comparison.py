@@ -11,10 +11,10 @@ from numpy.testing import assert_allclose
 
 from for_eval.__main__ import main
 from for_eval.leaderboard.comparison_report import to_text, write_figure
+from for_eval.leaderboard.paired_comparison import compare, load_ranked
 from for_eval.leaderboard.results import FORMAT, write_result
 from for_eval.metrics import kept_rankings as rankings_module
 from for_eval.metrics.kept_rankings import rankings_of
-from for_eval.metrics.paired_comparison import compare, load_ranked
 from for_model.errors import DataError, UsageError
 from for_search.query.ranking import UNRANKED
 from tests.helpers.slow_metrics import random_case, slow_scores
