@@ -1,4 +1,4 @@
-"""What all tests share: a cache folder of their own, and no silent skips."""
+"""What all tests share: a cache folder of their own, one thread a process, no silent skips, the slow files first."""
 
 import importlib.util
 import os
@@ -8,11 +8,21 @@ import pytest
 
 from tests.helpers.paths import SHARED
 
+# Tests run in as many processes as there are cores; threads of torch's would only wait for each other. Set before torch
+# is imported, and inherited by the programs that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
     os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold slow tests first: processes that take a file each then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _may_skip(item: pytest.Item) -> bool:

@@ -25,6 +25,8 @@ Cells = dict[str, str]
 
 def read_paper(path: Path = PAPER) -> list[Cells]:
     """The rows of paper.csv. Raises DataError when the file is missing or has no `source` column."""
+    if not path.is_file():
+        raise DataError(f"{path} isn't there: the leaderboards come with FOR's repository, not with a wheel; clone it")
     rows = _read_csv(path)
     if not rows or not all((row.get("source") or "").startswith("paper Table ") for row in rows):
         raise DataError(f"{path}: expected a column 'source' that says 'paper Table N': check the file out again")

@@ -11,7 +11,7 @@ from for_app.serve import serve
 from for_search.library.library import Library
 from tests.helpers.browser import CHROMIUM, Page, open_page
 from tests.helpers.pages import Served
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
 from tests.helpers.tiny_index import make_library
 
 

@@ -13,7 +13,7 @@ from for_app.serve import serve
 from for_search import api
 from tests.helpers.pages import Served
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
 
 # Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
 pytestmark = [

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -12,13 +11,7 @@ from urllib.error import HTTPError
 from for_app.page import build_app
 from for_app.serve import serve
 from for_search.library.library import Library
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.helpers.ports import free_port
 
 
 @contextlib.contextmanager

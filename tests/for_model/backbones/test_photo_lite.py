@@ -152,6 +152,7 @@ def test_other_weights_and_sizes_are_refused() -> None:
         load_backbone("photo-lite", image_size=100)
 
 
+@pytest.mark.slow
 def test_nothing_optional_is_imported_by_import() -> None:
     code = (
         "import sys, for_model.backbones.photo_lite, for_model.methods.registry; "
