@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bench_heads import random_pool
+from tests.benchmarks.bench_heads import random_pool
 from torch import Tensor
 
 from for_model.backbones.clip_resnet import load_clip_resnet

@@ -112,9 +112,9 @@ def test_large_embeddings_make_small_shards() -> None:
 
 
 def test_help_names_the_methods(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("embed", "leaderboard"):
+    for run, command in ((search_main, "embed"), (main, "leaderboard")):
         with pytest.raises(SystemExit, match="0"):
-            main([command, "--help"])
+            run([command, "--help"])
         text = capsys.readouterr().out
         assert all(name in text for name in ("coca", "owlvit", "owlv2", "blip2", "ViT-B-32"))
 
