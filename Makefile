@@ -14,8 +14,8 @@ ARGS ?=
 DATA ?=
 WORKERS ?= 2
 BIN = .venv/bin
-# a file a process at a time, as tests/conftest.py orders them; benchmarks need a process of their own
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -p no:benchmark
+# a file a process at a time, as tests/conftest.py orders them
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
 .PHONY: install install-photos install-encoders run run-photos test test-fast bench leaderboards lock

@@ -22,6 +22,7 @@ settings.load_profile("house")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
     os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # two pages don't write the same picture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from tests import screenshot
 from tests.helpers.browser import CHROMIUM
 from tests.helpers.paths import REPOSITORY, SHARED
 from tests.helpers.ports import free_port
+from tests.helpers.serving import end_page
 from tests.helpers.tiny_index import make_searcher
 
 # Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
@@ -52,7 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     library.add_opened(searcher)
     app = build_app(library)
     yield Served(serve(app, port=free_port()), searcher, folder)
-    app.close()
+    end_page(app)
     del app
     gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may
 

@@ -25,14 +25,12 @@ import sys
 import for_model, for_search, for_eval, for_app
 for package in (for_model, for_search, for_eval, for_app):
     assert package.__file__.startswith(sys.prefix), package.__file__
-from for_eval.__main__ import main as for_eval
 from for_model.__main__ import main as for_model
 from for_search.__main__ import main as for_search
 scenes = ["--dataset", "miniscenes", "--root", "scenes"]
 assert for_model(["scenes", "--out", "scenes", "--train", "0", "--dev", "0", "--val", "10"]) == 0
 assert for_search(["embed", *scenes, "--backbone", "RN-mini", "--device", "cpu", "--out", "store"]) == 0
 assert for_search(["index", "store", "--out", "index"]) == 0
-assert for_eval(["table", "--with-paper", "--out", "leaderboards"]) == 2
 print("---")
 assert for_search(["search", "index", "an umbrella", "-k", "3", "--json", "--device", "cpu"]) == 0
 from for_app.style import CSS
@@ -84,7 +82,6 @@ def test_an_installed_wheel_indexes_and_searches(wheel: Path, tmp_path: Path) ->
     commands = _environment(tmp_path / "environment", wheel)
     variables = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     variables["FOR_CACHE"] = str(tmp_path / "cache")
-    (tmp_path / "leaderboards").mkdir()
 
     def run(*command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
@@ -97,4 +94,3 @@ def test_an_installed_wheel_indexes_and_searches(wheel: Path, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.partition("---\n")[2])
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
-    assert "come with FOR's repository" in done.stderr  # the paper's numbers

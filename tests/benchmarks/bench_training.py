@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.benchmarks.bench_heads import random_pool
 from torch import Tensor
 
 from for_model.backbones.clip_resnet import load_clip_resnet
@@ -25,6 +24,7 @@ from for_model.heads.sum_clip import SumHead
 from for_model.training.features import open_features
 from for_model.training.losses import set_prediction_loss
 from for_model.training.train import _cpu_has_bfloat16
+from tests.benchmarks.bench_heads import random_pool
 
 BATCH, QUERIES, TARGETS = 64, 50, 30
 WIDTH, DIM = 512, 256  # RN-mini's

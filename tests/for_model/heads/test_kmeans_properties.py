@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from for_model.heads.kmeans import kmeans_batched, kmeans_reference
+from for_model.heads.kmeans import Clusters, kmeans_batched, kmeans_reference
 
 
 @st.composite
@@ -23,13 +23,30 @@ def cells(draw: st.DrawFn) -> torch.Tensor:
 def test_the_engines_agree(points: torch.Tensor, n_clusters: int, iterations: int) -> None:
     batched = kmeans_batched(points, n_clusters, iterations)
     reference = kmeans_reference(points, n_clusters, iterations)
-    for image in range(len(points)):  # numbers of clusters that are refilled at once may be exchanged
+    _check_agree(points, batched, reference)
+
+
+@settings(max_examples=30)
+@given(st.integers(3, 20), st.integers(2, 8), st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_the_engines_agree_when_a_cluster_loses_its_cells(n_points: int, dim: int, n_clusters: int, seed: int) -> None:
+    """Two seeds are one cell, so that the second has none to begin with and takes the farthest."""
+    generator = torch.Generator().manual_seed(seed)
+    points = F.normalize(torch.randn(1, n_points, dim, generator=generator), dim=-1)
+    seeds = torch.randperm(n_points, generator=generator)[None, : min(n_clusters, n_points)]
+    seeds[0, 1] = seeds[0, 0]
+    arguments = (points, seeds.shape[1], 50, seeds)
+    _check_agree(points, kmeans_batched(*arguments), kmeans_reference(*arguments))
+
+
+def _check_agree(points: torch.Tensor, batched: Clusters, reference: Clusters) -> None:
+    """Both group the cells of an image alike, whatever their clusters' numbers, and have the groups' means."""
+    for image, cells in enumerate(points):
         one, other = batched.labels[image], reference.labels[image]
-        assert torch.equal(one[:, None] == one[None, :], other[:, None] == other[None, :])
-    torch.testing.assert_close(
-        torch.stack([image[labels] for image, labels in zip(*batched[::-1], strict=True)]),
-        torch.stack([image[labels] for image, labels in zip(*reference[::-1], strict=True)]),
-    )  # of each cell, the mean of its cluster
+        together = one[:, None] == one[None, :]  # [K, K]
+        assert torch.equal(together, other[:, None] == other[None, :])
+        means = together.double() @ cells.double() / together.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(batched.centres[image][one].double(), means, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(reference.centres[image][other].double(), means, atol=1e-6, rtol=1e-5)
 
 
 @settings(max_examples=30)
