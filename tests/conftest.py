@@ -9,9 +9,10 @@ from hypothesis import settings
 
 from tests.helpers.paths import SHARED
 
-# Tests run in as many processes as there are cores; threads of torch's would only wait for each other. Set before torch
-# is imported, and inherited by the programs that tests start.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Where tests run in as many processes as there are cores, threads of torch's would only wait for each other. Set before
+# torch is imported, and inherited by the programs that tests start; benchmarks have all cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples in every run, and none too slow for a machine that is busy.
 settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=60)
