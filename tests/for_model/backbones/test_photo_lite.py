@@ -170,7 +170,9 @@ def photo() -> PhotoBackbone:
     return photo_lite.load_photo_lite(None, 224, torch.device("cpu"))
 
 
-photos = pytest.mark.photos
+def photos(test: Callable[..., None]) -> Callable[..., None]:
+    """For tests of the real network, which takes seconds to load."""
+    return pytest.mark.slow(pytest.mark.photos(test))
 
 
 def unfolded_logits(pixels: torch.Tensor) -> torch.Tensor:
