@@ -1,5 +1,6 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
+# make test-fast  the tests that take no browser and no seconds, for work in between; WORKERS=4 for more processes
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
 # make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
 #               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
@@ -11,10 +12,13 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 REQUIREMENTS ?= requirements.txt
 ARGS ?=
 DATA ?=
+WORKERS ?= 2
 BIN = .venv/bin
+# a file a process at a time, as tests/conftest.py orders them
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders run run-photos test bench leaderboards lock
+.PHONY: install install-photos install-encoders run run-photos test test-fast bench leaderboards lock
 
 install: .venv/installed
 
@@ -49,7 +53,11 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST) $(ARGS)
+
+test-fast: install
+	$(PYTEST) -m "not slow and not browser" $(ARGS)
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only --benchmark-columns=median,stddev,rounds $(ARGS)

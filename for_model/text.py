@@ -7,7 +7,7 @@ queries are put into the prompts as they are, whatever characters they hold.
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from tqdm import tqdm
 
 from for_model.errors import UsageError
 from for_model.files import cache_dir, sha256_json
-from for_model.methods.protocol import Method
 from for_model.prompts import fill_prompts, prompted_name, prompts_of
 from for_model.tensor_files import write_weights
+
+if TYPE_CHECKING:
+    from for_model.methods.protocol import Method
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
 
 
 def cached_category_embeddings(
-    method: Method, names: Sequence[str], cache: Path | None = None, report: Callable[[int], None] | None = None
+    method: "Method", names: Sequence[str], cache: Path | None = None, report: Callable[[int], None] | None = None
 ) -> Tensor:
     """`embed_categories` with a bar, kept on disk: for ImageNet-21K's 21,841 names, say.
 

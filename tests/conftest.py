@@ -1,18 +1,35 @@
-"""What all tests share: a cache folder of their own, and no silent skips."""
+"""What all tests share: a cache folder of their own, one thread a process, no silent skips, the slow files first."""
 
 import importlib.util
 import os
 import shutil
 
 import pytest
+from hypothesis import settings
 
 from tests.helpers.paths import SHARED
+
+# Where tests run in as many processes as there are cores, threads of torch's would only wait for each other. Set before
+# torch is imported, and inherited by the programs that tests start; benchmarks have all cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples in every run, and none too slow for a machine that is busy.
+settings.register_profile("house", derandomize=True, deadline=None, database=None, max_examples=60)
+settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
     os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # two pages don't write the same picture
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold slow tests first: processes that take a file each then end at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _may_skip(item: pytest.Item) -> bool:

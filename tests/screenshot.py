@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from PIL import Image
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_app.tabs.compare import DEFAULT_K as COMPARED
 from for_app.tabs.search import DEFAULT_K
 from for_model.backbones import photo_packages

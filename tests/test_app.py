@@ -14,15 +14,18 @@ from urllib.error import HTTPError
 import pytest
 from PIL import Image
 
-import app as page_module
+from for_app.__main__ import main
 from for_app.page import build_app
+from for_app.serve import serve
 from for_model.backbones.photo_packages import missing_packages
+from for_model.data.miniscenes import scenes as miniscenes
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from tests import screenshot
 from tests.helpers.browser import CHROMIUM
 from tests.helpers.paths import REPOSITORY, SHARED
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.serving import end_page
 from tests.helpers.tiny_index import make_searcher
 
 # Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
@@ -49,8 +52,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     library = Library()
     library.add_opened(searcher)
     app = build_app(library)
-    yield Served(page_module.serve(app, port=free_port()), searcher, folder)
-    app.close()
+    yield Served(serve(app, port=free_port()), searcher, folder)
+    end_page(app)
     del app
     gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may
 
@@ -62,12 +65,6 @@ def test_no_file_of_the_machine_can_be_fetched(served: Served) -> None:
             with pytest.raises(HTTPError) as refused:
                 urllib.request.urlopen(f"{served.url}{route}{path}", timeout=20)
             assert refused.value.code in (403, 404)
-
-
-def run_app(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "app.py", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
-    )
 
 
 @pytest.mark.parametrize(
@@ -85,22 +82,26 @@ def run_app(*arguments: str) -> "subprocess.CompletedProcess[str]":
         (["--index", "/nowhere", "--head", "/nowhere.safetensors"], "no head file /nowhere.safetensors"),
     ],
 )
-def test_bad_arguments_end_with_one_line(arguments: list[str], said: str) -> None:
-    ended = run_app(*arguments)
-    assert ended.returncode == 2
-    last = ended.stderr.strip().splitlines()[-1]
+def test_bad_arguments_end_with_one_line(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(miniscenes, "DEFAULT_COUNTS", {"val": 2})
+    assert main([*arguments, *([] if "--port" in arguments else ["--port", str(free_port())])]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert said in last
-    assert "Traceback" not in ended.stderr
 
 
 def test_a_taken_port_ends_with_one_line() -> None:
+    """From the command line itself: `python app.py`."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        ended = run_app("--port", str(taken.getsockname()[1]))
+        command = [sys.executable, "app.py", "--port", str(taken.getsockname()[1])]
+        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "choose another with --port" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:

@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from for_model.heads.head_files import make_head, write_head
+from for_model.methods.head_files import make_head, write_head
 
 from for_app.views.leaderboard import read_boards
 from for_eval.__main__ import main as evaluate
@@ -22,7 +22,7 @@ from for_eval.leaderboard import paper_tables
 from for_model.backbones.registry import BACKBONES, BackboneEntry, load_backbone
 from for_model.data.registry import DATASETS, DatasetEntry, datasets_help, load_dataset
 from for_model.errors import UsageError
-from for_model.heads.config import HeadConfig
+from for_model.methods.head_config import HeadConfig
 from for_model.methods.build import build_method
 from for_model.methods.registry import METHODS, MethodEntry, method_title, methods_help
 from for_search.__main__ import main as search

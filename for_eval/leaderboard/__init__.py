@@ -1,4 +1,4 @@
-"""Leaderboards: a dataset and methods in, one JSON result a row, and every table made from those alone.
+"""Leaderboards: a dataset and methods in, one JSON result a row, every table made from those, two results compared.
 
 The arithmetic is in `metrics`.
 """

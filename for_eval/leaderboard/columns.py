@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from for_eval.metrics.retrieval import GROUPS
+
 RECALL_KS = (1, 5, 10, 50)
-GROUPS = ("base", "novel", "all")
 LABELS = 3  # an image, for F1
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from for_eval.leaderboard.evaluate import GROUPS
 from for_eval.metrics.paired_comparison import CategoryDifference, Over, PairedComparison, Spread
+from for_eval.metrics.retrieval import GROUPS
 from for_model.errors import UsageError
 from for_model.files import write_bytes
 

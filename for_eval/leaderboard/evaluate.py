@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from for_eval.leaderboard.columns import GROUPS, LABELS, RECALL_KS
+from for_eval.leaderboard.columns import LABELS, RECALL_KS
 from for_eval.leaderboard.results import FORMAT
 from for_eval.metrics.bootstrap import bootstrap_interval
 from for_eval.metrics.kept_rankings import Rankings, rankings_of
 from for_eval.metrics.multi_label import zero_shot_scores
-from for_eval.metrics.retrieval import RetrievalScores, recall_at_k, retrieval_scores
+from for_eval.metrics.retrieval import GROUPS, RetrievalScores, recall_at_k, retrieval_scores
 from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError

@@ -8,8 +8,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from for_eval.leaderboard.evaluate import GROUPS
 from for_eval.leaderboard.paper_tables import LABELLING, SUITES
+from for_eval.metrics.retrieval import GROUPS
 from for_model.errors import DataError
 
 PAPER = Path(__file__).parents[2] / "leaderboards" / "paper.csv"
@@ -25,6 +25,8 @@ Cells = dict[str, str]
 
 def read_paper(path: Path = PAPER) -> list[Cells]:
     """The rows of paper.csv. Raises DataError when the file is missing or has no `source` column."""
+    if not path.is_file():
+        raise DataError(f"{path} isn't there: the leaderboards come with FOR's repository, not with a wheel; clone it")
     rows = read_csv(path)
     if not rows or not all((row.get("source") or "").startswith("paper Table ") for row in rows):
         raise DataError(f"{path}: expected a column 'source' that says 'paper Table N': check the file out again")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import for_model
-from for_eval.leaderboard.columns import GROUPS, LABELS
+from for_eval.leaderboard.columns import LABELS
+from for_eval.metrics.retrieval import GROUPS
 from for_model.files import sha256_json
 from for_model.methods.registry import METHODS
 from for_model.training.config import VERSION, TrainConfig, load_config

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from for_eval.leaderboard.columns import COLUMNS, GROUPS, MULTILABEL_COLUMNS, Column, cell, to_csv
+from for_eval.leaderboard.columns import COLUMNS, MULTILABEL_COLUMNS, Column, cell, to_csv
 from for_eval.leaderboard.paper_tables import tables_command
 from for_eval.metrics.kept_rankings import Rankings, read_rankings, write_rankings
+from for_eval.metrics.retrieval import GROUPS
 from for_model.errors import DataError, UsageError
 from for_model.files import sha256_file, slug, write_bytes, write_json
 from for_model.methods.registry import METHODS

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from for_eval.leaderboard.evaluate import GROUPS, run_method
+from for_eval.leaderboard.evaluate import run_method
 from for_eval.leaderboard.paper_tables import SUITES, Row, Suite, Table
 from for_eval.leaderboard.results import Ranked, read_ranked, read_result, write_result
+from for_eval.metrics.retrieval import GROUPS
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, UsageError

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from for_eval.leaderboard.columns import GROUPS
 from for_eval.metrics.bootstrap import Resampler, group_means, resample_counts
 from for_eval.metrics.kept_rankings import Rankings
+from for_eval.metrics.retrieval import GROUPS
 from for_model.errors import UsageError
 from for_search.query.ranking import UNRANKED, FloatArray, divide
 

@@ -30,6 +30,8 @@ from for_search.query.ranking import (
     top_k,
 )
 
+GROUPS = ("base", "novel", "all")  # of categories; `all` is base and novel together
+
 
 @dataclass(frozen=True)
 class MeanScores:

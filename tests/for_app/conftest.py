@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search.library.library import Library
 from tests.helpers.browser import CHROMIUM, Page, open_page
 from tests.helpers.pages import Served
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.serving import end_page
 from tests.helpers.tiny_index import make_library
 
 
@@ -28,7 +29,7 @@ def served(stocked: tuple[Library, Path]) -> Iterator[Served]:
     library, folder = stocked
     app = build_app(library, allow_build=True)
     yield Served(serve(app, port=free_port()), library, folder)
-    app.close()
+    end_page(app)
     del app
     gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here, where it may
 

@@ -8,12 +8,13 @@ from urllib.error import HTTPError
 import pytest
 from gradio_client import Client, handle_file
 
-from app import serve
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search import api
 from tests.helpers.pages import Served
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
+from tests.helpers.serving import end_page
 
 # Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
 pytestmark = [
@@ -92,7 +93,7 @@ def test_a_password_is_asked_for(served: Served) -> None:
         client = Client(url, auth=("ann", "secret"), verbose=False)
         assert client.predict("dog", 1, api_name="/search")["hits"]
     finally:
-        app.close()
+        end_page(app)
         del app
         gc.collect()  # here, where what gradio leaves to the collector may warn
 

@@ -1,24 +1,20 @@
 """A page served for real on this machine, for tests, and what a program without `gradio_client` sends to it."""
 
+import asyncio
 import contextlib
 import gc
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
 
-from app import serve
+import gradio as gr
+
 from for_app.page import build_app
+from for_app.serve import serve
 from for_search.library.library import Library
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.helpers.ports import free_port
 
 
 @contextlib.contextmanager
@@ -28,9 +24,19 @@ def served_page(library: Library) -> Iterator[str]:
     try:
         yield serve(app, port=free_port())
     finally:
-        app.close()
+        end_page(app)
         del app
-        gc.collect()  # gradio leaves its event loop and sockets to the collector, which warns: better here
+        gc.collect()  # gradio leaves sockets to the collector, which warns: better here
+
+
+def end_page(app: gr.Blocks) -> None:
+    """End a page and all that it leaves running or open, however long that takes on a busy machine."""
+    app.close()
+    app.server.thread.join()  # gradio waits five seconds, and lets it run on
+    with contextlib.suppress(RuntimeError):  # where there is none
+        # Gradio gives the thread that builds a page a loop, and leaves it open, to be found in some much later test.
+        asyncio.get_event_loop_policy().get_event_loop().close()
+    asyncio.set_event_loop(None)
 
 
 def ask(url: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:

@@ -18,7 +18,6 @@ from for_search.store.embed import embed
 
 
 def random_method() -> ClipMethod:
-    torch.set_num_threads(2)
     return build_method("cluster-clip", "RN-mini", "random", device="cpu")
 
 

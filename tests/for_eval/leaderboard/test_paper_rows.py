@@ -178,7 +178,7 @@ def test_the_command_prints_them_and_leaves_ours_alone(tmp_path: Path, capsys: p
 
 
 def test_a_missing_or_other_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"paper\.csv can't be read"):
+    with pytest.raises(DataError, match=r"paper\.csv isn't there"):
         read_paper(tmp_path / "paper.csv")
     for content in ("", "method\nFOR\n", "source,method\nours,FOR\n"):
         (tmp_path / "paper.csv").write_text(content)

@@ -81,6 +81,7 @@ def rows(out: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_rows_are_trained_scored_and_averaged(small: World) -> None:
     verdicts = small.run("main")
     assert [(v.row.label[0], v.row.label[1], v.seed, v.ok) for v in verdicts] == [
@@ -105,6 +106,7 @@ def test_rows_are_trained_scored_and_averaged(small: World) -> None:
     assert float(clip["novel mAP@50"]) == pytest.approx(100 * own.scores["novel"]["map"], abs=0.006)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     small.run("main", seeds=1)
     trained: list[str] = []
@@ -121,6 +123,7 @@ def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.Monkey
     assert rows(small.out, "queries")[1]["base mAP@50"] == rows(small.out, "main")[1]["base mAP@50"]
 
 
+@pytest.mark.slow
 def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
     small: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +231,7 @@ def test_every_committed_row_names_the_table_that_makes_it_again() -> None:
     assert tables_command("flowers", "clip") == "python -m for_eval tables --accept"
 
 
+@pytest.mark.slow
 def test_csvs_come_from_the_results_alone(small: World) -> None:
     assert write_table_csvs(small.out) == []
     small.run("queries")
@@ -242,6 +246,7 @@ def test_csvs_come_from_the_results_alone(small: World) -> None:
         write_table_csvs(small.out)
 
 
+@pytest.mark.slow
 def test_a_table_averages_over_the_seeds_that_its_rows_share(small: World) -> None:
     small.run("main")  # two seeds of the row that both tables have
     small.run("queries")
@@ -252,6 +257,7 @@ def test_a_table_averages_over_the_seeds_that_its_rows_share(small: World) -> No
     assert rows(small.out, "main")[1]["seeds"] == "2"
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_is_another_result(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     row, same = SMALL["main"].rows[1], SMALL["queries"].rows[1]
     _, dataset = find_data(small.suite, None)
@@ -305,6 +311,7 @@ def test_baselines_are_published_models_with_as_many_embeddings_as_the_paper_say
     assert told == {row.label[2] for row in SUITES["coco"].tables["baselines"].rows if "OWL" in row.label[0]}
 
 
+@pytest.mark.slow
 def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pytest.CaptureFixture[str]) -> None:
     (small.out.parent / "data" / "coco").mkdir(parents=True)
     data = str(small.out.parent / "data")
@@ -321,6 +328,7 @@ def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pyte
     assert "no folder of datasets was given" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
     suite = replace(small.suite, protocols=("all", "federated"))
     monkeypatch.setitem(SUITES, "miniscenes", suite)

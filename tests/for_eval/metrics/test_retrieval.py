@@ -305,12 +305,12 @@ def test_lvis_scale_fits_in_time_and_memory():
     scores = rng.standard_normal((1203, 20_000), dtype=np.float32)
     relevance = rng.random(scores.shape, dtype=np.float32) < 0.01
     tracemalloc.start()  # numpy reports its allocations; the inputs were made before
-    started = time.perf_counter()
+    started = time.process_time()
     result = retrieval_scores(scores, relevance)
-    seconds = time.perf_counter() - started
+    cpu_seconds = time.process_time() - started
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert result.mean().n_categories == 1203
     assert peak_bytes < scores.nbytes / 4  # never a second matrix of scores
     assert peak_bytes + scores.nbytes + relevance.nbytes < 2e9
-    assert seconds < 10
+    assert cpu_seconds < 20  # of this process alone: 1 when measured

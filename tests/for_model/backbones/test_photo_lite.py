@@ -152,6 +152,7 @@ def test_other_weights_and_sizes_are_refused() -> None:
         load_backbone("photo-lite", image_size=100)
 
 
+@pytest.mark.slow
 def test_nothing_optional_is_imported_by_import() -> None:
     code = (
         "import sys, for_model.backbones.photo_lite, for_model.methods.build; "
@@ -169,7 +170,9 @@ def photo() -> PhotoBackbone:
     return photo_lite.load_photo_lite("photo-lite", None, 224, torch.device("cpu"))
 
 
-photos = pytest.mark.photos
+def photos(test: Callable[..., None]) -> Callable[..., None]:
+    """For tests of the real network, which takes seconds to load."""
+    return pytest.mark.slow(pytest.mark.photos(test))
 
 
 def unfolded_logits(pixels: torch.Tensor) -> torch.Tensor:

@@ -102,6 +102,7 @@ def test_overrides_and_unknown_settings() -> None:
         P.load_recipe(RECIPE, ["seed=abc"])
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     recipe = P.load_recipe(RECIPE, TINY)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -117,6 +118,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_the_command_writes_weights_that_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from for_model.backbones.clip_resnet import load_clip_resnet
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from for_model.training.config import TrainConfig, config_from
 from for_model.training.distributed import World
 from for_model.training.train import Training, load_training_data, train
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.ports import free_port
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,7 @@ def test_what_is_frozen_stays(scenes: Path, tmp_path: Path, kind: str, freeze: s
     assert own == set(letters)
 
 
+@pytest.mark.slow
 def test_overfits_eight_scenes(scenes: Path, tmp_path: Path) -> None:
     """100% of the base names of 8 scenes: each name ranks the scenes that hold it first."""
     settings = config(
@@ -261,35 +264,30 @@ def test_without_labels_there_is_nothing_to_supervise(scenes: Path, tmp_path: Pa
     assert len(list(train(config(root, loss={"sup": 0.0}), tmp_path / "pl"))) == 2
 
 
-_TWO = """
+_SECOND = """
 import sys, json
-from dataclasses import replace
 from pathlib import Path
 from for_model.training.train import train
 from for_model.training.config import config_from
-for line in train(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), "cpu"):
-    print(json.dumps(line))
+list(train(config_from(json.loads(sys.argv[1])), Path(sys.argv[2]), "cpu"))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_same_head_as_one(scenes: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_head_as_one(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process is the first of the two, and starts the second as `torchrun` would."""
     settings = config(scenes, head={"dropout": 0.0}, data={"labelled": 0.7, "images": 33}, optimizer={"epochs": 1})
     (alone,) = train(settings, tmp_path / "one")
-    script = tmp_path / "two.py"
-    script.write_text(_TWO)
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29533"),
-            *(str(script), json.dumps(settings.to_json()), str(tmp_path / "two")),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-    )
-    assert done.returncode == 0, done.stderr
-    (together,) = map(json.loads, done.stdout.splitlines())
+    monkeypatch.setattr("for_model.training.distributed._TIMEOUT", timedelta(minutes=5))  # should the second not come
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": "."}
+    command = [sys.executable, "-c", _SECOND, json.dumps(settings.to_json()), str(tmp_path / "two")]
+    with subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **world, "RANK": "1"}) as second:
+        for name, value in {**world, "RANK": "0"}.items():
+            monkeypatch.setenv(name, value)
+        (together,) = train(settings, tmp_path / "two", "cpu")
+    assert second.returncode == 0
     for key in ("loss", "sup", "pse"):
         assert together[key] == pytest.approx(alone[key], rel=1e-4)
     assert together["images"] == alone["images"] == 33

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import app
+from for_app import __main__ as page_command
 from for_model.backbones import photo_packages
 from for_model.errors import DataError
 from for_model.methods.clip_method import ClipMethod
@@ -86,9 +86,9 @@ def test_the_app_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(photo_packages, "find_spec", lambda _: None)
-    assert app.main(["--images", str(folder), "--port", "47123"]) == 2
+    assert page_command.main(["--images", str(folder), "--port", "47123"]) == 2
     assert "make install-photos" in capsys.readouterr().err
-    assert app.main(["--images", str(folder), "--index", str(folder), "--port", "47123"]) == 2
+    assert page_command.main(["--images", str(folder), "--index", str(folder), "--port", "47123"]) == 2
     assert "leave --index" in capsys.readouterr().err
 
 

@@ -173,6 +173,7 @@ print([hit.image.id for hit in shown.hits], "encoded" in shown.status_html)
 """
 
 
+@pytest.mark.slow
 def test_the_first_answer_of_a_second_start_loads_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     from for_app.examples import EXAMPLES
 

@@ -386,6 +386,7 @@ def start_child(tmp_path: Path) -> "subprocess.Popen[str]":
     return child
 
 
+@pytest.mark.slow
 def test_kill_9_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     dataset = make_images(tmp_path / "images", 99, [0, 13, 50, 51])
     run(dataset, tmp_path / "whole")

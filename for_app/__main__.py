@@ -1,0 +1,171 @@
+"""`python -m for_app`: the web page of FOR. Type what you are looking for, see the images that contain it.
+
+Without arguments it searches MiniScenes, a set of drawn scenes that FOR makes itself on the first start (some minutes,
+once). To search your own photos, let it index a folder of them (needs `make install-photos`):
+
+  python -m for_app --images ~/Pictures
+
+or choose backbone and method yourself, embed and index them first:
+
+  python -m for_search embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
+  python -m for_search index store --out index
+  python -m for_app --index index
+
+Several indexes can be given, and are compared where they are of the same images:
+
+  python -m for_app --index by-clip --index by-for --head runs/mine/head.safetensors
+"""
+
+import argparse
+import ipaddress
+import logging
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from for_app.serve import check_address, serve
+from for_model.cli import run_command
+from for_model.errors import UsageError
+
+if TYPE_CHECKING:
+    from for_search.library.library import Library
+    from for_search.query.searcher import Searcher
+
+_log = logging.getLogger(__name__)
+_HEAD_START_S = 2  # for the first visitor: loading an encoder keeps Python from doing anything else
+
+
+def _is_private(host: str) -> bool:
+    """Whether a server there can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    except OSError:
+        return False
+
+
+def _check_auth(auth: str | None) -> tuple[str, str] | None:
+    """`USER:PASSWORD` -> the two. Raises UsageError for anything else."""
+    if auth is None:
+        return None
+    user, colon, password = auth.partition(":")
+    if not (user and colon and password):
+        raise UsageError("--auth: expected USER:PASSWORD, both with at least one character")
+    return user, password
+
+
+def _library(arguments: argparse.Namespace) -> "Library":
+    """The indexes that the page will know; the first of them opened, so that what is wrong shows now."""
+    _check_sources(arguments)
+    from for_search.library.library import DEFAULT_DATASET, Library
+
+    if arguments.images is not None:
+        from for_model.backbones import photo_packages
+        from for_model.methods.build import build_method
+        from for_search.library.folder_index import PHOTO_METHOD, folder_index
+        from for_search.query.searcher import load_searcher
+
+        method = build_method(PHOTO_METHOD, photo_packages.NAME)
+        library = Library()
+        library.add_opened(load_searcher(folder_index(arguments.images, method), method=method))
+        return library
+    if arguments.index:
+        library = Library(weights=arguments.weights, image_root=arguments.image_root, heads=arguments.head)
+        for index in arguments.index:
+            library.add(index)
+    else:
+        from for_app.examples import EXAMPLES
+
+        library = Library.built_in(arguments.weights, EXAMPLES[DEFAULT_DATASET])
+    library.searcher(library.default)
+    return library
+
+
+def _check_sources(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for arguments that don't go together, before anything heavy is loaded."""
+    image_root: Path | None = arguments.image_root
+    if image_root is not None and not image_root.is_dir():
+        raise UsageError(f"--image-root {image_root} is not a folder: give the one that the images lie in")
+    if arguments.images is not None and (arguments.index or image_root is not None or arguments.weights is not None):
+        raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
+    if not arguments.index and (image_root is not None or arguments.head):
+        raise UsageError("--image-root and --head belong to an index of your own: give that with --index")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m for_app", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="an index of your own, as often as you have some (default: the built-in scenes)",
+    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs, to index with photo-lite")
+    parser.add_argument("--image-root", type=Path, metavar="DIR", help="where the images are now, if they have moved")
+    parser.add_argument("--weights", metavar="FILE", help="the weights' file, for an index that was made from one")
+    parser.add_argument(
+        "--head",
+        type=Path,
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="the head.safetensors of an index by a trained method, to see where its embeddings look",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets your network in (default: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument(
+        "--share",
+        action="store_true",
+        help="make a public link through gradio's servers: whoever has it can search and see your images",
+    )
+    parser.add_argument(
+        "--allow-build",
+        action="store_true",
+        help="let whoever sees the page index any folder of this machine; without it only you can, on 127.0.0.1",
+    )
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask every visitor for these")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve the page until Ctrl-C. Returns 0, or 2 with one line on stderr for what the user can mend."""
+    arguments = _parser().parse_args(argv)
+    return run_command(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    auth = _check_auth(arguments.auth)
+    check_address(arguments.host, arguments.port)
+    if arguments.share and auth is None:
+        print("--share without --auth: whoever has the link can search and see your images", file=sys.stderr)
+    library = _library(arguments)
+    searcher = library.searcher(library.default)
+    if not searcher.image_root.is_dir():
+        print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
+    from for_app.page import build_app
+
+    app = build_app(library, arguments.allow_build or (_is_private(arguments.host) and not arguments.share))
+    url = serve(app, arguments.host, arguments.port, arguments.share, auth)
+    print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
+    threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()
+    app.block_thread()
+
+
+def _warm_up(searcher: "Searcher") -> None:
+    """Load the encoder while the first visitor looks at the first examples, which are answered without."""
+    time.sleep(_HEAD_START_S)
+    try:
+        _ = searcher.method
+    except Exception:  # whoever types a query tries again, and is told
+        _log.exception("the encoder can't be loaded")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

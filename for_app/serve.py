@@ -1,0 +1,69 @@
+"""Serving the page: Gradio's server behind the gate, at an address that is checked first."""
+
+import socket
+from typing import TYPE_CHECKING
+
+from for_model.errors import UsageError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+
+def serve(
+    app: "gr.Blocks",
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+) -> str:
+    """Start the server in the background. Returns the page's address; `app.close()` ends it.
+
+    share: also make a public link through gradio's servers, and print it.
+    auth: user and password that it asks for.
+    Raises UsageError when the address can't be had.
+    """
+    from starlette.middleware import Middleware
+
+    from for_app.gate import Gate
+    from for_app.style import CSS, theme
+    from for_app.uploads import MAX_UPLOAD
+
+    check_address(host, port)
+    try:
+        _, url, shared = app.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=auth,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme(),
+            css=CSS,
+            footer_links=["api"],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            max_file_size=MAX_UPLOAD,
+            app_kwargs={"middleware": [Middleware(Gate)]},
+            state_session_capacity=1000,  # visitors remembered at once; whoever invents sessions can't fill the memory
+        )
+    except OSError as error:
+        raise UsageError(f"can't serve on {host} port {port} ({error}): choose another with --port") from error
+    if share and not shared:
+        raise UsageError("no public link could be made, is there an internet connection? Leave --share out")
+    return url
+
+
+def check_address(host: str, port: int) -> None:
+    """Raise UsageError when no server can listen there: cheaper to find out before an index is made or opened."""
+    if not 1 <= port <= 65535:
+        raise UsageError(f"--port {port}: expected 1 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise UsageError(
+            f"can't serve on {host} port {port} ({error.strerror or error}): choose another with --port or --host"
+        ) from error
