@@ -14,7 +14,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from for_model.methods.head_files import make_head, write_head
 
 from for_app.views.leaderboard import read_boards
 from for_eval.__main__ import main as evaluate
@@ -22,9 +21,11 @@ from for_eval.leaderboard import paper_tables
 from for_model.backbones.registry import BACKBONES, BackboneEntry, load_backbone
 from for_model.data.registry import DATASETS, DatasetEntry, datasets_help, load_dataset
 from for_model.errors import UsageError
-from for_model.methods.head_config import HeadConfig
 from for_model.methods.build import build_method
+from for_model.methods.head_config import HeadConfig
+from for_model.methods.head_files import make_head, write_head
 from for_model.methods.registry import METHODS, MethodEntry, method_title, methods_help
+from for_model.settings import parse
 from for_search.__main__ import main as search
 from for_search.index.engines import ENGINES
 from for_search.index.index_files import open_index
@@ -310,5 +311,7 @@ def test_what_is_not_registered_is_refused() -> None:
         build_method("corners")
     with pytest.raises(UsageError, match="unknown dataset 'colours'"):
         load_dataset("colours")
-    with pytest.raises(UsageError, match=r"head.kind is 'learned'; expected one of ft-clip, ft-dense-clip, for$"):
-        HeadConfig(kind="learned")
+    with pytest.raises(
+        UsageError, match=r"head.kind is 'learned'; expected one of ft-clip, ft-dense-clip, for, for\+$"
+    ):
+        parse(HeadConfig, {"kind": "learned"})

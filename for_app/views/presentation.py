@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from for_app.views.templates import render
 from for_model.data.dataset import ImageId
 from for_model.methods.protocol import MethodInfo
+from for_model.methods.registry import method_title
 from for_search.index.index import SearchIndex
 from for_search.library.background_builds import BuildState
-from for_search.library.library import method_title
 from for_search.query.evidence import Evidence
 from for_search.query.searcher import SearchResult
 

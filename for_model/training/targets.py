@@ -15,7 +15,7 @@ from for_model.methods.clip_method import ClipMethod
 from for_model.text import cached_category_embeddings
 from for_model.training.config import PseudoLabelConfig, TrainConfig
 from for_model.training.features import Features, Rows
-from for_model.training.losses import with_pseudo_negatives
+from for_model.training.losses.set_prediction import with_pseudo_negatives
 from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary
 from for_model.training.teacher import Teacher, soft_teacher
 

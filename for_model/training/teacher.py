@@ -16,7 +16,7 @@ from for_model.heads.clip import ClipHead
 from for_model.heads.dense import DenseHead
 from for_model.heads.protocol import Head
 from for_model.training.features import Features, Rows
-from for_model.training.ranking_losses import best_cosines, teacher_logits
+from for_model.training.losses.ranking import best_cosines, teacher_logits
 
 _BATCH = 64
 

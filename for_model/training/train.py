@@ -30,7 +30,7 @@ from for_model.training.checkpoint import restore_checkpoint, save_checkpoint
 from for_model.training.config import TrainConfig
 from for_model.training.distributed import World, join_world, local_device
 from for_model.training.features import Rows, open_features
-from for_model.training.objectives import RankingObjective, SetObjective, TrainingObjective
+from for_model.training.losses.objectives import RankingObjective, SetObjective, TrainingObjective
 from for_model.training.run_folder import claim_folder, hold_lock, write_log
 from for_model.training.targets import Targets
 

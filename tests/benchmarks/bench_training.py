@@ -22,7 +22,7 @@ from for_model.heads.dense import DenseHead
 from for_model.heads.protocol import Head
 from for_model.heads.sum_clip import SumHead
 from for_model.training.features import open_features
-from for_model.training.losses import set_prediction_loss
+from for_model.training.losses.set_prediction import set_prediction_loss
 from for_model.training.train import _cpu_has_bfloat16
 from tests.benchmarks.bench_heads import random_pool
 

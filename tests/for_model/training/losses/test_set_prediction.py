@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from for_model.errors import ForError, UsageError
-from for_model.training.losses import match, set_prediction_loss, with_pseudo_negatives
+from for_model.training.losses.set_prediction import match, set_prediction_loss, with_pseudo_negatives
 
 
 def unit(*shape: int, seed: int = 0) -> Tensor:

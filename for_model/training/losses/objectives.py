@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from for_model.backbones.protocol import ImageTextBackbone
 from for_model.training.config import TrainConfig
 from for_model.training.features import Rows
-from for_model.training.losses import set_prediction_loss
-from for_model.training.ranking_losses import best_cosines, ranking_loss, teacher_loss
+from for_model.training.losses.ranking import best_cosines, ranking_loss, teacher_loss
+from for_model.training.losses.set_prediction import set_prediction_loss
 from for_model.training.targets import Targets
 
 
