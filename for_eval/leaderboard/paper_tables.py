@@ -1,4 +1,4 @@
-"""Which rows the paper's tables have: on its own datasets, and on MiniScenes, where everyone can make them.
+"""Which rows the tables have: the paper's, on its own datasets, on MiniScenes and on Flickr8k, and our own of FOR+.
 
 A row is a method as it is, or a training with some settings of the suite's config changed, for one or more seeds.
 """
@@ -27,13 +27,20 @@ _CONFIGS = Path(for_model.__file__).parent / "configs"
 
 @dataclass(frozen=True)
 class Row:
-    """label: what the first columns say.  method: one that isn't trained; None for a training with these settings
-    changed.  backbone: the method's, None for the suite's."""
+    """One row of a table.
+
+    label: what the first columns say.
+    method: one that isn't trained; None for a training.
+    settings: of the training, `section.key=value` each, where they differ from the config.
+    backbone: the method's, None for the suite's.
+    config: the training's config; None for the suite's.
+    """
 
     label: tuple[str, ...]
     method: str | None = None
     settings: tuple[str, ...] = ()
     backbone: str | None = None
+    config: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Suite:
     def training(self, row: Row, seed: int, root: Path | None = None) -> TrainConfig:
         """What a trained row is trained by. root: the dataset's folder, None for a built-in one."""
         place = [] if root is None else [f"data.root={root}"]
-        return load_config(self.config, [*row.settings, *place, f"seed={seed}", f"data.fold={seed}"])
+        return load_config(row.config or self.config, [*row.settings, *place, f"seed={seed}", f"data.fold={seed}"])
 
     def key(self, row: Row, seed: int) -> str:
         """What tells a row's results from others, the same for all rows of the suite that are made in the same way."""
@@ -127,8 +134,16 @@ def _vocabulary(cluster: str, names: str, without_novel: str) -> Table:
     )
 
 
-def _ablations(queries: tuple[int, ...], folds: int) -> dict[str, Table]:
-    """Tables 4 to 7, which the paper has for COCO."""
+def _ablations(queries: tuple[int, ...], folds: int, projections: bool = True) -> dict[str, Table]:
+    """Tables 4 to 7, which the paper has for COCO.
+
+    queries: N of each row of Table 6.
+    folds: seeds of Table 5, each of which draws other labelled images.
+    projections: whether the backbone's pool has q, k, v and c; of another, the values are trained or not.
+    """
+    frozen_parts: tuple[tuple[str, str], ...] = (("none", "none"), ("v, c", "vo"), ("q, k, v, c", "qkvo"))
+    if not projections:
+        frozen_parts = (("none", "none"), ("v, c", "qkvo"))
     return {
         "freezing": Table(
             "Table 4: the projections that stay CLIP's",
@@ -137,7 +152,7 @@ def _ablations(queries: tuple[int, ...], folds: int) -> dict[str, Table]:
             tuple(
                 Row((frozen, losses, str(layers)), settings=(f"head.freeze={freeze}", f"head.layers={layers}", *more))
                 for losses, layers, more in (("labels", 0, (_SUP,)), ("both", 0, ()), ("both", 2, ()))
-                for frozen, freeze in (("none", "none"), ("v, c", "vo"), ("q, k, v, c", "qkvo"))
+                for frozen, freeze in frozen_parts
             ),
         ),
         "labelled": Table(
@@ -211,7 +226,68 @@ def _labelling() -> Table:
     )
 
 
+def _plus(config: Path, cells: int, seeds: int = 3) -> Table:
+    """FOR+ (ours, not the paper's) beside what it is compared with, by N and by what it learns from.
+
+    config: of FOR+ of 8 embeddings.  cells: K.
+    """
+    columns = ("method", "embeddings an image", "objective", "labels", "other names")
+    plus, dense, cluster, full = _TITLES["for+"], _TITLES["ft-dense-clip"], _TITLES["cluster-clip"], "teacher"
+    untrained = ("", "no", "no")
+    ranked = ("head.kind=ft-dense-clip",)
+
+    def trained(n: int, *settings: str, labels: str = "yes", names: str = full) -> Row:
+        return Row((plus, str(n), "ranking", labels, names), settings=(f"head.queries={n}", *settings), config=config)
+
+    return Table(
+        "FOR+ (ours): a partition of CLIP's own space, and losses that rank images",
+        (),
+        columns,
+        (
+            *(Row((cluster, str(n), *untrained), f"cluster-clip:{n}") for n in (8, 12)),
+            Row((dense, str(cells), "set", "yes", "pseudo-labels"), settings=("head.kind=ft-dense-clip",)),
+            Row((dense, str(cells), "ranking", "yes", full), settings=ranked, config=config),
+            Row((_TITLES["for"], "8", "set", "yes", "pseudo-labels"), settings=("head.queries=8",)),
+            trained(8),
+            trained(12),
+            trained(4),
+            trained(25),
+            trained(8, "pseudo_labels.without_novel=true", names="teacher without the novel names"),
+            trained(8, _SUP, names="no"),
+            trained(8, _PL, labels="no"),
+        ),
+        seeds,
+    )
+
+
+def _literal() -> Table:
+    """What the settings of the loss that depart from Table 8 bring, beside those of Table 8."""
+    return Table(
+        "Table 8's own settings of the loss, beside the adapted ones",
+        (),
+        ("no-object weight w", "scale of the cosines"),
+        (
+            Row(("0.1", "CLIP's own"), settings=("loss.no_object_weight=0.1", "loss.scale=1.0")),
+            Row(("0", "half of CLIP's own")),
+        ),
+    )
+
+
+def _captions(config: Path) -> Table:
+    """Labels from boxes, and from the nouns of captions."""
+    return Table(
+        "Labels from captions (ours)",
+        (),
+        ("method", "labels from"),
+        (
+            Row((_TITLES["for+"], "boxes"), config=config),
+            Row((_TITLES["for+"], "captions"), settings=("data.labels=captions",), config=config),
+        ),
+    )
+
+
 _IN21K = ("ImageNet-21K", "ImageNet-21K but the novel names")
+_IN21K_TENTH = ("every tenth name of ImageNet-21K", "every tenth name of ImageNet-21K but the novel names")
 
 SUITES: dict[str, Suite] = {
     suite.dataset: suite
@@ -224,6 +300,20 @@ SUITES: dict[str, Suite] = {
                 "main": _main(25, (4, 8), (4, 8), tuned=True, seeds=3),
                 "vocabulary": _vocabulary("cluster-clip:8", "236 nouns", "236 nouns but the novel 17"),
                 **_ablations((2, 4, 8, 16), folds=1),
+                "plus": _plus(_CONFIGS / "for-plus-miniscenes.toml", 25),
+                "literal": _literal(),
+            },
+        ),
+        Suite(
+            "flickr8k",
+            "val",
+            _CONFIGS / "for-flickr8k.toml",
+            {
+                "main": _main(49, (4, 8), (4, 8), tuned=True, seeds=3),
+                "vocabulary": _vocabulary("cluster-clip:8", *_IN21K_TENTH),
+                **_ablations((2, 4, 8, 16), folds=1, projections=False),
+                "plus": _plus(_CONFIGS / "for-plus-flickr8k.toml", 49),
+                "captions": _captions(_CONFIGS / "for-plus-flickr8k.toml"),
             },
         ),
         Suite(

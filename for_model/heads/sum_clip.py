@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
 from for_model.errors import UsageError
-from for_model.heads.config import SumSettings
-from for_model.heads.projections import own_projections, with_own
+from for_model.heads.config import Freeze, SumSettings
+from for_model.heads.projections import own_projections, value_residual, with_own
 from for_model.heads.protocol import TrainableHead
+
+_TRAINED: dict[Freeze, str] = {"none": "qkvc", "vo": "qk", "qkvo": ""}
 
 
 class DecoderLayer(nn.Module):
@@ -44,7 +47,8 @@ class SumHead(TrainableHead):
     """SUM-CLIP (eq. 3): Y = c(Z), Z = softmax(q(F(Q, X)) k(X)^T) v(X).
 
     The last attention is the backbone's attention pool, mean token and positions included, so that with CLIP's own
-    query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's.
+    query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's; on
+    a pool that has none (photo-lite's), a linear map of the tokens, zero at first, is added to the values instead.
     The decoder F starts from the queries themselves: started from zeros, as DETR's, its queries are all but alike at
     first, and it learns little. Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
     Raises UsageError when `heads` doesn't divide the backbone's width, or the pool has no projections to unfreeze.
@@ -66,7 +70,9 @@ class SumHead(TrainableHead):
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
-        self.own = own_projections(pool, {"none": "qkvc", "vo": "qk", "qkvo": ""}[settings.freeze])
+        trains_values = settings.freeze == "none" and not isinstance(pool, AttentionPool)
+        self.residual: nn.Module | None = value_residual(pool, hidden=0) if trains_values else None
+        self.own = own_projections(pool, "" if trains_values else _TRAINED[settings.freeze])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,9 +84,13 @@ class SumHead(TrainableHead):
     def forward(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
         tokens = pool.tokens(X)
-        return F.normalize(
-            with_own(pool, self.own).attend(self._modulate(pool.cells(X), tokens), tokens).float(), dim=-1
-        )
+        queries = self._modulate(pool.cells(X), tokens)
+        if self.residual is None:
+            Y = with_own(pool, self.own).attend(queries, tokens)
+        else:
+            frozen, weights = pool.attend(queries, tokens, return_weights=True)
+            Y = frozen + self.residual(weights @ tokens)
+        return F.normalize(Y.float(), dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """Where each embedding looked: [B, N, K], the pool's attention over the cells, averaged over its heads.
