@@ -1,7 +1,7 @@
 """What annotation files in COCO's family have in common: lists of images, categories and annotations in one JSON."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ class FormatError(Exception):
     """Where a file departs from its format; the reader adds which file it is."""
 
 
-def read_lists(path: Path, format_name: str, layout: str) -> dict[str, Any]:
-    """The content of an annotation file, its lists `images`, `annotations` and `categories` checked to be there.
+def read_lists(
+    path: Path, format_name: str, layout: str, lists: Sequence[str] = ("images", "annotations", "categories")
+) -> dict[str, Any]:
+    """The content of an annotation file, its lists checked to be there.
 
     format_name: whose format it should be, and layout: where the files should lie, for the errors.
+    lists: the names of the lists.
     Raises DataError when the file is missing, damaged or of another format.
     """
     try:
@@ -28,7 +31,7 @@ def read_lists(path: Path, format_name: str, layout: str) -> dict[str, Any]:
         raise DataError(f"{path} can't be read ({error.strerror}): check the path and its permissions") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged, it is not valid JSON ({error}): fetch it again") from error
-    for key in ("images", "annotations", "categories"):
+    for key in lists:
         found = content.get(key) if isinstance(content, dict) else None
         if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
             raise DataError(f"{path} is not in {format_name} format: it has no list {key!r}; fetch it again")
@@ -53,9 +56,14 @@ def image_records(found: Iterable[tuple[Any, Any]]) -> tuple[ImageRecord, ...]:
     return tuple(records[key] for key in sorted(records))
 
 
-def check_annotations(annotations: list[dict[str, Any]], images: set[ImageId], categories: Iterable[Any]) -> None:
-    """Raise FormatError for an annotation without an id, or of an image or category that isn't listed."""
-    known = {"image_id": images, "category_id": set(categories)}
+def check_annotations(
+    annotations: list[dict[str, Any]], images: set[ImageId], categories: Iterable[Any] | None = None
+) -> None:
+    """Raise FormatError for an annotation without an id, or of an image or category that isn't listed.
+
+    categories: the ids of the categories; None for annotations that have none, as captions.
+    """
+    known = {"image_id": images} | ({} if categories is None else {"category_id": set(categories)})
     for annotation in annotations:
         for key, listed in known.items():
             value = annotation.get(key)

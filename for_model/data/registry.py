@@ -40,6 +40,7 @@ DATASETS: dict[str, DatasetEntry] = {
     for entry in (
         DatasetEntry("coco", "for_model.data.coco:load_coco", default_split="val2017"),
         DatasetEntry("coco2014", "for_model.data.coco:load_coco2014", default_split="val2014"),
+        DatasetEntry("flickr8k", "for_model.data.flickr8k:load_flickr8k", default_split="val"),
         DatasetEntry("folder", "for_model.data.folder:load_folder", default_split=None, labelled=False),
         DatasetEntry("lvis", "for_model.data.lvis:load_lvis", default_split="val"),
         DatasetEntry("lvis-v0.5", "for_model.data.lvis:load_lvis_v05", default_split="val"),

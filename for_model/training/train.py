@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from for_model.backbones.protocol import ImageTextBackbone
 from for_model.backbones.registry import load_backbone
+from for_model.data.captions import captions_path, labels_from_captions, read_captions
 from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError, UsageError
@@ -260,6 +261,8 @@ def load_training_data(config: TrainConfig) -> Dataset:
     """The images and labels that a training is told to use. Raises DataError, also for missing images."""
     data = config.data
     dataset = load_dataset(data.dataset, Path(data.root).expanduser() if data.root else None, data.split)
+    if data.labels == "captions":
+        dataset = labels_from_captions(dataset, read_captions(captions_path(dataset)))
     if data.images:
         dataset = replace(dataset, images=dataset.images[: data.images])
     if not data.allow_missing:

@@ -164,7 +164,9 @@ def test_registry_loads_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_registry_explains_wrong_use(tmp_path: Path) -> None:
     assert {"coco", "folder", "lvis", "miniscenes"} <= set(DATASETS)
-    with pytest.raises(UsageError, match=r"unknown dataset 'cocoa': choose one of coco, coco2014, folder, lvis"):
+    with pytest.raises(
+        UsageError, match=r"unknown dataset 'cocoa': choose one of coco, coco2014, flickr8k, folder, lvis"
+    ):
         load_dataset("cocoa", tmp_path)
     for name in ("coco", "folder"):
         with pytest.raises(UsageError, match=f"dataset '{name}' needs a folder: give it with --root"):

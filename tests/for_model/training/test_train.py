@@ -370,3 +370,28 @@ def test_missing_images_stop_a_training_before_it_starts(scenes: Path, tmp_path:
         list(train(config(root, backbone="no such backbone"), tmp_path / "run"))
     (line,) = train(config(root, data={"allow_missing": True}, optimizer={"epochs": 1}), tmp_path / "run")
     assert line["skipped"] == 1
+
+
+def test_captions_in_place_of_annotations(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    settings = config(root, data={"labels": "captions"}, loss={"pse": 0.0}, optimizer={"epochs": 1})
+    with pytest.raises(DataError, match=r"captions_train\.json doesn't exist") as error:
+        list(train(settings, tmp_path / "none"))
+    assert "\n" not in str(error.value)
+    annotated = load_coco(root, "train")
+    base, novel = (next(c.name for c in annotated.categories if c.group == group) for group in ("base", "novel"))
+    first, second, *_ = (image.id for image in annotated.images)
+    content = {
+        "images": [{"id": image.id, "file_name": image.path} for image in annotated.images],
+        "annotations": [
+            {"id": 1, "image_id": first, "caption": f"One {base} and two {novel}s ."},
+            {"id": 2, "image_id": second, "caption": "Nothing"},
+        ],
+    }
+    write_json(root / "annotations" / "captions_train.json", content)
+    training = training_of(settings, tmp_path / "run")
+    trained_on = [c.name for c in annotated.categories if c.group == "base"]
+    assert [[trained_on[n] for n in found] for found in training.targets.base[:2]] == [[base], []]  # base names alone
+    assert not any(training.targets.base[2:])
+    assert len(list(training.run())) == 1
