@@ -28,7 +28,7 @@ class ForPlusHead(TrainableHead):
         w_k  = exp(a x_k + b)                                          a, b zero at first
         P_nk = softmax over n of sharpness * cos(q s_n, k d_k)         q, k: [Co, Co], the identity at first
         A_nk = P_nk w_k / sum over k of P_nk w_k
-        z_n  = sum_k A_nk c(v(x_k)) + r(sum_k A_nk x_k)                r zero at first
+        z_n  = sum_k A_nk c(v(x_k)) + r(norm(sum_k A_nk x_k))          r zero at first; norm over the channels
 
     The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds
     go to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
@@ -64,7 +64,7 @@ class ForPlusHead(TrainableHead):
         with torch.no_grad():
             dense, whole = pool.project(X).float(), ClipHead()(X, pool)  # [B, K, Co], [B, 1, Co]
         shares = self._shares(pool.cells(X), dense)
-        z = shares @ dense + self.residual(shares @ pool.cells(X)).float()  # [B, N, Co]
+        z = shares @ dense + self.residual(_standardised(shares @ pool.cells(X))).float()  # [B, N, Co]
         return F.normalize(F.normalize(z, dim=-1) + self._settings.whole * whole, dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
@@ -83,3 +83,8 @@ class ForPlusHead(TrainableHead):
         cosines = F.normalize(self.q(asked), dim=-1) @ F.normalize(self.k(unit), dim=-1).transpose(1, 2)
         log_p = (self._settings.sharpness * cosines.float()).log_softmax(dim=1)  # [B, N, K], over the seeds
         return (log_p + log_weight[:, None, :]).softmax(dim=-1)
+
+
+def _standardised(x: Tensor) -> Tensor:
+    """x: [..., Ce] -> the same with mean 0 and variance 1 over the channels, so that r learns alike on any backbone."""
+    return F.layer_norm(x, x.shape[-1:])
