@@ -5,7 +5,7 @@ partition by CLIP's own dense embeddings can't. It starts as a soft Cluster-CLIP
 Shapes: B images, K cells, N embeddings an image, Ce backbone width, Co joint width.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,23 @@ from for_model.heads.projections import value_residual, zeroed
 from for_model.heads.protocol import TrainableHead
 
 
+class FrozenParts(NamedTuple):
+    """What the head needs of the frozen backbone besides X: the same in every step of a training.
+
+    dense: [B, K, Co], c(v(x)) of every cell (eq. 2), not normalised.
+    whole: [B, 1, Co], CLIP's own embedding (eq. 1), unit-norm.
+    """
+
+    dense: Tensor
+    whole: Tensor
+
+
+@torch.no_grad()
+def frozen_parts(X: Tensor, pool: Pool) -> FrozenParts:
+    """X: [B, K, Ce] float32, the backbone's feature map -> the parts, float32."""
+    return FrozenParts(pool.project(X).float(), ClipHead()(X, pool))
+
+
 class ForPlusHead(TrainableHead):
     """FOR+: y_n = norm(norm(z_n) + whole * y_CLIP), with z_n a weighted mean of the cells' values.
 
@@ -28,16 +45,21 @@ class ForPlusHead(TrainableHead):
         w_k  = exp(a x_k + b)                                          a, b zero at first
         P_nk = softmax over n of sharpness * cos(q s_n, k d_k)         q, k: [Co, Co], the identity at first
         A_nk = P_nk w_k / sum over k of P_nk w_k
-        z_n  = sum_k A_nk c(v(x_k)) + r(norm(sum_k A_nk x_k))          r zero at first; norm over the channels
+        z_n  = sum_k A_nk c(v(x_k)) + r((sum_k A_nk x_k - m) / s)      r zero at first
 
     The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds
     go to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
     distinct cells than N, the first seed is repeated.
     r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)),
-    which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names.
+    which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names. m [Ce] and the number s
+    (`centre`, `spread`) are the features' mean and spread over the training images, so that r learns alike on any
+    backbone; 0 and 1 until `fit_features` is called.
 
     pool: of the backbone that the head is for.
     """
+
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, settings: PlusSettings, pool: Pool) -> None:
         super().__init__()
@@ -48,6 +70,8 @@ class ForPlusHead(TrainableHead):
         nn.init.eye_(self.k.weight)
         self.weight = zeroed(nn.Linear(pool.width, 1))
         self.residual = value_residual(pool, settings.hidden)
+        self.register_buffer("centre", torch.zeros(pool.width))
+        self.register_buffer("spread", torch.ones(()))
         if settings.steady:
             for part in (self.q, self.k, self.weight):
                 part.requires_grad_(False)
@@ -59,12 +83,23 @@ class ForPlusHead(TrainableHead):
     def n_embeddings(self, n_cells: int) -> int:
         return self._settings.queries
 
-    def forward(self, X: Tensor, pool: Pool) -> Tensor:
-        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
-        with torch.no_grad():
-            dense, whole = pool.project(X).float(), ClipHead()(X, pool)  # [B, K, Co], [B, 1, Co]
+    def fit_features(self, centre: Tensor, spread: float) -> None:
+        """Take the mean of the training images' feature maps and their spread into the head, before training.
+
+        centre: [Ce] float32, over all cells of all images.
+        spread: the root mean square, over images and channels, of an image's mean cell minus `centre`; above 0.
+        """
+        self.centre.copy_(centre)
+        self.spread.fill_(spread)
+
+    def forward(self, X: Tensor, pool: Pool, frozen: FrozenParts | None = None) -> Tensor:
+        """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable.
+
+        frozen: the parts of X, if they are at hand.
+        """
+        dense, whole = frozen_parts(X, pool) if frozen is None else frozen
         shares = self._shares(pool.cells(X), dense)
-        z = shares @ dense + self.residual(_standardised(shares @ pool.cells(X))).float()  # [B, N, Co]
+        z = shares @ dense + self.residual((shares @ pool.cells(X) - self.centre) / self.spread).float()  # [B, N, Co]
         return F.normalize(F.normalize(z, dim=-1) + self._settings.whole * whole, dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
@@ -83,8 +118,3 @@ class ForPlusHead(TrainableHead):
         cosines = F.normalize(self.q(asked), dim=-1) @ F.normalize(self.k(unit), dim=-1).transpose(1, 2)
         log_p = (self._settings.sharpness * cosines.float()).log_softmax(dim=1)  # [B, N, K], over the seeds
         return (log_p + log_weight[:, None, :]).softmax(dim=-1)
-
-
-def _standardised(x: Tensor) -> Tensor:
-    """x: [..., Ce] -> the same with mean 0 and variance 1 over the channels, so that r learns alike on any backbone."""
-    return F.layer_norm(x, x.shape[-1:])

@@ -95,6 +95,7 @@ class LossConfig(Settings):
         only a share of the images is labelled (Table 5), over the labelled ones a lone one weighs as much as a batch.
     temperature: of the cosines in the ranking objective's softmax over images.
     rarity: a label of the ranking objective counts by its name's frequency to the power of minus this; 0 for all alike.
+    teacher_temperature: of the cosines in the softmax over images that learns from the soft teacher.
     sharpness: of the soft teacher.
     negatives: of a federated dataset (LVIS), so many negatives and pseudo negatives an image, at least (supplement A).
     """
@@ -107,6 +108,7 @@ class LossConfig(Settings):
     sup_mean: SupMean = "labelled"
     temperature: Positive = 1 / 15
     rarity: NonNegative = 0.0
+    teacher_temperature: Positive = 1 / 15
     sharpness: Positive = 1.5
     negatives: Count = 50
 

@@ -17,7 +17,7 @@ from for_model.training.config import PseudoLabelConfig, TrainConfig
 from for_model.training.features import Features, Rows
 from for_model.training.losses.set_prediction import with_pseudo_negatives
 from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary
-from for_model.training.teacher import Teacher, soft_teacher
+from for_model.training.teacher import Teacher, soft_teacher, survey
 
 
 class Targets:
@@ -27,6 +27,7 @@ class Targets:
     base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
     absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
     pseudo: the pseudo-labels of the set objective, None without that branch.  pseudo_texts: [V, Co].
+    survey: of the ranking objective, what one look at all images found.
     teacher: the soft teacher of the ranking objective, None without that branch; it has the same `pseudo_texts`.
     """
 
@@ -51,14 +52,17 @@ class Targets:
             ]
         self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
         self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
+        ranking = config.loss.objective == "ranking"
+        self.survey = survey(features, method.backbone) if ranking else None
         self.pseudo: StoredLabels | None = None
         self.teacher: Teacher | None = None
         if config.loss.pse:
             settings = config.pseudo_labels
             names = _names(settings, dataset)
             self.pseudo_texts = cached_category_embeddings(method, names).to(device)
-            if config.loss.objective == "ranking":
-                self.teacher = soft_teacher(features, method.backbone, self.pseudo_texts, config.loss.sharpness)
+            if self.survey is not None:
+                frozen, sharpness = self.survey.frozen, config.loss.sharpness
+                self.teacher = soft_teacher(features, method.backbone, self.pseudo_texts, sharpness, frozen)
             else:
                 folder = cache_dir() / "pseudo-labels"
                 self.pseudo = stored_labels(features, method, names, settings.threshold, folder, settings.scale)

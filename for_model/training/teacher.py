@@ -12,43 +12,106 @@ from torch import Tensor
 from tqdm import tqdm
 
 from for_model.backbones.protocol import ImageTextBackbone
-from for_model.heads.clip import ClipHead
-from for_model.heads.dense import DenseHead
-from for_model.heads.protocol import Head
+from for_model.heads.for_plus import FrozenParts, frozen_parts
 from for_model.training.features import Features, Rows
 from for_model.training.losses.ranking import best_cosines, teacher_logits
 
 _BATCH = 64
+_MOST_BYTES = 2**31  # of frozen parts that are kept in memory
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the frozen backbone makes of every image, kept in memory as float16: see `heads.for_plus.FrozenParts`.
+
+    dense: [M, K, Co].  whole: [M, 1, Co]. Zeros for images that can't be decoded.
+    """
+
+    dense: Tensor
+    whole: Tensor
+
+    def of(self, rows: Rows, device: torch.device) -> FrozenParts:
+        """Some images' parts, float32, on the device."""
+        chosen = torch.from_numpy(rows)
+        return FrozenParts(*(part[chosen].to(device, torch.float32) for part in (self.dense, self.whole)))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at all images of a dataset finds.
+
+    centre: [Ce] float32, the mean of all cells of all images.
+    spread: the root mean square, over images and channels, of an image's mean cell minus `centre`.
+    frozen: what the frozen backbone makes of every image; None when it would take more than 2 GiB.
+    """
+
+    centre: Tensor
+    spread: float
+    frozen: Frozen | None
+
+
+@torch.no_grad()
+def survey(features: Features, backbone: ImageTextBackbone) -> Survey:
+    """Look at every image of a dataset once.
+
+    features: the feature maps of the dataset.
+    backbone: that made them.
+    """
+    count, dim = len(features.usable), backbone.dim
+    frozen = None
+    if 2 * count * (backbone.n_cells + 1) * dim <= _MOST_BYTES:
+        dense = torch.zeros(count, backbone.n_cells, dim, dtype=torch.float16)
+        frozen = Frozen(dense, torch.zeros(count, 1, dim, dtype=torch.float16))
+    means = torch.zeros(count, backbone.width)  # [M, Ce], of each image's cells
+    for rows, X in _batches(features, "feature maps"):
+        chosen = torch.from_numpy(rows)
+        means[chosen] = backbone.pool.cells(X).mean(dim=1).cpu()
+        if frozen is not None:
+            parts = frozen_parts(X, backbone.pool)
+            frozen.dense[chosen], frozen.whole[chosen] = parts.dense.half().cpu(), parts.whole.half().cpu()
+    means = means[torch.from_numpy(features.usable)]
+    centre = means.mean(dim=0)
+    spread = float((means - centre).square().mean().sqrt())
+    return Survey(centre, max(spread, 1e-6), frozen)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """logits: [M, V] float16, as `ranking_losses.teacher_logits` gives them; 0 for images that can't be decoded."""
+    """logits: [M, V] float16, as `teacher_logits` gives them; 0 for images that can't be decoded."""
 
     logits: Tensor
 
     def of(self, rows: Rows, device: torch.device) -> Tensor:
-        """[b, V] float32: some images' logits."""
+        """Some images' logits: [b, V] float32, on the device."""
         return self.logits[torch.from_numpy(rows)].to(device, torch.float32)
 
 
 @torch.no_grad()
-def soft_teacher(features: Features, backbone: ImageTextBackbone, texts: Tensor, sharpness: float) -> Teacher:
+def soft_teacher(
+    features: Features, backbone: ImageTextBackbone, texts: Tensor, sharpness: float, frozen: Frozen | None = None
+) -> Teacher:
     """What CLIP's own embedding and Dense-CLIP's cells together say of every image for every name.
 
     features: the feature maps of the dataset.
     backbone: that made them.
     texts: [V, Co] float32, unit-norm, the names' embeddings, on the backbone's device.
     sharpness: see `teacher_logits`.
+    frozen: what `survey` kept, if it did; made again without.
     """
-    heads: tuple[Head, ...] = (ClipHead(), DenseHead())
     count = len(features.usable)
-    scores = [torch.zeros(count, len(texts)) for _ in heads]  # [M, V] each
-    order = [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    for rows, X in tqdm(features.batches(order), total=len(order), desc="soft teacher", unit="batch", disable=None):
-        for of_head, head in zip(scores, heads, strict=True):
-            of_head[torch.from_numpy(rows)] = best_cosines(head(X, backbone.pool), texts).cpu()
+    scores = [torch.zeros(count, len(texts)) for _ in FrozenParts._fields]  # [M, V] of Dense-CLIP and of CLIP
+    for rows, X in _batches(features, "soft teacher"):
+        parts = frozen_parts(X, backbone.pool) if frozen is None else frozen.of(rows, texts.device)
+        for of_head, part in zip(scores, parts, strict=True):
+            of_head[torch.from_numpy(rows)] = best_cosines(torch.nn.functional.normalize(part, dim=-1), texts).cpu()
     usable = torch.from_numpy(features.usable)
     logits = torch.zeros(count, len(texts), dtype=torch.float16)
     logits[usable] = teacher_logits([of_head[usable] for of_head in scores], sharpness).half()
     return Teacher(logits)
+
+
+def _batches(features: Features, what: str) -> "tqdm[tuple[Rows, Tensor]]":
+    """All images of a dataset, some at a time, with a progress bar."""
+    count = len(features.usable)
+    order = [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
+    return tqdm(features.batches(order), total=len(order), desc=what, unit="batch", disable=None)

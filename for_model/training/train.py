@@ -25,6 +25,7 @@ from for_model.data.dataset import Dataset
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError, ForError, UsageError
 from for_model.heads.cluster import ClusterHead
+from for_model.heads.for_plus import ForPlusHead
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.head_files import make_head, write_head
 from for_model.training.checkpoint import restore_checkpoint, save_checkpoint
@@ -57,6 +58,8 @@ class Training:
             world.wait()
         torch.manual_seed(config.seed)
         self.head = make_head(config.head, self.backbone.pool).to(device)
+        if isinstance(self.head, ForPlusHead) and self.targets.survey is not None:
+            self.head.fit_features(self.targets.survey.centre, self.targets.survey.spread)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.head.named_parameters() if parameter.requires_grad
         }
@@ -178,11 +181,7 @@ class Training:
         labelled = np.flatnonzero(self.targets.labelled[rows])
         counts = self.world.sum_(torch.tensor([len(rows), len(labelled)], dtype=torch.float64, device=self.device))
         n_images, n_labelled = counts.tolist()
-        if self.autocast is None:
-            Y = self.head(X, self.backbone.pool)
-        else:
-            with torch.autocast(self.device.type, self.autocast):
-                Y = self.head(X, self.backbone.pool)
+        Y = self._embed(rows, X)
         sup = pse = 0.0 * Y.sum()
         if self.config.loss.sup and n_labelled:
             part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
@@ -204,6 +203,16 @@ class Training:
         self.optimizer.step()
         for key, value in zip(_SUMS, (*values, n_images), strict=True):
             self.sums[key] += value
+
+    def _embed(self, rows: Rows, X: Tensor) -> Tensor:
+        """Y: [b, N, Co] of some images; X: [b, K, Ce], their feature maps."""
+        kept = {}
+        survey = self.targets.survey
+        if survey is not None and survey.frozen is not None and isinstance(self.head, ForPlusHead):
+            kept = {"frozen": survey.frozen.of(rows, self.device)}
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            Y: Tensor = self.head(X, self.backbone.pool, **kept)
+        return Y
 
     def _share_gradients(self) -> None:
         if self.world.size == 1:

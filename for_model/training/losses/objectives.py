@@ -80,7 +80,7 @@ class RankingObjective:
 
     def __init__(self, config: TrainConfig, targets: Targets) -> None:
         self._config, self._targets = config, targets
-        self._scale = 1 / config.loss.temperature
+        self._scale, self._teacher_scale = 1 / config.loss.temperature, 1 / config.loss.teacher_temperature
         weights = np.maximum(targets.frequencies, 1) ** -config.loss.rarity  # [C]
         total = targets.frequencies.sum()
         if total:
@@ -111,4 +111,4 @@ class RankingObjective:
             drawn = rng.choice(len(texts), self._config.pseudo_labels.a_step, replace=False)
             chosen = torch.from_numpy(np.sort(drawn)).to(Y.device)
             texts, teacher = texts[chosen], teacher[:, chosen]
-        return teacher_loss(best_cosines(Y.float(), texts), teacher, self._scale)
+        return teacher_loss(best_cosines(Y.float(), texts), teacher, self._teacher_scale)
