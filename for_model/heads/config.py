@@ -32,11 +32,11 @@ class PlusSettings(Settings):
     hidden: units of the ReLU layer in the trained part of the values; 0 for a linear map.
     sharpness: factor of the cosines in the softmax over the seeds.
     whole: how much of CLIP's own embedding is added to each of the N.
-    steady: keep q, k and the cells' weights as they start, and train the values alone.
+    root: take the signed square root of the pooled features before the trained part of the values.
     """
 
     queries: PositiveCount = 50
     hidden: Count = 512
     sharpness: Positive = 20.0
     whole: NonNegative = 0.5
-    steady: bool = False
+    root: bool = False

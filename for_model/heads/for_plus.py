@@ -45,15 +45,16 @@ class ForPlusHead(TrainableHead):
         w_k  = exp(a x_k + b)                                          a, b zero at first
         P_nk = softmax over n of sharpness * cos(q s_n, k d_k)         q, k: [Co, Co], the identity at first
         A_nk = P_nk w_k / sum over k of P_nk w_k
-        z_n  = sum_k A_nk c(v(x_k)) + r((sum_k A_nk x_k - m) / s)      r zero at first
+        z_n  = sum_k A_nk c(v(x_k)) + r((root(sum_k A_nk x_k) - m) / s)    r zero at first
 
     The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds
     go to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
     distinct cells than N, the first seed is repeated.
     r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)),
-    which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names. m [Ce] and the number s
-    (`centre`, `spread`) are the features' mean and spread over the training images, so that r learns alike on any
-    backbone; 0 and 1 until `fit_features` is called.
+    which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names. root is the identity,
+    or, with `root`, the signed square root, which tames a few large features; no gradient reaches the shares through it,
+    as its slope at 0 has no bound. m [Ce] and the number s (`centre`, `spread`) are its mean and spread over the
+    training images, so that r learns alike on any backbone; 0 and 1 until `fit_to` is called.
 
     pool: of the backbone that the head is for.
     """
@@ -72,9 +73,6 @@ class ForPlusHead(TrainableHead):
         self.residual = value_residual(pool, settings.hidden)
         self.register_buffer("centre", torch.zeros(pool.width))
         self.register_buffer("spread", torch.ones(()))
-        if settings.steady:
-            for part in (self.q, self.k, self.weight):
-                part.requires_grad_(False)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -83,14 +81,17 @@ class ForPlusHead(TrainableHead):
     def n_embeddings(self, n_cells: int) -> int:
         return self._settings.queries
 
-    def fit_features(self, centre: Tensor, spread: float) -> None:
-        """Take the mean of the training images' feature maps and their spread into the head, before training.
+    def fit_to(self, means: Tensor) -> None:
+        """Take the features' mean and spread into the head, before training.
 
-        centre: [Ce] float32, over all cells of all images.
-        spread: the root mean square, over images and channels, of an image's mean cell minus `centre`; above 0.
+        means: [M, Ce] float32, the mean cell of each training image, at least one.
         """
-        self.centre.copy_(centre)
-        self.spread.fill_(spread)
+        rooted = self._root(means)
+        self.centre.copy_(rooted.mean(dim=0))
+        self.spread.fill_((rooted - rooted.mean(dim=0)).square().mean().sqrt().clamp(min=1e-6))
+
+    def _root(self, x: Tensor) -> Tensor:
+        return x.sign() * x.abs().sqrt() if self._settings.root else x
 
     def forward(self, X: Tensor, pool: Pool, frozen: FrozenParts | None = None) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable.
@@ -99,7 +100,8 @@ class ForPlusHead(TrainableHead):
         """
         dense, whole = frozen_parts(X, pool) if frozen is None else frozen
         shares = self._shares(pool.cells(X), dense)
-        z = shares @ dense + self.residual((shares @ pool.cells(X) - self.centre) / self.spread).float()  # [B, N, Co]
+        pooled = self._root((shares.detach() if self._settings.root else shares) @ pool.cells(X))  # [B, N, Ce]
+        z = shares @ dense + self.residual((pooled - self.centre) / self.spread).float()  # [B, N, Co]
         return F.normalize(F.normalize(z, dim=-1) + self._settings.whole * whole, dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:

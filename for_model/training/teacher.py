@@ -40,13 +40,11 @@ class Frozen:
 class Survey:
     """What one look at all images of a dataset finds.
 
-    centre: [Ce] float32, the mean of all cells of all images.
-    spread: the root mean square, over images and channels, of an image's mean cell minus `centre`.
+    means: [m, Ce] float32, the mean cell of each image that can be decoded.
     frozen: what the frozen backbone makes of every image; None when it would take more than 2 GiB.
     """
 
-    centre: Tensor
-    spread: float
+    means: Tensor
     frozen: Frozen | None
 
 
@@ -69,10 +67,7 @@ def survey(features: Features, backbone: ImageTextBackbone) -> Survey:
         if frozen is not None:
             parts = frozen_parts(X, backbone.pool)
             frozen.dense[chosen], frozen.whole[chosen] = parts.dense.half().cpu(), parts.whole.half().cpu()
-    means = means[torch.from_numpy(features.usable)]
-    centre = means.mean(dim=0)
-    spread = float((means - centre).square().mean().sqrt())
-    return Survey(centre, max(spread, 1e-6), frozen)
+    return Survey(means[torch.from_numpy(features.usable)], frozen)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Training:
         torch.manual_seed(config.seed)
         self.head = make_head(config.head, self.backbone.pool).to(device)
         if isinstance(self.head, ForPlusHead) and self.targets.survey is not None:
-            self.head.fit_features(self.targets.survey.centre, self.targets.survey.spread)
+            self.head.fit_to(self.targets.survey.means)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.head.named_parameters() if parameter.requires_grad
         }
