@@ -45,15 +45,15 @@ class ForPlusHead(TrainableHead):
         w_k  = exp(a x_k + b)                                          a, b zero at first
         P_nk = softmax over n of sharpness * cos(q s_n, k d_k)         q, k: [Co, Co], the identity at first
         A_nk = P_nk w_k / sum over k of P_nk w_k
-        z_n  = sum_k A_nk c(v(x_k)) + r((root(sum_k A_nk x_k) - m) / s)    r zero at first
+        z_n  = sum_k A_nk c(v(x_k)) + r((root(sum_k A_nk x_k) - m) / s)   r zero at first
 
     The seeds are those of K-means' greedy seeding (`kmeans.seed_clusters`), cells counting by w_k so that fewer seeds
     go to what is never asked for; there are no iterations, and no gradient through the choice. Where there are fewer
     distinct cells than N, the first seed is repeated.
     r is what is trained of the values: a linear map of X, or one with a hidden layer, added to the frozen c(v(x)),
     which may be anything: a CLIP's projections, or photo-lite's classifier and fixed names. root is the identity,
-    or, with `root`, the signed square root, which tames a few large features; no gradient reaches the shares through it,
-    as its slope at 0 has no bound. m [Ce] and the number s (`centre`, `spread`) are its mean and spread over the
+    or, with `root`, the signed square root, which tames a few large features; no gradient reaches the shares through
+    it, as its slope at 0 has no bound. m [Ce] and the number s (`centre`, `spread`) are its mean and spread over the
     training images, so that r learns alike on any backbone; 0 and 1 until `fit_to` is called.
 
     pool: of the backbone that the head is for.
