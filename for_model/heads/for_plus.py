@@ -113,7 +113,9 @@ class ForPlusHead(TrainableHead):
         unit = F.normalize(dense, dim=-1)
         log_weight = self.weight(cells).squeeze(-1).float()  # [B, K]
         with torch.no_grad():
-            gram = (unit @ unit.transpose(1, 2)).double()  # [B, K, K]
+            gram = unit @ unit.transpose(1, 2)  # [B, K, K]
+            # Two cells that nobody else is near are as good a seed one as the other: rounding shall not choose.
+            gram = ((gram + gram.transpose(1, 2)) / 2).double()
             seeds = seed_clusters(gram, self._settings.queries, log_weight.double().exp())
             seeds = torch.where(seeds < 0, seeds[:, :1], seeds)
         asked = unit.gather(1, seeds[..., None].expand(-1, -1, unit.shape[-1]))  # [B, N, Co]

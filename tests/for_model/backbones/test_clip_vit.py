@@ -140,7 +140,16 @@ def test_fors_head_has_gradients_and_evidence(vit: VitBackbone) -> None:
     assert not any(p.requires_grad for p in vit.pool.parameters())
     assert head.evidence(X, vit.pool).shape == (2, 3, 16)
     with pytest.raises(UsageError, match=r"head\.freeze=qkvo"):
-        make_head(HeadConfig(kind="ft-clip"), vit.pool)
+        make_head(HeadConfig(heads=2, freeze="vo"), vit.pool)
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("ft-clip", ClipHead()), ("ft-dense-clip", DenseHead())])
+def test_fine_tuning_adds_to_the_values(vit: VitBackbone, kind: str, plain: ClipHead | DenseHead) -> None:
+    X = vit.features(some_pixels(64))
+    head = make_head(HeadConfig(kind=kind), vit.pool)
+    torch.testing.assert_close(head(X, vit.pool), plain(X, vit.pool))
+    (head(X, vit.pool) * torch.randn(vit.pool.dim)).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in head.parameters())
 
 
 def test_kept_feature_maps_have_the_class_token(vit: VitBackbone, tmp_path: Path) -> None:

@@ -179,6 +179,29 @@ def test_greedy_seeds_are_the_best_next_points() -> None:
         assert seeds[count] == min(range(20), key=costs.__getitem__)
 
 
+def test_weighted_seeds_are_the_best_next_points_of_points_that_count_so() -> None:
+    points = unit_points(2, 20, 8).double()
+    weights = torch.rand(2, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 5
+    gram = points @ points.transpose(1, 2)
+    chosen = seed_clusters(gram, 5, weights).tolist()
+    for image, seeds in enumerate(chosen):
+        distances = torch.cdist(points[image], points[image], compute_mode="donot_use_mm_for_euclid_dist").square()
+        for count in range(5):
+            costs = [float(distances[[*seeds[:count], k]].amin(0) @ weights[image]) for k in range(20)]
+            assert seeds[count] == min(range(20), key=costs.__getitem__)
+    assert chosen != seed_clusters(gram, 5).tolist()
+    assert seed_clusters(gram, 5, torch.full((2, 20), 3.0).double()).tolist() == seed_clusters(gram, 5).tolist()
+
+
+def test_a_point_that_counts_twice_is_as_good_as_two() -> None:
+    points = unit_points(1, 9, 8).double()
+    twice = torch.cat([points, points[:, 3:4]], dim=1)
+    weights = torch.ones(1, 9, dtype=torch.float64)
+    weights[0, 3] = 2
+    gram, of_twice = (each @ each.transpose(1, 2) for each in (points, twice))
+    assert seed_clusters(gram, 4, weights).tolist() == seed_clusters(of_twice, 4).tolist()
+
+
 def test_means_of_empty_clusters_repeat_the_largest() -> None:
     points = torch.tensor([[[1.0], [3.0], [10.0]]])
     assert cluster_means(points, torch.tensor([[2, 2, 0]]), 4).flatten().tolist() == [10, 2, 2, 2]

@@ -83,9 +83,10 @@ def test_default_clusters_are_the_papers_at_its_size() -> None:
 
 
 def test_names() -> None:
-    assert buildable_methods() == ["clip", "dense-clip", "cluster-clip", "for", "coca", "owlvit", "owlv2", "blip2"]
+    ours = ["clip", "dense-clip", "cluster-clip", "for", "for+"]
+    assert buildable_methods() == [*ours, "coca", "owlvit", "owlv2", "blip2"]
     assert all(name == entry.name for name, entry in METHODS.items())
-    assert methods_help().startswith("clip, dense-clip, cluster-clip, cluster-clip:N, for, coca, ")
+    assert methods_help().startswith("clip, dense-clip, cluster-clip, cluster-clip:N, for, for+, coca, ")
     assert parse_method("cluster-clip:25") == ("cluster-clip", 25)
     with pytest.raises(UsageError, match="unknown method 'sum'; expected one of clip, dense-clip, cluster-clip"):
         build("sum")
@@ -161,6 +162,9 @@ def test_titles() -> None:
         "for-sup": "FOR, labels alone, 8",
         "for-pl": "FOR, pseudo-labels alone, 8",
         "for": "FOR 8",
+        "for+-sup": "FOR+, labels alone, 8",
+        "for+-pl": "FOR+, pseudo-labels alone, 8",
+        "for+": "FOR+ 8",
         "coca": "CoCa",
         "owlvit": "OWL-ViT",
         "owlv2": "OWLv2",

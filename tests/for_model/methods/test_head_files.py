@@ -42,7 +42,7 @@ def test_a_written_head_is_the_same_head(mini: ClipResnet, X: Tensor, tmp_path: 
     assert torch.equal(torch.random.get_rng_state(), before)  # nobody's random numbers are shifted
     assert (file.method, file.config, file.training) == ("for-sup", config(kind), {"seed": 0})
     torch.testing.assert_close(head(X, mini.pool), expected, atol=2e-3, rtol=0)  # float16 on disk
-    assert head.n_embeddings(25) == {"for": 5, "ft-clip": 1, "ft-dense-clip": 25}[kind]
+    assert head.n_embeddings(25) == {"for": 5, "for+": 5, "ft-clip": 1, "ft-dense-clip": 25}[kind]
     assert len(head.settings["head_sha256"]) == 64
     assert not any(p.requires_grad for p in head.module.parameters())
 
@@ -110,19 +110,62 @@ def test_a_parameter_that_float16_cannot_hold(mini: ClipResnet, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pool_that_is_no_clips_can_only_be_frozen() -> None:
-    names = torch.nn.functional.normalize(torch.randn(10, 6), dim=-1)
-    pool = PhotoPool(torch.nn.Linear(16, 10), names, 3, PhotoSettings())
-    X = torch.randn(2, 9, 16).relu()
+def photo_pool() -> PhotoPool:
+    generator = torch.Generator().manual_seed(0)
+    names = torch.nn.functional.normalize(torch.randn(10, 6, generator=generator), dim=-1)
+    classifier = torch.nn.Linear(16, 10)
+    classifier.weight.data = torch.randn(10, 16, generator=generator)
+    return PhotoPool(classifier, names, 3, PhotoSettings()).requires_grad_(False)
+
+
+def photo_map() -> Tensor:
+    return torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(1)).relu()
+
+
+def test_a_pool_that_is_no_clips_keeps_its_q_and_k() -> None:
+    pool = photo_pool()
     head = make_head(HeadConfig(queries=4, heads=4, feedforward=8), pool)
-    Y = head(X, pool)
+    Y = head(photo_map(), pool)
     assert Y.shape == (2, 4, 7)
     Y.sum().backward()
     assert head.queries.grad is not None
     assert head.queries.grad.any()
-    for wrong in (HeadConfig(heads=4, freeze="vo"), HeadConfig(heads=4, kind="ft-dense-clip")):
-        with pytest.raises(UsageError, match="freeze=qkvo"):
-            make_head(wrong, pool)
+    with pytest.raises(UsageError, match=r"use head\.kind=for with head\.freeze=qkvo"):
+        make_head(HeadConfig(heads=4, freeze="vo"), pool)
+
+
+def of_the_values(head: torch.nn.Module, Y: Tensor) -> bool:
+    """Whether a gradient reaches the linear map that is added to the values."""
+    (Y * torch.randn(Y.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    return bool(head.residual.weight.grad.any())  # type: ignore[union-attr]
+
+
+def test_fine_tuning_a_pool_that_is_no_clips_adds_to_its_values() -> None:
+    pool, X = photo_pool(), photo_map()
+    tokens = pool.tokens(X)
+    inputs = {"ft-clip": tokens.mean(dim=1, keepdim=True), "ft-dense-clip": X}  # its mean token attends uniformly
+    frozen = {"ft-clip": pool.attend(tokens[:, :1], tokens), "ft-dense-clip": pool.project(X)}
+    for kind, plain in (("ft-clip", ClipHead()), ("ft-dense-clip", DenseHead())):
+        head = make_head(HeadConfig(kind=kind), pool)
+        torch.testing.assert_close(head(X, pool), plain(X, pool))
+        assert [name for name, _ in head.named_parameters()] == ["residual.weight", "residual.bias"]
+        assert of_the_values(head, head(X, pool))
+        with torch.no_grad():
+            head.residual.weight.normal_()
+            expected = frozen[kind] + head.residual(inputs[kind])
+            torch.testing.assert_close(head(X, pool), torch.nn.functional.normalize(expected, dim=-1))
+
+
+def test_fors_values_are_added_to_those_of_a_pool_that_is_no_clips() -> None:
+    pool, X = photo_pool(), photo_map()
+    heads = []
+    for freeze in ("qkvo", "none"):
+        torch.manual_seed(0)
+        settings = HeadConfig(queries=4, heads=4, feedforward=8, freeze=freeze)  # type: ignore[arg-type]
+        heads.append(make_head(settings, pool).eval())
+    frozen, trained = heads
+    torch.testing.assert_close(trained(X, pool), frozen(X, pool))
+    assert of_the_values(trained, trained(X, pool))
 
 
 def test_methods_by_name() -> None:
@@ -130,7 +173,7 @@ def test_methods_by_name() -> None:
     assert parse_method("runs/mine/head.safetensors") == ("runs/mine/head.safetensors", None)
     trained = {name for name, entry in METHODS.items() if entry.trained}
     assert trained >= {"for", "for-sup", "for-pl", "ft-clip", "ft-dense-clip"}
-    for name in trained - {"for"}:
+    for name in trained - {"for", "for+"}:
         with pytest.raises(UsageError, match="is trained, and none comes with FOR"):
             parse_method(name)
     with pytest.raises(UsageError, match="no head of FOR comes with RN50"):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from for_model.errors import UsageError
+from for_model.heads.config import PlusSettings
 from for_model.settings import valid_keys
 from for_model.training.config import TrainConfig, config_from, load_config
 from tests.helpers.paths import CONFIGS, REPOSITORY
@@ -100,6 +101,44 @@ def test_a_slip_is_one_clear_line(tmp_path: Path, change: str, says: str) -> Non
     path.write_text('seed = 0\n[data]\ndataset = "coco"\nsplit = "train2017"\n')
     with pytest.raises(UsageError, match=says):
         load_config(path, [change])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("loss.objective=rank", "loss.objective.*ranking"),
+        ("loss.temperature=0", "temperature"),
+        ("loss.rarity=-1", "rarity"),
+        ("loss.sharpness=0", "loss.sharpness"),
+        ("pseudo_labels.every=0", "every"),
+        ("pseudo_labels.a_step=-1", "a_step"),
+        ("optimizer.schedule=cosine", "schedule.*linear"),
+        ("data.labels=boxes", "labels.*captions"),
+        ("head.kind=for++", r"for\+"),
+        ("head.whole=-1", "whole"),
+        ("head.hidden=-1", "hidden"),
+    ],
+)
+def test_a_slip_in_fors_plus_is_one_clear_line(tmp_path: Path, change: str, says: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('[data]\ndataset = "coco"\nsplit = "train2017"\n')
+    with pytest.raises(UsageError, match=says) as raised:
+        load_config(path, [change])
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_set_is_the_papers() -> None:
+    config = config_from(BASE)
+    assert (config.loss.objective, config.optimizer.schedule, config.data.labels) == ("set", "drop", "annotations")
+    assert (config.head.kind, config.optimizer.decoupled, config.pseudo_labels.without_base) == ("for", False, False)
+
+
+def test_for_plus_takes_its_own_settings_out_of_the_heads() -> None:
+    config = config_from({**BASE, "head": {"kind": "for+", "queries": 3, "whole": 0.25, "layers": 5}})
+    settings = config.head.of(PlusSettings)
+    assert (settings.queries, settings.whole, settings.hidden, settings.steady) == (3, 0.25, 512, False)
+    assert not hasattr(settings, "layers")
+    assert config.method == "for+"
 
 
 def test_files_that_are_no_config(tmp_path: Path) -> None:

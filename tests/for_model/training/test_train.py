@@ -264,6 +264,91 @@ def test_without_labels_there_is_nothing_to_supervise(scenes: Path, tmp_path: Pa
     assert len(list(train(config(root, loss={"sup": 0.0}), tmp_path / "pl"))) == 2
 
 
+def plus(scenes: Path, **sections: dict) -> TrainConfig:
+    """A training of FOR+ that ranks the images of a batch."""
+    table: dict[str, dict] = {
+        "head": {"kind": "for+", "hidden": 16},
+        "loss": {"objective": "ranking", "pse": 8.0},
+        "optimizer": {"schedule": "linear", "weight_decay": 0.0},
+    }
+    return config(scenes, **{key: {**table.get(key, {}), **sections.get(key, {})} for key in {*table, *sections}})
+
+
+class TestRanking:
+    def test_overfits_a_few_scenes(self, scenes: Path, tmp_path: Path) -> None:
+        """Each base name ranks the scenes that hold it first, which the untrained head doesn't."""
+        settings = plus(
+            scenes,
+            data={"images": 12},
+            head={"queries": 8},
+            loss={"pse": 0.0},
+            optimizer={"epochs": 40, "batch_size": 12, "learning_rate": 3e-3},
+        )
+        training = training_of(settings, tmp_path / "run")
+        ((_, X),) = training.features.batches([np.arange(12)])
+        held = torch.tensor([[n in found for found in training.targets.base] for n in range(48)])
+        held = held[held.any(1)]
+        names = [n for n in range(48) if any(n in found for found in training.targets.base)]
+        assert len(names) >= 8
+
+        def in_order() -> int:
+            with torch.no_grad():
+                Y = training.head(X, training.backbone.pool)
+            scores = torch.einsum("mnd,cd->cmn", Y, training.targets.base_texts[names]).amax(-1)
+            return sum(bool(s[h].min() > s[~h].max()) for s, h in zip(scores, held, strict=True) if not h.all())
+
+        before = in_order()
+        lines = list(training.run())
+        assert before < len(names) / 2
+        assert in_order() == sum(not h.all() for h in held)
+        assert lines[-1]["loss"] < lines[0]["loss"] / 10
+
+    def test_resumed_in_the_middle_it_ends_with_the_same_weights(
+        self, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = plus(scenes, pseudo_labels={"every": 4, "a_step": 10})
+        whole = list(train(settings, tmp_path / "whole"))
+        monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)
+        part = training_of(settings, tmp_path / "parts")
+        monkeypatch.setattr(part, "_save_by_the_clock", lambda: (part._save(), _stop_at(part, 4)))
+        (tmp_path / "parts").mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            list(part.run())
+        rest = list(training_of(settings, tmp_path / "parts").run())
+        assert [line["loss"] for line in rest] == [line["loss"] for line in whole[1:]]
+        expected = weights_of(tmp_path / "whole")
+        for name, value in weights_of(tmp_path / "parts").items():
+            assert torch.equal(value, expected[name]), name
+        assert read_head_file(tmp_path / "whole" / "head.safetensors").method == "for+"
+
+    def test_several_processes_are_refused_in_one_line(
+        self, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(train_module, "join_world", lambda device: World(0, 2))
+        with pytest.raises(UsageError, match=r"loss\.objective=ranking .* 2 processes .* without torchrun") as raised:
+            list(train(plus(scenes), tmp_path / "run"))
+        assert "\n" not in str(raised.value)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_linear_schedule_ends_near_0_and_decoupled_is_adamw(self, scenes: Path, tmp_path: Path) -> None:
+        rate = {"learning_rate": 1e-3, "warmup_steps": 2}
+        training = training_of(plus(scenes, loss={"pse": 0.0}, optimizer={**rate, "decoupled": True}), tmp_path)
+        rates = []
+        for training.step in range(training.total_steps):
+            rates.append(training._set_rate())
+        assert training.total_steps == 6  # 40 images, 16 a step, twice
+        assert rates == pytest.approx([1e-3 * part for part in (1 / 2, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)])
+        assert training.optimizer.param_groups[0]["lr"] == rates[-1]
+        assert type(training.optimizer) is torch.optim.AdamW
+        coupled = training_of(plus(scenes, loss={"pse": 0.0}), tmp_path)
+        assert type(coupled.optimizer) is torch.optim.Adam
+
+
+def _stop_at(training: Training, step: int) -> None:
+    if training.step == step:
+        raise KeyboardInterrupt
+
+
 _SECOND = """
 import sys, json
 from pathlib import Path
