@@ -20,8 +20,11 @@ _COUNTED_ROWS = 1 << 17  # embeddings that a histogram scores; of a larger index
 class Answer:
     """What the page shows for one query.
 
-    hits: those shown, best first.  pictures: theirs, with captions.  status_html: a line about the search.
-    histogram_html: the scores of all images.  low, high: between which those lie, to two decimals.
+    hits: those shown, best first.
+    pictures: theirs, with captions.
+    status_html: a line about the search.
+    histogram_html: the scores of all images.
+    low, high: between which those lie, to two decimals.
     """
 
     query: Query

@@ -42,8 +42,9 @@ def add_endpoints(library: Library) -> None:
     ) -> dict:
         """The names that Cluster-CLIP sees in an image: name, probability, cluster, and whether it is right.
 
-        image: an uploaded file; or image_id, of an image of the index.  vocabulary: `dataset`, `imagenet21k`,
-        `miniscenes`, or `own`, which takes `names`.  threshold: the least probability.
+        image: an uploaded file; or image_id, of an image of the index.
+        vocabulary: `dataset`, `imagenet21k`, `miniscenes`, or `own`, which takes `names`.
+        threshold: the least probability.
         """
         if (image is None) != bool(image_id):
             raise UsageError("give either an image or the image_id of one of the index")

@@ -27,7 +27,9 @@ def asking(
 ) -> tuple[gr.Textbox, gr.Button, gr.Dataset]:
     """Add a field for a query, its button, and the examples of the library's first index.
 
-    label: of the field, for those who don't see it.  action: on the button.  prefix: of the elements' names.
+    label: of the field, for those who don't see it.
+    action: on the button.
+    prefix: of the elements' names.
     """
     with gr.Row(elem_classes="ask"):
         query = gr.Textbox(

@@ -8,9 +8,10 @@ from for_model.errors import ForError
 
 
 def run_command(action: Callable[[], None]) -> int:
-    """Run a command's action with its log on stderr. Returns the exit code.
+    """Run a command's action with its log on stderr.
 
-    0, or 2 with one line on stderr for what the user can mend (a ForError), or 130 when stopped by Ctrl-C.
+    Returns the exit code: 0, or 2 with one line on stderr for what the user can mend (a ForError), or 130 when stopped
+    by Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it would tell how it was loaded

@@ -6,7 +6,7 @@ from for_model.errors import UsageError
 
 
 def to_device(device: str | torch.device) -> torch.device:
-    """The device of that name. Raises UsageError for one that is unknown, or not there."""
+    """The device of that name. Raises UsageError for a name that torch doesn't know or a GPU that isn't there."""
     try:
         target = torch.device(device)
     except RuntimeError as error:

@@ -42,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def toml_value(text: str) -> Any:
-    """A value as TOML writes it; what isn't one stays a text."""
+    """The value of a text such as `25` or `[1, 2]` in TOML; a text that isn't valid TOML is returned as it is."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -102,9 +102,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
-    """A JSON object that tells how far a run has come.
+    """The JSON object that a run has written to say how far it has come.
 
-    None when it isn't there or is damaged: what it stands for is to be done again.
+    None when the file isn't there or is damaged: the run then starts from the beginning.
     """
     try:
         value = json.loads(path.read_bytes())

@@ -5,9 +5,11 @@ from typing import Any
 
 
 def imported(what: Any) -> Any:
-    """What `"package.module:name"` stands for; anything that isn't such a text is returned as it is.
+    """The function or class that `"package.module:name"` names.
 
-    Raises ImportError or AttributeError when there is none, which is an error of the registry's entry.
+    what: such a text, or anything else, which is returned as it is.
+
+    Raises ImportError or AttributeError when there is no such module or name: the registry's entry is wrong then.
     """
     if not isinstance(what, str):
         return what

@@ -24,14 +24,19 @@ def prompts_of(encoder: object) -> tuple[str, ...]:
 
 
 def fill_prompts(name: str, prompts: Sequence[str] | None = None) -> list[str]:
-    """The name in each of the prompts, by default the PROMPTS. Braces in the name mean nothing."""
+    """A name in each of the prompts.
+
+    name: put in as it is; braces in it have no meaning.
+    prompts: templates, each with one `{}`; None for PROMPTS.
+    """
     return [name.join(prompt.split("{}")) for prompt in (PROMPTS if prompts is None else prompts)]
 
 
 def prompted_name(query: str) -> str | None:
-    """The name to put into the PROMPTS for a free-text query, or None for a query to encode as it stands.
+    """The name to put into the prompts for a free-text query, or None for a query to encode as it stands.
 
-    Without a leading article, a query of at most three words that doesn't end like a sentence (. ! ?) is a name.
+    A leading article is dropped. What is left is a name if it has at most three words and doesn't end like a sentence
+    (. ! ?).
     """
     name = _ARTICLE.sub("", query.strip())
     if len(name.split()) > _MAX_PROMPTED_WORDS or name.endswith((".", "!", "?")):

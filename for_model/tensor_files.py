@@ -43,7 +43,9 @@ def pack_state_dict(state: Mapping[str, Tensor], used_rows: Iterable[int]) -> di
 
     state: names as in `model.state_dict()`; must hold `token_embedding.weight` [V, width].
     used_rows: the tokens to keep, in any order, each once or more.
-    Returns tensors on the CPU. Raises WeightsError for a row outside 0..V-1, a missing token embedding, or a value that
+
+    Returns tensors on the CPU.
+    Raises WeightsError for a row outside 0..V-1, a missing token embedding, or a value that
     float16 can't hold. The untrained rows' values are lost: `unpack_state_dict` gives zeros.
     """
     if TOKEN_EMBEDDING not in state:
@@ -91,6 +93,8 @@ def unpack_state_dict(packed: Mapping[str, Tensor], vocab_size: int) -> dict[str
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors as safetensors, atomically; equal tensors and metadata give equal bytes.
 
+    path: of the file.
+    tensors: by name.
     metadata: the provenance (commit, command, seed, device, ...).
     """
     with atomic_path(path) as temporary:
@@ -116,7 +120,9 @@ def _sort_metadata(path: Path) -> None:
 def read_weights(path: Path, vocab_size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a state dict from a local file: safetensors (plain or compact), or a PyTorch file of tensors only.
 
+    path: of the file.
     vocab_size: V, the model's, for the compact form.
+
     Returns the state, floating tensors as float32 on the CPU, and the file's metadata (empty but for safetensors).
     A checkpoint's `state_dict` is taken out and a leading `module.` of its names is dropped.
     Raises WeightsError for a file that is missing, damaged, or would need code of its own to be run.
@@ -140,8 +146,12 @@ def read_weights(path: Path, vocab_size: int) -> tuple[dict[str, Tensor], dict[s
 def fit_state_dict(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """Check that `state` has the names and shapes of `expected`, and complete it with BatchNorm's counters.
 
+    state: the weights, by name.
+    expected: a state dict of the model, of which only names, shapes and dtypes matter.
     source: where the weights come from, for the message.
-    Returns a new dict with exactly the names of `expected`. Raises WeightsError naming what doesn't fit.
+
+    Returns a new dict with exactly the names of `expected`.
+    Raises WeightsError naming what doesn't fit.
     """
     fitted = dict(state)
     for name, value in expected.items():
@@ -166,10 +176,11 @@ def fit_state_dict(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 
 
 def sha256_state(state: Mapping[str, Tensor], architecture: Mapping[str, Any]) -> str:
-    """A hash of everything that shapes an embedding: of the tensors, sorted by name, their names, dtypes, shapes and
-    bytes, and of the architecture, since activation functions and attention heads leave no trace in a state dict.
+    """A hash of everything that shapes an embedding. The same weights give the same hash on any device.
 
-    BatchNorm's counters are left out. The same weights give the same hash on any device.
+    state: the tensors, of which names, dtypes, shapes and bytes are hashed, sorted by name; BatchNorm's counters are
+        left out.
+    architecture: what leaves no trace in a state dict, such as activation functions and attention heads.
     """
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
     for name in sorted(state):
@@ -215,7 +226,13 @@ def _to_float32(value: Tensor) -> Tensor:
 
 
 def to_half(name: str, value: Tensor) -> Tensor:
-    """A tensor as float16 on the CPU. name: for the message. Raises WeightsError for values that float16 can't hold."""
+    """A tensor as float16 on the CPU.
+
+    name: of the tensor, for the message.
+    value: of any floating dtype.
+
+    Raises WeightsError for values that float16 can't hold.
+    """
     half = value.detach().cpu().to(torch.float16).contiguous()
     if not torch.isfinite(half).all():
         raise WeightsError(f"{name} holds values that are not finite in float16; expected at most 65504 in size")

@@ -27,8 +27,11 @@ log = logging.getLogger(__name__)
 
 
 class TextEncoder(Protocol):
-    """What text embeddings need of a method or backbone. It may have `prompts`, templates of its own, each with one
-    `{}`; without, `prompts.PROMPTS` are used."""
+    """What text embeddings need of a method or backbone.
+
+    It may have an attribute `prompts`, templates of its own, each with one `{}`; an encoder without them gets
+    `prompts.PROMPTS`.
+    """
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> [Q, Co] float32, unit-norm; [0, Co] for none."""
@@ -44,9 +47,14 @@ def embed_categories(
 ) -> Tensor:
     """Embed category names: the mean over the encoder's prompts of the unit-norm embeddings, made unit-norm again.
 
-    batch_size: names at a time, each as many texts as there are prompts.  progress: a bar on stderr, if a terminal.
+    encoder: a method or a backbone.
+    names: C of them.
+    batch_size: names at a time, each as many texts as there are prompts.
+    progress: show a bar on stderr, if that is a terminal.
     report: called after each batch with the number of names that are done.
-    Returns [C, Co] in the order of `names`; [0, Co] for none. Raises UsageError for an empty name.
+
+    Returns [C, Co] in the order of `names`; [0, Co] for none.
+    Raises UsageError for an empty name.
     """
     _check_texts(names, "category name")
     prompts = prompts_of(encoder)
@@ -62,7 +70,10 @@ def embed_categories(
 
 
 def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
-    """Embed free-text queries: names as categories are, sentences as they stand (see `prompted_name`).
+    """Embed free-text queries: names in the prompts, like categories, and sentences as they stand.
+
+    encoder: a method or a backbone.
+    texts: Q of them; `prompted_name` says which are names.
 
     Returns [Q, Co] in the order of `texts`; [0, Co] for none. Raises UsageError for an empty query.
     """
@@ -80,11 +91,18 @@ def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
 def cached_category_embeddings(
     method: "Method", names: Sequence[str], cache: Path | None = None, report: Callable[[int], None] | None = None
 ) -> Tensor:
-    """`embed_categories` with a bar, kept on disk: for ImageNet-21K's 21,841 names, say.
+    """`embed_categories` with a progress bar and a cache on disk: for ImageNet-21K's 21,841 names, say.
 
-    cache: the folder; None for `text` in FOR's cache folder. One safetensors file for each combination of text space,
-    prompts and names (and their order). A damaged file is made again; a folder that can't be written costs a warning.
-    report: see `embed_categories`; not called for names that are kept.
+    There is one safetensors file for each combination of text space, prompts and names (and their order). A damaged
+    file is made again; a folder that can't be written costs a warning.
+
+    method: encodes the names.
+    names: C of them.
+    cache: the folder; None for `text` in FOR's cache folder.
+    report: called after each batch with the number of names that are done; not called when the embeddings are read from
+        disk.
+
+    Returns [C, Co] float32, unit-norm, on the CPU.
     """
     key = {"text_space": list(method.info.text_space), "prompts": list(prompts_of(method)), "names": list(names)}
     path = (cache_dir() / "text" if cache is None else cache) / f"{sha256_json(key)}.safetensors"
@@ -94,9 +112,13 @@ def cached_category_embeddings(
 
 
 def cached_embeddings(path: Path, shape: tuple[int, int], make: Callable[[], Tensor]) -> Tensor:
-    """What `make` gives, [Q, Co] float32, unit-norm, on the CPU; kept in a safetensors file at `path`.
+    """What `make` gives, [Q, Co] float32, unit-norm, on the CPU; kept in a safetensors file.
 
-    shape: [Q, Co], expected of the file.  A damaged file is made again; a folder that can't be written costs a warning.
+    A damaged file is made again; a folder that can't be written costs a warning.
+
+    path: of the file.
+    shape: [Q, Co], expected of the file.
+    make: computes the embeddings when the file isn't there.
     """
     if path.is_file():
         embeddings = _read_cached(path, shape)

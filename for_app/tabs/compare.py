@@ -18,7 +18,8 @@ MIN_K, MAX_K, DEFAULT_K = 4, 24, 8
 def compare_tab(library: Library, current: gr.Dropdown, tab: gr.Tab, searched: gr.Textbox) -> None:
     """Build the tab, which begins with what was searched for.
 
-    current: holds the name of the index whose images are compared over.  tab: the tab itself, for when it is opened.
+    current: holds the name of the index whose images are compared over.
+    tab: the tab itself, for when it is opened.
     searched: the query of the Search tab.
     """
     gr.HTML(

@@ -67,7 +67,8 @@ class _Parts:
 def search_tab(library: Library, current: gr.Dropdown, app: gr.Blocks) -> gr.Textbox:
     """Build the tab. Returns where its query stands.
 
-    current: holds the name of the index to search.  app: the page, for what happens when it opens.
+    current: holds the name of the index to search.
+    app: the page, for what happens when it opens.
     """
     gr.HTML(
         "<p>Name a thing, or drop an image. Open a result to see which part of it matched.</p>", elem_classes="hint"

@@ -46,7 +46,8 @@ def ablations_html(found: Sequence[Ablation]) -> str:
 def bars(frame: pd.DataFrame, title: str, dataset: str = PAPER_DATASET) -> str | None:
     """mAP@50 of base and novel names for every row, with its interval or its standard deviation over seeds, as SVG.
 
-    frame: of a Board, ours or the paper's.  dataset: of the scores, the paper's if not told.
+    frame: of a Board, ours or the paper's.
+    dataset: of the scores, the paper's if not told.
     Returns None when there is nothing to draw.
     """
     columns = {group: next((c for c in _score_columns(group) if c in frame.columns), None) for group in _GROUPS}

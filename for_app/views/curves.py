@@ -53,7 +53,8 @@ _PAPER_DEFAULTS = {
 class _Source:
     """Where an ablation comes from: its x is a column, of ours and of the paper.
 
-    table: of `paper_tables`, which has the title.  losses: of the paper's rows, as `losses_of` says them.
+    table: of `paper_tables`, which has the title.
+    losses: of the paper's rows, as `losses_of` says them.
     """
 
     table: str
@@ -109,7 +110,8 @@ def read_ablations(folder: Path = FOLDER, dataset: str = "miniscenes") -> tuple[
 def _curves(rows: Iterable[tuple[float | None, str, Cells]], score: str) -> tuple[Curve, ...]:
     """The curves of a table: a point a row that has an x, by group and losses.
 
-    rows: x, losses, cells.  score: the heading of a group's scores, with `{}` for the group.
+    rows: x, losses, cells.
+    score: the heading of a group's scores, with `{}` for the group.
     """
     points: dict[tuple[str, str], dict[float, float]] = {}
     for x, losses, row in rows:

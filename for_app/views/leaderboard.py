@@ -26,8 +26,10 @@ _SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size",
 class Board:
     """One table.
 
-    title: for people.  dataset: that `ours` was measured on; empty for none.
-    ours: the rows measured with FOR.  paper: the paper's rows, empty where it has none.
+    title: for people.
+    dataset: that `ours` was measured on; empty for none.
+    ours: the rows measured with FOR.
+    paper: the paper's rows, empty where it has none.
     Both begin with a column `source`; numbers are numbers, and what wasn't measured is missing (NaN).
     """
 

@@ -23,7 +23,8 @@ _BIN_WIDTH, _HEIGHT = 2, 40  # of the histogram, in units of its drawing
 def status_html(result: SearchResult, n_shown: int, index: SearchIndex, n_missing: int) -> str:
     """A line about a search, as HTML.
 
-    n_shown: images in the grid.  n_missing: those of them whose pictures can't be shown.
+    n_shown: images in the grid.
+    n_missing: those of them whose pictures can't be shown.
     """
     info = index.info
     facts = [
@@ -40,7 +41,9 @@ def status_html(result: SearchResult, n_shown: int, index: SearchIndex, n_missin
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
     """The scores of a query as a histogram, an SVG that takes the page's colours; heights grow with the logarithm.
 
-    scores: [m], of all n_images or of a sample.  low, high: the ends of the axis.  cutoff: bars below it are pale.
+    scores: [m], of all n_images or of a sample.
+    low, high: the ends of the axis.
+    cutoff: bars below it are pale.
     """
     counts, edges = np.histogram(scores, bins=_BINS, range=(low, max(high, low + 0.01)))
     heights = np.log1p(counts) / np.log1p(max(1, counts.max())) * _HEIGHT
@@ -60,7 +63,9 @@ def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff:
 def evidence_html(image_id: ImageId, query: str, found: Evidence, info: MethodInfo) -> str:
     """A line about an opened image and what of it matched, as HTML.
 
-    query: what was searched for.  found: what of the image matched.  info: how its embeddings were made.
+    query: what was searched for.
+    found: what of the image matched.
+    info: how its embeddings were made.
     """
     facts = [
         f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}",

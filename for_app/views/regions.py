@@ -32,7 +32,8 @@ def region_colour(number: int) -> tuple[int, int, int]:
 def draw_regions(image: Image.Image, found: ImageLabels) -> Image.Image:
     """The image, SHOWN_PX on its longer side, with the cells of every label's cluster tinted, outlined and numbered.
 
-    image: RGB.  The cells divide the whole image evenly, whatever its shape, as the backbone saw it.
+    image: RGB.
+    The cells divide the whole image evenly, whatever its shape, as the backbone saw it.
     """
     scale = SHOWN_PX / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))

@@ -103,9 +103,10 @@ def describe(source: Source, root: Path, splits: Sequence[str], parts: Sequence[
 def fetch(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Part] = PARTS, keep: bool = False) -> None:
     """Download and unpack what isn't there yet. Shows progress bars; goes on where it stopped.
 
-    root: the dataset's folder, made if need be; archives lie in its `downloads`.  keep: leave them there.
-    Raises DataError when the disk is too small or full, the network can't be reached, or an archive isn't as
-    published; UsageError when another fetch runs on the folder.
+    root: the dataset's folder, made if need be; archives lie in its `downloads`.
+    keep: leave them there.
+    Raises DataError when the disk is too small or full, the network can't be reached, or an archive isn't as published;
+    UsageError when another fetch runs on the folder.
     """
     missing = [archive for archive in archives_for(source, splits, parts) if not is_there(archive, root)]
     if not missing:

@@ -18,8 +18,9 @@ PARTS: tuple[Part, ...] = ("annotations", "images")
 class Archive:
     """A zip file to download.
 
-    n_bytes: its size.  sha256: of the whole file; "" where none is published, then its size and the CRC of each file
-    in it are all that is checked.
+    n_bytes: its size.
+    sha256: of the whole file; "" where none is published, then its size and the CRC of each file in it are all that is
+        checked.
     part: what it is, splits: which of the dataset's splits need it.
     holds: what is unpacked from it into the dataset's folder: files, or one folder that ends in `/`; the rest stays.
     n_files: how many files that makes.
@@ -51,7 +52,8 @@ class PublishedSplit:
 class Source:
     """A dataset: who publishes it where, and what its folder must hold.
 
-    layout: how its annotations are read.  categories: how many; of nuImages, object classes.
+    layout: how its annotations are read.
+    categories: how many; of nuImages, object classes.
     archives: empty for a dataset that only a registered user may download; then `steps` tell how.
     """
 

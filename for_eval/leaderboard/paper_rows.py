@@ -36,7 +36,8 @@ def read_paper(path: Path = PAPER) -> list[Cells]:
 def rows_of_tables(paper: Sequence[Cells], numbers: Sequence[int]) -> list[Cells]:
     """The rows of some of the paper's tables, in the order of `numbers`, as each table has them.
 
-    paper: as `read_paper` gives it.  numbers: of the paper's tables, such as `paper_tables.Table.paper`.
+    paper: as `read_paper` gives it.
+    numbers: of the paper's tables, such as `paper_tables.Table.paper`.
     """
     return [row for number in numbers for row in paper if row["source"] == f"paper Table {number}"]
 
@@ -58,7 +59,8 @@ def read_csv(path: Path) -> list[Cells]:
 def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
     """Generated tables as Markdown, each with the paper's matching rows below ours.
 
-    tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.  paper: as `read_paper` gives.
+    tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.
+    paper: as `read_paper` gives.
     A dataset's table is matched by Tables 1, 2 and 9, that of labelling its images by Table 10, one of a suite by those
     that it repeats; MiniScenes stands beside COCO. The column `source` says whose row it is.
     """

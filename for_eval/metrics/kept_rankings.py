@@ -34,9 +34,12 @@ DEPTH = 4  # times k: deep enough to fill k ranks in any resample of the images 
 class Rankings:
     """The best images of every scored category, and which images are relevant to it.
 
-    dataset, split, protocol: as in the result.  k: the depth of its AP@k.
-    categories, groups: [C].  image_ids: [M], ascending.
-    relevance: [C, M] bool.  known: [C, M] bool, or None where every image is known for every category.
+    dataset, split, protocol: as in the result.
+    k: the depth of its AP@k.
+    categories, groups: [C].
+    image_ids: [M], ascending.
+    relevance: [C, M] bool.
+    known: [C, M] bool, or None where every image is known for every category.
     order: [C, d] int32, positions in image_ids, best first, ties by id; UNRANKED (-1) at the end where a category has
         fewer images than d.
     """
@@ -80,7 +83,9 @@ def rankings_of(
 ) -> Rankings:
     """Rank the images of every category, DEPTH * k deep.
 
-    scores: [C, M] floating point, higher is better.  relevance, known: [C, M] bool.  The rest is as in `Rankings`.
+    scores: [C, M] floating point, higher is better.
+    relevance, known: [C, M] bool.
+    The rest is as in `Rankings`.
     Raises UsageError as `metrics.top_k` does.
     """
     order = top_k(scores, DEPTH * k, known).astype(np.int32)

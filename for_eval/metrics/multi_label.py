@@ -28,7 +28,8 @@ class MultiLabelScores:
     precision: of the labels predicted, the share that is right, over all images together.
     recall: of the labels that images have, the share that is predicted, over all images together.
     map: the mean over the labels with P > 0 of the average precision of ranking all M' images.
-    n_images: M'.  n_categories: the labels with P > 0.
+    n_images: M'.
+    n_categories: the labels with P > 0.
     The first four are in [0, 1], or None when M' = 0.
     """
 
@@ -43,7 +44,8 @@ class MultiLabelScores:
 def multilabel_scores(scores: Scores, relevance: BoolArray, k: int = 3) -> MultiLabelScores:
     """F1@k and mAP of labelling images.
 
-    scores: [C, M] floating point.  relevance: [C, M] bool.
+    scores: [C, M] floating point.
+    relevance: [C, M] bool.
     Of every image the k best labels are predicted (all C, if fewer); equal scores in the order of the categories.
     Average precision is (1 / P) * sum over all ranks r of precision(r) * relevant(r); ties by column.
     Images without any of the C labels are left out of both, as in DualCoOp's evaluation.
@@ -74,7 +76,8 @@ def multilabel_scores(scores: Scores, relevance: BoolArray, k: int = 3) -> Multi
 def zero_shot_scores(scores: Scores, relevance: BoolArray, novel: BoolArray, k: int = 3) -> dict[str, MultiLabelScores]:
     """`multilabel_scores` of GZSL and of ZSL: `gzsl` and `zsl` -> scores.
 
-    novel: [C] bool, the categories that ZSL ranks.  The rest is as there.
+    novel: [C] bool, the categories that ZSL ranks.
+    The rest is as there.
     """
     check_bool("novel", novel, (len(scores),))
     return {

@@ -24,7 +24,8 @@ Over = Literal["images", "categories", "both"]
 class Spread:
     """How a difference varies over resamples, moved by the bootstrap's own bias so that it lies around the difference.
 
-    low, high: its interval.  share_better: of the resamples, those in which B is better (not those that are equal).
+    low, high: its interval.
+    share_better: of the resamples, those in which B is better (not those that are equal).
     n_resamples: the resamples behind it; fewer than were asked for when some held no relevant image.
     """
 
@@ -63,7 +64,8 @@ class CategoryDifference:
 class PairedComparison:
     """What comparing two results gives.
 
-    n_images: those that both rank.  only_a, only_b: how many images only one of them ranks; they are left out.
+    n_images: those that both rank.
+    only_a, only_b: how many images only one of them ranks; they are left out.
     groups: base, novel and all; None for one without a category that has a relevant image.
     categories: those with P > 0, from the best for B to the worst, ties by name.
     """

@@ -37,7 +37,8 @@ GROUPS = ("base", "novel", "all")  # of categories; `all` is base and novel toge
 class MeanScores:
     """Means over the categories of a group that have a relevant image (P > 0); None where there is no such category.
 
-    n_categories: how many categories the means are taken over.  The other fields are as in `RetrievalScores`.
+    n_categories: how many categories the means are taken over.
+    The other fields are as in `RetrievalScores`.
     """
 
     n_categories: int
@@ -53,7 +54,8 @@ class RetrievalScores:
     """Scores at depth k, one a category; NaN for a category without a relevant image (P = 0), never 0.
 
     ap: [C] float64 in [0, 1], AP@k divided by min(P, k): the primary score, as in Kaggle's `apk` that the paper cites.
-    ap_over_p: [C], the same sum divided by P.  ap_over_hits: [C], divided by the relevant images among the first k.
+    ap_over_p: [C], the same sum divided by P.
+    ap_over_hits: [C], divided by the relevant images among the first k.
     precision: [C], relevant images among the first k, divided by k, even where fewer than k images could be ranked.
     recall: [C], relevant images among the first k, divided by P.
     n_relevant: [C] int64, P.
@@ -94,7 +96,8 @@ class RetrievalScores:
 def relevant_at_rank(order: NDArray[np.integer[Any]], relevance: BoolArray) -> BoolArray:
     """Whether the image at each rank is relevant.
 
-    order: [C, k'] columns as `top_k` gives them.  relevance: [C, M] bool.
+    order: [C, k'] columns as `top_k` gives them.
+    relevance: [C, M] bool.
     Returns [C, k'] bool; False where nothing is ranked.
     """
     if order.size == 0:

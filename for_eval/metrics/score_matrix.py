@@ -20,8 +20,9 @@ def score_matrix(
 ) -> NDArray[np.float32]:
     """The score of every image for every text: max_i cos(t, y_i) over the image's N embeddings.
 
-    text_embeddings: [C, Co], unit-norm.  block: images at a time, by default as many as keep a block near 1,024
-    embeddings; it bounds the memory besides the result, and doesn't change the result.
+    text_embeddings: [C, Co], unit-norm.
+    block: images at a time, by default as many as keep a block near 1,024 embeddings; it bounds the memory besides the
+        result, and doesn't change the result.
     Returns [C, M] float32, columns in the order of `store.images`; [C, 0] or [0, M] for nothing to score.
     Raises StoreError for another width than Co, UsageError for texts that aren't finite vectors or a block below 1.
 

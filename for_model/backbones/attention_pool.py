@@ -18,7 +18,10 @@ from for_model.errors import UsageError
 class AttentionPool(nn.Module):
     """The last layer of a CLIP ResNet, taken apart: q, k, v, c and the positional embedding of `AttentionPool2d`.
 
-    The projections are the model's own modules, shared, not copied. grid: cells a side, so K = grid * grid.
+    The projections are the model's own modules, shared, not copied.
+
+    attnpool: open_clip's `AttentionPool2d`.
+    grid: cells a side of the feature map, so K = grid * grid.
     """
 
     positional_embedding: Tensor
@@ -63,24 +66,35 @@ class AttentionPool(nn.Module):
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Multi-head attention: Y = c(Z), Z = softmax(q(queries) k(tokens)^T) v(tokens) (eq. 1 and 3).
 
-        queries: [B, N, Ce], what goes into q.  tokens: [B, K', Ce], what goes into k and v; K' is free.
-        Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged
-        over the heads, each row summing to 1. Differentiable in both arguments.
+        queries: [B, N, Ce], what goes into q.
+        tokens: [B, K', Ce], what goes into k and v; K' is free.
+        return_weights: whether to return the attention weights as well.
+
+        Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged over
+        the heads, each row summing to 1. Differentiable in both arguments.
         """
         Z, weights = attention(self.q_proj(queries), self.k_proj(tokens), self.v_proj(tokens), self.num_heads)
         Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
     def project(self, X: Tensor) -> Tensor:
-        """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised; no positions, no
-        attention."""
+        """y_i = c(v(x_i)) for every cell (eq. 2): no positions, no attention.
+
+        X: [B, K, Ce], a feature map.
+
+        Returns [B, K, Co], not normalised.
+        """
         return self.c_proj(self.v_proj(X))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Multi-head attention, its projections made: Z = softmax(q k^T) v (eq. 1 and 3).
+    """Multi-head attention of what q, k and v have projected already: Z = softmax(q k^T) v (eq. 1 and 3).
 
-    q: [B, N, Ce].  k, v: [B, K', Ce]. Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1.
+    q: [B, N, Ce].
+    k, v: [B, K', Ce].
+    heads: their number, which divides Ce.
+
+    Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1.
     """
     # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N or K', Ce / heads]
@@ -91,7 +105,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tens
 def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:
     """Raise UsageError when X isn't a feature map [B, grid * grid + extra, Ce].
 
-    extra: class tokens, before the cells.
+    X: the feature map to check.
+    grid: cells a side that are expected.
+    extra: class tokens that are expected before the cells.
     """
     if X.ndim != 3 or X.shape[1] != grid * grid + extra:
         raise UsageError(
@@ -103,7 +119,9 @@ def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:
 def interpolate_positions(embedding: Tensor, grid: int) -> Tensor:
     """Fit a positional embedding to another grid.
 
-    embedding: [G * G + 1, Ce], the mean token's first, then the cells row by row.  grid: cells a side wanted.
+    embedding: [G * G + 1, Ce], the mean token's first, then the cells row by row.
+    grid: cells a side wanted.
+
     Returns [grid * grid + 1, Ce], the cells' part interpolated bicubically, the mean token's kept. At the embedding's
     own grid it is returned as it is.
     """

@@ -40,8 +40,11 @@ _PROBE_SECONDS = 5.0
 class Checkpoint:
     """A model's configuration and weights, checked to fit each other.
 
-    label: where the weights come from, for people.  config: open_clip's model config, with `quick_gelu` settled.
-    state: as `model.state_dict()`, floating tensors float32, on the CPU.  mean, std: of the RGB channels.
+    name: of the model, as commands take it.
+    label: where the weights come from, for people.
+    config: open_clip's model config, with `quick_gelu` settled.
+    state: as `model.state_dict()`, floating tensors float32, on the CPU.
+    mean, std: of the RGB channels, for images in 0..1.
     """
 
     name: str
@@ -95,8 +98,8 @@ def model_config(name: str, kinds: tuple[Kind, ...] = CLIPS) -> dict[str, Any]:
 def model_kind(config: Any) -> Kind | None:
     """What a config of open_clip's describes, or None for what FOR can't take apart.
 
-    resnet, vit: a plain CLIP with a ModifiedResNet, or with a ViT whose class token is the embedding.  coca: a CoCa.
-    All with a text encoder of their own and CLIP's tokenizer.
+    `resnet` is a plain CLIP with a ModifiedResNet, `vit` one with a ViT whose class token is the embedding, and `coca`
+    a CoCa; all three with a text encoder of their own and CLIP's tokenizer.
     """
     if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= config.keys():
         return None
@@ -110,7 +113,7 @@ def model_kind(config: Any) -> Kind | None:
         return None
     if isinstance(vision.get("layers"), list):
         return "resnet"
-    # anything else in a ViT's config (layer scale, another pooling, ...) is another last block than the one in vit.py
+    # anything else in a ViT's config (layer scale, another pooling, ...) is another last block than `VitPool` has
     return (
         "vit" if vision.keys() <= {"image_size", "layers", "width", "head_width", "patch_size", "mlp_ratio"} else None
     )
@@ -121,8 +124,11 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Find and read the weights of a model.
 
-    name, weights: as in `backbone.load_clip_resnet`.  kinds: what the name may stand for.  default: the pretrained tag
-        that weights=None means for a model of open_clip's.
+    name: of a model, one of `model_names(kinds)`.
+    weights: None for the model's default, a pretrained tag of open_clip, `random`, or the path of a local file.
+    kinds: what the name may stand for.
+    default: the pretrained tag that weights=None means for a model of open_clip's.
+
     A safetensors file's metadata may hold `quick_gelu` (`true` or `false`), the activation that it was trained with.
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.
     """
@@ -188,9 +194,11 @@ def build_model(config: dict[str, Any], state: dict[str, Tensor]) -> Any:
 def random_state(expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights from seed 0, the same whatever the machine, the device and the state of any random generator.
 
-    expected: names and shapes, as a state dict. Drawn by numpy, since torch's generators differ between CPUs. Weights
-    are normal with a variance of 1 / fan-in; biases are 0; norm scales are 1, those that end a residual branch 1/2, so
-    that features stay finite through a hundred layers; the logit scale is CLIP's initial 1 / 0.07.
+    They are drawn by numpy, since torch's generators differ between CPUs. Weights are normal with a variance of
+    1 / fan-in; biases are 0; norm scales are 1, those that end a residual branch 1/2, so that features stay finite
+    through a hundred layers; the logit scale is CLIP's initial 1 / 0.07.
+
+    expected: a state dict of the names and shapes to fill; its values aren't read.
     """
     generator = np.random.Generator(np.random.PCG64(0))
     state: dict[str, Tensor] = {}
@@ -212,7 +220,10 @@ def random_state(expected: dict[str, Tensor]) -> dict[str, Tensor]:
 def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
     """The local file of a pretrained tag of open_clip, downloaded by it on first use.
 
+    name: of the model, for messages.
+    tag: the pretrained tag, for messages.
     entry: open_clip's description of the tag.
+
     Raises WeightsError when the file can't be had.
     """
     from huggingface_hub import constants, try_to_load_from_cache
@@ -232,10 +243,17 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
 
 
 def download(what: str, address: str, advice: str, fetch: Callable[[], str]) -> Path:
-    """What `fetch` downloads, a local path. A machine that can't reach the address learns so in seconds: the hub's
-    client would retry for most of a minute, so one short probe goes first.
+    """Run a download, unless its address can't be reached.
 
-    what, advice: for messages; the advice is what to do instead.
+    A machine that can't reach the address learns so in seconds: the hub's client would retry for most of a minute, so
+    one short probe goes first.
+
+    what: is downloaded, for messages.
+    address: that is probed.
+    advice: what to do instead, for messages.
+    fetch: downloads, and returns the local path.
+
+    Returns the local path.
     Raises WeightsError when downloads are forbidden, the address can't be reached or the download fails.
     """
     from huggingface_hub import constants

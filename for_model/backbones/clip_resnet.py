@@ -1,6 +1,6 @@
 """An open_clip model cut in two: the trunk (pixels -> feature map X) and the attention pool (q, k, v, c); and its text
-encoder. What heads and methods need of these, so that another pair of encoders can take their place: `Pool` and
-`ImageTextBackbone`.
+encoder. What heads and methods need of these, so that another pair of encoders can take their place, is in
+`protocol.py`: `Pool` and `ImageTextBackbone`.
 
 Shapes: B images, K cells of the feature map, N embeddings an image, Q texts, Ce backbone width, Co joint width.
 Everything is frozen and in eval mode. A trainable head that reads X runs its queries through `AttentionPool.attend`,
@@ -22,7 +22,9 @@ STRIDE = 32  # pixels a cell and side, of every CLIP ResNet
 class ClipResnet(OpenClipBackbone):
     """A frozen CLIP ResNet with its text encoder, at one image size. Made by `load_clip_resnet`.
 
-    pool: the attention pool.  width: Ce.  n_tokens: K.
+    pool: the attention pool.
+    width: Ce, of the feature map.
+    n_tokens: rows of X, which are its K cells.
     """
 
     def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
@@ -33,10 +35,11 @@ class ClipResnet(OpenClipBackbone):
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the
-        backbone's device, cells row by row.
+        """The trunk: on CUDA in float16 (what CLIP's ResNets were trained in), elsewhere in float32.
 
-        On CUDA the trunk runs in float16 (what CLIP's ResNets were trained in), elsewhere in float32.
+        pixels: [B, 3, image_size, image_size] float32, as `preprocess` gives them.
+
+        Returns X, [B, K, Ce] float32 on the backbone's device, cells row by row.
         Raises UsageError for another shape.
         """
         check_pixels(pixels, self.image_size)
@@ -58,9 +61,11 @@ def load_clip_resnet(
     name: `RN-mini`, or any open_clip model with a ResNet (`RN50`, `RN101`, `RN50x4`, `RN50x16`, `RN50x64`).
     weights: None for the model's default (`rn-mini`, the packaged file of RN-mini; `openai` for the others), a
         pretrained tag of open_clip, `random` (the same on every machine), or the path of a local file, see
-        `weights_io.read_weights`.
+        `tensor_files.read_weights`.
     image_size: pixels a side, a multiple of 32; None for the model's own. At another size the positional embedding is
         interpolated.
+    device: where it computes.
+
     Raises UsageError for an unknown name, image size or device, WeightsError when the weights can't be had or don't
     fit.
     """

@@ -19,10 +19,12 @@ from for_model.backbones.pixels import check_image_size, check_pixels
 
 
 class VitPool(nn.Module):
-    """The last block of a CLIP ViT and what follows it, in the form of an attention pool; see `backbone.Pool`.
+    """The last block of a CLIP ViT and what follows it, in the form of an attention pool; see `protocol.Pool`.
 
-    The modules are the model's own, shared, not copied. visual: open_clip's `VisionTransformer`.
-    grid: cells a side, so K = grid * grid.
+    The modules are the model's own, shared, not copied.
+
+    visual: open_clip's `VisionTransformer`.
+    grid: cells a side of the feature map, so K = grid * grid.
     """
 
     def __init__(self, visual: Any, grid: int) -> None:
@@ -38,8 +40,11 @@ class VitPool(nn.Module):
         return X[:, 1:]
 
     def tokens(self, X: Tensor) -> Tensor:
-        """X: [B, K + 1, Ce] as it is: the class token stands where a ResNet's mean token does, and the positions were
-        added before the first block. Raises UsageError when K is not the pool's."""
+        """X: [B, K + 1, Ce], returned as it is.
+
+        The class token stands where a ResNet's mean token does, and the positions were added before the first block.
+        Raises UsageError when K is not the pool's.
+        """
         check_tokens(X, self.grid, extra=1)
         return X
 
@@ -52,7 +57,10 @@ class VitPool(nn.Module):
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """The last block for queries of one's own: they attend to the tokens, not to one another.
 
-        queries: [B, N, Ce]; the class token among them gives CLIP's embedding.  tokens: [B, K', Ce]; K' is free.
+        queries: [B, N, Ce]; the class token among them gives CLIP's embedding.
+        tokens: [B, K', Ce]; K' is free.
+        return_weights: whether to return the attention weights as well.
+
         Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged over
         the heads, each row summing to 1. Differentiable in both arguments.
         """
@@ -65,9 +73,13 @@ class VitPool(nn.Module):
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
     def project(self, X: Tensor) -> Tensor:
-        """Dense-CLIP: the value path of the last block for every cell. X: [B, K + 1, Ce] -> [B, K, Co], not normalised.
+        """Dense-CLIP: the value path of the last block for every cell.
 
-        As eq. 2's c(v(x)), and as MaskCLIP (Zhou et al. 2022, "Extract free dense labels from CLIP", [78] in the
+        X: [B, K + 1, Ce], the class token and the cells.
+
+        Returns [B, K, Co], not normalised.
+
+        This is eq. 2's c(v(x)), and also MaskCLIP (Zhou et al. 2022, "Extract free dense labels from CLIP", [78] in the
         paper): the block's first LayerNorm, v, the attention's output projection, the last LayerNorm, the projection
         into the joint space. Left out are q and k, and with them the attention, the residual around it, and the MLP.
         (MaskCLIP's published code for ViTs adds the residual and the MLP again; eq. 2 has neither.)
@@ -94,7 +106,9 @@ def fit_positions(visual: Any, grid: int) -> None:
 class VitBackbone(OpenClipBackbone):
     """A frozen CLIP ViT with its text encoder, at one image size. Made by `load_vit`.
 
-    pool: the last block.  width: Ce.  n_tokens: K + 1.
+    pool: the last block.
+    width: Ce, of the feature map.
+    n_tokens: rows of X, K + 1: the class token and the cells.
     """
 
     def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
@@ -108,10 +122,13 @@ class VitBackbone(OpenClipBackbone):
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K + 1, Ce] float32 on the
-        backbone's device: what goes into the last block, the class token, then the cells row by row.
+        """The trunk: on CUDA in float16, elsewhere in float32.
 
-        On CUDA the trunk runs in float16, elsewhere in float32. Raises UsageError for another shape.
+        pixels: [B, 3, image_size, image_size] float32, as `preprocess` gives them.
+
+        Returns X, [B, K + 1, Ce] float32 on the backbone's device, which is what goes into the last block: the class
+        token, then the cells row by row.
+        Raises UsageError for another shape.
         """
         check_pixels(pixels, self.image_size)
         if not len(pixels):
@@ -132,8 +149,11 @@ def load_vit(name: str, weights: str | None, image_size: int | None, device: tor
 
     name: `ViT-B-32`, `ViT-B-16`, `ViT-L-14`, ...: see `checkpoints.model_names(("vit",))`. With a file as weights the
         name says which activation it was trained with: OpenAI's are `ViT-B-32-quickgelu` and so on.
-    weights: as in `backbone.load_clip_resnet`.  image_size: pixels a side, a multiple of the patch size; None for the
-        model's own. At another size the positional embedding is interpolated.
+    weights: None for OpenAI's, a pretrained tag of open_clip, `random`, or the path of a file.
+    image_size: pixels a side, a multiple of the patch size; None for the model's own. At another size the positional
+        embedding is interpolated.
+    device: where it computes.
+
     Raises UsageError for an unknown name or size, WeightsError when the weights can't be had or don't fit.
     """
     vision = model_config(name, ("vit",))["vision_cfg"]

@@ -31,7 +31,11 @@ _PARTS = {
 
 
 class MiniLM(nn.Module):
-    """The encoder; `build_minilm` fills it."""
+    """The encoder; `build_minilm` fills it.
+
+    n_tokens: words of the vocabulary.
+    n_positions: the most tokens of a text.
+    """
 
     def __init__(self, n_tokens: int, n_positions: int) -> None:
         super().__init__()
@@ -45,7 +49,10 @@ class MiniLM(nn.Module):
         self.encoder = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
 
     def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """tokens: [Q, L] int64.  present: [Q, L] bool, False where a text has ended.
+        """Encode texts that are tokens already.
+
+        tokens: [Q, L] int64.
+        present: [Q, L] bool, False where a text has ended.
 
         Returns [Q, WIDTH] float32: the mean over the tokens that are present, unit-norm.
         """

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from for_model.backbones.checkpoints import Checkpoint, build_model
-from for_model.backbones.pixels import squash
+from for_model.backbones.pixels import resize_to_square
 from for_model.prompts import PROMPTS
 from for_model.tensor_files import sha256_state
 
@@ -20,11 +20,17 @@ from for_model.tensor_files import sha256_state
 class OpenClipBackbone:
     """What `ClipResnet` and `VitBackbone` share: names, pixels and the text encoder of a frozen CLIP, at one size.
 
-    name: `RN-mini`, `RN50`, ...  weights: where they come from (`openai`, `random`, a file's name), for people.
+    name: `RN-mini`, `RN50`, ...
+    weights: where they come from (`openai`, `random`, a file's name), for people.
     weights_sha256: hash of all parameters, positions at the model's own size, and of the architecture.
-    image_size: pixels a side.  n_cells: K.  dim: Co.
+    image_size: pixels a side.
+    n_cells: K, cells of the feature map.
+    dim: Co, of the joint space.
     logit_scale: the factor of a cosine in the contrastive softmax (100 for OpenAI's models).
-    mean, std: of the RGB channels, for images in 0..1.  prompts: prompts.PROMPTS.  device.  model: open_clip's own.
+    mean, std: of the RGB channels, for images in 0..1.
+    prompts: the templates that names are put into, `prompts.PROMPTS`.
+    device: where it computes.
+    model: open_clip's own.
     """
 
     def __init__(self, checkpoint: Checkpoint, image_size: int, stride: int, device: torch.device) -> None:
@@ -41,8 +47,8 @@ class OpenClipBackbone:
         self.logit_scale = float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image -> [3, image_size, image_size] float32 on the CPU, normalised; see `squash`."""
-        return squash(image, self.image_size, self.mean, self.std)
+        """An image -> [3, image_size, image_size] float32 on the CPU, normalised; see `resize_to_square`."""
+        return resize_to_square(image, self.image_size, self.mean, self.std)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> [Q, L] int64 on the CPU, L the model's context length; a text of more tokens is cut at the end."""
@@ -63,9 +69,13 @@ class OpenClipBackbone:
 
 
 def text_embeddings(model: Any, tokens: Tensor) -> Tensor:
-    """An open_clip model's text tower. tokens: [Q, L] int64, at least one text -> [Q, Co] float32, unit-norm.
+    """An open_clip model's text tower: the same numbers as its `encode_text`, without computing the padding, which
+    nothing attends to. Differentiable.
 
-    Differentiable. As `encode_text`, without the padding, which nothing attends to.
+    model: open_clip's, of a text encoder of its own.
+    tokens: [Q, L] int64, at least one text.
+
+    Returns [Q, Co] float32, unit-norm.
     """
     end = tokens.argmax(dim=-1)  # the end-of-text token has the highest id
     # The attention is causal, so what follows the last text's end can be cut: of 77 tokens about 12 are left.

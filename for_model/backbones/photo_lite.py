@@ -31,7 +31,7 @@ from for_model.backbones.imagenet_names import class_descriptions
 from for_model.backbones.minilm import WIDTH as TEXT_WIDTH
 from for_model.backbones.minilm import MiniLM, build_minilm, load_tokenizer, tokenize
 from for_model.backbones.photo_packages import NAME, TEXT_FILE, TOKENIZER_FILE, TRUNK_FILE, package_files
-from for_model.backbones.pixels import check_image_size, check_pixels, squash
+from for_model.backbones.pixels import check_image_size, check_pixels, resize_to_square
 from for_model.errors import UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.tensor_files import fit_state_dict, read_weights
@@ -51,13 +51,14 @@ _LOGIT_SCALE = 20.0  # of the contrastive loss that MiniLM was trained with
 class PhotoSettings:
     """What isn't in the weights; chosen on photographs, see docs/photo-lite.md.
 
-    temperature: the classifier's logits are divided by it.  n_classes: the likeliest classes that count.
-    neighbourhood: cells a side, odd, that a cell of X is the mean of.  context: the share of the whole image's mean in
-        every cell of X.
-    doubt: a component that every embedding of a cell has beside those of its names' mean, and no text has. It makes
-        the cosine of a cell whose classes contradict each other (a short mean) lower than that of a sure one; 0 is
-        ConSE's plain cosine.
-    prompts: that a name is put into before it is encoded.
+    temperature: the classifier's logits are divided by it.
+    n_classes: the likeliest classes that count.
+    neighbourhood: cells a side, odd, that a cell of X is the mean of.
+    context: the share of the whole image's mean in every cell of X.
+    doubt: a component that every embedding of a cell has beside those of its names' mean, and no text has. It makes the
+        cosine of a cell whose classes contradict each other (a short mean) lower than that of a sure one; 0 is ConSE's
+        plain cosine.
+    prompts: the templates that a name is put into before it is encoded.
     """
 
     temperature: float = 2.0
@@ -69,9 +70,14 @@ class PhotoSettings:
 
 
 def in_context(x: Tensor, settings: PhotoSettings) -> Tensor:
-    """x: [B, Ce, H, W] -> the same, each cell the mean of its neighbourhood, and for a share that of the image.
+    """Mix each cell with what surrounds it: the mean of its neighbourhood, and, for a share, that of the whole image.
 
-    Cells beyond the edge are none: they don't count as zeros.
+    At the edge the mean is over the cells that there are; nothing beyond it counts as zeros.
+
+    x: [B, Ce, H, W], a feature map.
+    settings: `neighbourhood` and `context` are used.
+
+    Returns [B, Ce, H, W].
     """
     side = settings.neighbourhood
     near = F.avg_pool2d(x, side, stride=1, padding=side // 2, count_include_pad=False)
@@ -79,10 +85,14 @@ def in_context(x: Tensor, settings: PhotoSettings) -> Tensor:
 
 
 class PhotoPool(nn.Module):
-    """The classifier and the names' text embeddings in the form of an attention pool; see `backbone.Pool`.
+    """The classifier and the names' text embeddings in the form of an attention pool; see `protocol.Pool`.
 
-    classifier: X's width Ce to C classes.  names: [C, D] float32, unit-norm, the text embeddings of the classes.
-    grid: cells a side, so K = grid * grid.  The joint width Co is D + 1, for the settings' `doubt`.
+    The joint width Co is D + 1, for the settings' `doubt`.
+
+    classifier: linear, from X's width Ce to C classes.
+    names: [C, D] float32, unit-norm, the text embeddings of the classes.
+    grid: cells a side of the feature map, so K = grid * grid.
+    settings: the choices that aren't weights.
     """
 
     names: Tensor
@@ -108,7 +118,12 @@ class PhotoPool(nn.Module):
         return torch.cat([X.mean(dim=1, keepdim=True), X], dim=1)
 
     def probabilities(self, X: Tensor) -> Tensor:
-        """v. X: [..., Ce] -> [..., C], at most `n_classes` of them above 0, each row summing to 1."""
+        """v: the probabilities of the likeliest classes.
+
+        X: [..., Ce], cells.
+
+        Returns [..., C], each row summing to 1, at most `n_classes` of its numbers above 0.
+        """
         logits = self.v_proj(X) / self.settings.temperature
         likeliest = logits.topk(min(self.settings.n_classes, logits.shape[-1]), dim=-1)
         return torch.zeros_like(logits).scatter(-1, likeliest.indices, likeliest.values.softmax(dim=-1))
@@ -122,8 +137,12 @@ class PhotoPool(nn.Module):
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Attention: Y = c(Z), Z = softmax((queries - mean of the tokens) tokens^T / sqrt(Ce)) v(tokens) (eq. 1, 3).
 
-        queries: [B, N, Ce].  tokens: [B, K', Ce]; K' is free. Returns Y [B, N, Co], not normalised; with
-        `return_weights` also the weights [B, N, K'], each row summing to 1. Differentiable in both arguments.
+        queries: [B, N, Ce].
+        tokens: [B, K', Ce]; K' is free.
+        return_weights: whether to return the attention weights as well.
+
+        Returns Y [B, N, Co], not normalised; with `return_weights` also the weights [B, N, K'], each row summing to 1.
+        Differentiable in both arguments.
         """
         asked = queries - tokens.mean(dim=1, keepdim=True)
         weights = (asked @ tokens.transpose(-2, -1) / math.sqrt(tokens.shape[-1])).softmax(dim=-1)  # [B, N, K']
@@ -136,9 +155,13 @@ class PhotoPool(nn.Module):
 
 
 class PhotoBackbone:
-    """EfficientNet-Lite0 and MiniLM as one frozen backbone; see `backbone.ImageTextBackbone` for the attributes.
+    """EfficientNet-Lite0 and MiniLM as one frozen backbone; see `protocol.ImageTextBackbone` for the attributes.
 
-    trunk: timm's model.  text_model, tokenizer: MiniLM's.  settings: the choices that aren't weights.
+    trunk: timm's model.
+    text_model, tokenizer: MiniLM's.
+    image_size: pixels a side, a multiple of 32.
+    device: where it computes.
+    settings: the choices that aren't weights.
     """
 
     def __init__(
@@ -177,13 +200,17 @@ class PhotoBackbone:
         self.dim = pool.names.shape[1]
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image -> [3, image_size, image_size] float32 on the CPU, in [-1, 1]; see `pixels.squash`."""
-        return squash(image, self.image_size, _MEAN, _STD)
+        """An image -> [3, image_size, image_size] float32 on the CPU, in [-1, 1]; see `resize_to_square`."""
+        return resize_to_square(image, self.image_size, _MEAN, _STD)
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """The trunk. pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, K, Ce] float32 on the
-        backbone's device, cells row by row, see `in_context`. Raises UsageError for another shape.
+        """The trunk, and each cell mixed with what surrounds it, see `in_context`.
+
+        pixels: [B, 3, image_size, image_size] float32, as `preprocess` gives them.
+
+        Returns X, [B, K, Ce] float32 on the backbone's device, cells row by row.
+        Raises UsageError for another shape.
         """
         check_pixels(pixels, self.image_size)
         if not len(pixels):
@@ -196,12 +223,18 @@ class PhotoBackbone:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm; no doubt in any of them."""
+        """Q texts, as they stand -> [Q, Co] float32 on the backbone's device, unit-norm.
+
+        The component of doubt is 0 in all of them, see `PhotoSettings`.
+        """
         return F.pad(self._encode(texts), (0, 1)) if len(texts) else torch.zeros(0, self.dim, device=self.device)
 
     @torch.no_grad()
     def _encode(self, texts: Sequence[str]) -> Tensor:
-        """MiniLM. Q texts, at least one -> [Q, Co - 1]; texts of like length go together, so that little is padding."""
+        """Q texts, at least one -> MiniLM's embeddings [Q, Co - 1], unit-norm.
+
+        Texts of like length are encoded together, so that little is padding.
+        """
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         encoded: list[Tensor] = []
         for start in range(0, len(order), _TEXT_BATCH):
@@ -225,6 +258,7 @@ def load_photo_lite(
     name: `photo-lite`, the only one.
     weights: None or `photo-lite`.
     image_size: pixels a side, a multiple of 32; None for 448.
+    device: where it computes.
     settings: the choices that aren't weights; None for the default.
 
     Raises UsageError for other weights or sizes, WeightsError when the packages are missing or aren't as released.

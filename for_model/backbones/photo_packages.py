@@ -13,7 +13,13 @@ INSTALL = "make install-photos"
 
 @dataclass(frozen=True)
 class PackageFile:
-    """A file of one of the packages: the module that holds it, its path there, and its hash, which is checked."""
+    """A file of one of the packages.
+
+    package: its name on PyPI.
+    module: the module that holds the file.
+    path: of the file, within the module's folder.
+    sha256: of the file, which is checked.
+    """
 
     package: str
     module: str
@@ -52,7 +58,9 @@ def missing_packages() -> list[str]:
 
 
 def package_files() -> list[Path]:
-    """The trunk's, the text model's and the tokenizer's file, checked. The packages are never imported: they want more.
+    """The trunk's, the text model's and the tokenizer's file, checked.
+
+    The packages are never imported: their own code needs dependencies that aren't installed.
 
     Raises WeightsError when one is missing or isn't as released.
     """

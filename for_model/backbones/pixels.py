@@ -16,7 +16,14 @@ _GREY = (128, 128, 128)
 
 
 def check_image_size(asked: int | None, own: int, stride: int) -> int:
-    """The pixels a side: those asked for, else the model's own. Raises UsageError when the stride doesn't divide it."""
+    """The pixels a side: those asked for, else the model's own.
+
+    asked: pixels a side, or None.
+    own: pixels a side that the model was made for.
+    stride: pixels a side of a cell.
+
+    Raises UsageError when the stride doesn't divide the size.
+    """
     size = own if asked is None else asked
     if size < stride or size % stride:
         raise UsageError(f"image size {size}: expected a multiple of {stride} pixels, at least {stride}")
@@ -51,17 +58,24 @@ def pad_to_square(image: Image.Image) -> Image.Image:
     return square
 
 
-def squash(
+def resize_to_square(
     image: Image.Image,
     size: int,
     mean: Channels,
     std: Channels,
     resample: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Tensor:
-    """An image -> [3, size, size] float32 on the CPU, normalised with the channels' mean and std.
+    """Resize an image to a square and normalise it: what a backbone takes.
 
-    The whole image is squashed to the square, as in the paper, so no object at its edge is cropped away; bicubic,
-    antialiased. Modes other than RGB are converted. Raises ImageError when the image can't be decoded or is empty.
+    The whole image is resized, whatever its shape, as in the paper, so that no object at its edge is cropped away.
+
+    image: of any mode; modes other than RGB are converted.
+    size: pixels a side.
+    mean, std: of the RGB channels, for images in 0..1.
+    resample: the interpolation, antialiased; bicubic unless a model was trained with another.
+
+    Returns [3, size, size] float32 on the CPU.
+    Raises ImageError when the image can't be decoded or is empty.
     """
     rgb = to_rgb(image).resize((size, size), resample)
     # bytes are moved before they become floats, and then nothing is copied: this runs once an image, in few threads

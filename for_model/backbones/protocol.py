@@ -14,9 +14,9 @@ from torch import Tensor
 class Pool(Protocol):
     """What a head needs after the trunk. Differentiable in queries, tokens and X; see `AttentionPool`, which is CLIP's.
 
-    grid: cells a side, so K = grid * grid.
-    width: Ce.
-    dim: Co.
+    grid: cells a side of the feature map, so K = grid * grid.
+    width: Ce, of the feature map.
+    dim: Co, of the joint space.
     """
 
     grid: int
@@ -24,11 +24,14 @@ class Pool(Protocol):
     dim: int
 
     def cells(self, X: Tensor) -> Tensor:
-        """X -> [B, K, Ce], without the class token that a ViT's X begins with."""
+        """X: [B, K, Ce] -> [B, K, Ce], without the class token that a ViT's X begins with."""
         ...
 
     def tokens(self, X: Tensor) -> Tensor:
-        """X -> [B, K + 1, Ce], the mean or class token first. Raises UsageError when K is not the pool's."""
+        """X: [B, K, Ce] -> [B, K + 1, Ce], the mean or class token first.
+
+        Raises UsageError when K is not the pool's.
+        """
         ...
 
     @overload
@@ -38,7 +41,14 @@ class Pool(Protocol):
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[True]) -> tuple[Tensor, Tensor]: ...
 
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """queries: [B, N, Ce], tokens: [B, K', Ce] -> [B, N, Co], not normalised; and the weights [B, N, K']."""
+        """Attention of queries to tokens (eq. 1 and 3).
+
+        queries: [B, N, Ce].
+        tokens: [B, K', Ce]; K' is free.
+        return_weights: whether to return the attention weights as well.
+
+        Returns [B, N, Co], not normalised; with `return_weights` also the weights, [B, N, K'].
+        """
         ...
 
     def project(self, X: Tensor) -> Tensor:
@@ -49,11 +59,18 @@ class Pool(Protocol):
 class ImageTextBackbone(Protocol):
     """What a method needs: a trunk, a pool and a text encoder with one joint space, frozen, at one image size.
 
-    name: as `load_clip_resnet` takes it.  weights: where they come from, for people.
-    weights_sha256: hash of all that shapes an embedding.  image_size: pixels a side.  n_cells: K.  width: Ce.  dim: Co.
+    name: as `load_backbone` takes it.
+    weights: where they come from, for people.
+    weights_sha256: hash of all that shapes an embedding.
+    image_size: pixels a side.
+    n_cells: K, cells of the feature map.
+    width: Ce, of the feature map.
+    dim: Co, of the joint space.
     n_tokens: rows of X: K, or K + 1 for a ViT, whose X begins with its class token. Where docstrings say X: [B, K, Ce],
         such an X is meant as well.
-    prompts: the templates that names are put into.  logit_scale: the factor of a cosine in a softmax over texts.
+    prompts: the templates that names are put into.
+    logit_scale: the factor of a cosine in a softmax over texts.
+    device: where it computes.
     """
 
     name: str
@@ -76,8 +93,12 @@ class ImageTextBackbone(Protocol):
         ...
 
     def features(self, pixels: Tensor) -> Tensor:
-        """pixels: [B, 3, image_size, image_size] as `preprocess` gives -> X: [B, n_tokens, Ce] float32, on the
-        device."""
+        """The feature maps of a batch of images.
+
+        pixels: [B, 3, image_size, image_size] float32, as `preprocess` gives them.
+
+        Returns X, [B, n_tokens, Ce] float32, on the device.
+        """
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:

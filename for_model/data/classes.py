@@ -37,6 +37,7 @@ def groups_by_share(dataset: Dataset, novel_below: float = NOVEL_BELOW) -> dict[
     """Each category's group by the share of the images that it is in.
 
     novel_below: a share in (0, 1]; a category with exactly that share is base.
+
     Returns name -> group: `other` for a category in no image.
     Raises UsageError for a share out of range.
     """
@@ -49,7 +50,11 @@ def groups_by_share(dataset: Dataset, novel_below: float = NOVEL_BELOW) -> dict[
 def write_classes(path: Path, dataset: Dataset, command: str, novel_below: float = NOVEL_BELOW) -> dict[str, Group]:
     """Write every category's count, share and group to a TOML file, the most common first. Returns the groups.
 
+    path: of the file, which must not be there yet.
+    dataset: whose categories are counted.
     command: what made the file, for its header.
+    novel_below: a share of the images in (0, 1], see `groups_by_share`.
+
     Raises UsageError for a share out of range, or when the file is there already: it may have been edited.
     """
     groups = groups_by_share(dataset, novel_below)

@@ -38,11 +38,16 @@ class Category:
 class Dataset:
     """A split of a dataset.
 
+    name: of the dataset, as stores and results record it.
+    split: its name.
+    image_root: the folder that the images' paths are relative to.
     images: in ascending order of id, ids unique and all of one type.
+    categories: C of them, in an order that stays.
     labels: image id -> positions in `categories` of those present in it (image level, from instance annotations).
         Empty for a dataset without labels.
-    negatives: of a federated dataset (LVIS), image id -> positions of the categories known not to be in it; of all
-        others nothing is known. None where an image holds what its labels say and nothing else.
+    negatives: of a federated dataset (LVIS), image id -> positions of the categories that were judged and found not to
+        be in it. An image is judged for its labels and its negatives, and for no other category. None where every image
+        is judged for every category, and so holds what its labels say and nothing else.
     """
 
     name: str
@@ -64,14 +69,17 @@ class Dataset:
         """Which categories are present in which images.
 
         image_ids: M ids of this dataset, in any order (those of a store, say).
+
         Returns [C, M] bool. Raises DataError for an id that the dataset doesn't have.
         """
         return self._matrix(image_ids, self.labels)
 
     def known(self, image_ids: Sequence[ImageId]) -> NDArray[np.bool_] | None:
-        """Of which categories it is known whether they are in which images; None where all is known.
+        """For which categories each image is judged: known to hold an object of the category, or known not to.
 
-        image_ids: as for `relevance`.  Returns [C, M] bool, True for the labels and the negatives of an image.
+        image_ids: M ids of this dataset, in any order.
+
+        Returns [C, M] bool, True for the labels and the negatives of an image; None where all are judged for all.
         Raises DataError for an id that the dataset doesn't have.
         """
         if self.negatives is None:

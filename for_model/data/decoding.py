@@ -30,9 +30,16 @@ def decoded(
     workers: int,
     ahead: int,
 ) -> Generator[Pixels, None, None]:
-    """The images in order, each preprocessed, or why it can't be, with at most `ahead` of them waiting in memory.
+    """Decode and preprocess images in threads.
 
-    target: see `images.load_image`.  workers: threads; their number doesn't change the result.
+    records: the images, in the order in which they are wanted.
+    root: the folder that their paths are relative to.
+    target: pixels, the size down to which a large JPEG may be decoded, see `load_image`.
+    preprocess: makes [3, H, W] float32 of an image.
+    workers: threads; their number doesn't change the result.
+    ahead: at most so many images wait in memory, decoded before they are wanted.
+
+    Yields each image's pixels, or the ImageError that says why there are none.
     """
 
     def decode(record: ImageRecord) -> Pixels:

@@ -20,6 +20,9 @@ def load_folder(root: Path) -> Dataset:
     symbolic links that lead out of `root` or in a circle, their number logged, and links to folders that are listed
     under their own names. A link to an image within `root` is an image of its own. A name that isn't valid UTF-8 is
     listed with its odd bytes as `\xNN`; embedding skips and records it.
+
+    root: the folder.
+
     Raises DataError when `root` isn't a folder, holds no image, or one of its folders can't be read.
     """
     root = Path(root).expanduser().resolve()

@@ -28,7 +28,7 @@ _FORMATS = (
     *("DIB", "TGA", "PCX", "QOI", "SGI", "SUN", "PSD", "DDS", "XBM", "XPM"),
 )
 
-# What can be an image by its name. Camera formats that Pillow can't open are here too, so that such files are counted
+# The suffixes of image files. Camera formats that Pillow can't open are here too, so that such files are counted
 # and listed with a reason instead of being passed over.
 IMAGE_SUFFIXES = frozenset(
     (
@@ -59,6 +59,7 @@ def load_image(path: Path, target: int | None = None, max_pixels: int = MAX_PIXE
     target: pixels; a JPEG at least twice as large may be decoded at 1/2, 1/4 or 1/8 of its size, which is several
         times faster, but its shorter side never gets below `target`. None decodes every pixel.
     max_pixels: refuse a larger image before any pixel is decoded; at most MAX_PIXELS.
+
     Greyscale of 16 bits keeps its high byte; greyscale of 32 bits or floats is scaled to 0-255 from 0-1, 0-255 or else
     from its own range. Safe to call from several threads.
     Raises ImageError whose text is one of `file not found`, `file name is not valid UTF-8`, `empty file`, `truncated`,
@@ -112,7 +113,7 @@ def _why_missing(path: Path) -> str:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `_FORMATS` that this build of Pillow can open; for an unknown one it would raise KeyError."""
+    """Those of `_FORMATS` that this build of Pillow can open; asked for any other, Pillow would raise KeyError."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 

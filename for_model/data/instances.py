@@ -19,7 +19,9 @@ def read_lists(
 ) -> dict[str, Any]:
     """The content of an annotation file, its lists checked to be there.
 
-    format_name: whose format it should be, and layout: where the files should lie, for the errors.
+    path: of the JSON file.
+    format_name: whose format it should be, for the errors.
+    layout: where the files should lie, for the errors.
     lists: the names of the lists.
     Raises DataError when the file is missing, damaged or of another format.
     """
@@ -39,7 +41,13 @@ def read_lists(
 
 
 def image_records(found: Iterable[tuple[Any, Any]]) -> tuple[ImageRecord, ...]:
-    """Pairs of id and path as a file gives them -> records in ascending order of id. Raises FormatError."""
+    """The images of an annotation file as records, in ascending order of id.
+
+    found: pairs of id and path, as the file gives them.
+
+    Raises FormatError for an id that is no integer or string or occurs twice, for a path that leads out of the image
+    folder, and when there are no images.
+    """
     records: dict[ImageId, ImageRecord] = {}
     for image_id, path in found:
         if not isinstance(image_id, int | str) or isinstance(image_id, bool):
@@ -61,7 +69,9 @@ def check_annotations(
 ) -> None:
     """Raise FormatError for an annotation without an id, or of an image or category that isn't listed.
 
-    categories: the ids of the categories; None for annotations that have none, as captions.
+    annotations: as the file has them.
+    images: the ids of the images that the file lists.
+    categories: the ids of the categories that it lists; None for annotations that have none, as captions.
     """
     known = {"image_id": images} | ({} if categories is None else {"category_id": set(categories)})
     for annotation in annotations:

@@ -1,8 +1,8 @@
 """LVIS: ROOT/lvis_v1_SPLIT.json, and COCO 2017's images in ROOT/train2017 and ROOT/val2017.
 
-The annotations may also lie in ROOT/annotations, so that COCO's folder can be LVIS's too. LVIS is federated: of each
-image some categories are known to be in it (annotated), some known not to be (`neg_category_ids`), and of the others
-nothing is known. The val split's images come from both of COCO's folders.
+The annotations may also lie in ROOT/annotations, so that COCO's folder can be LVIS's too. LVIS is federated: an
+image is judged for some categories only, those that are annotated in it and those that were found not to be in it
+(`neg_category_ids`), and of the others nothing is known. The val split's images come from both of COCO's folders.
 """
 
 from pathlib import Path, PurePosixPath
@@ -20,11 +20,13 @@ _NAMES = {"v1": "lvis", "v0.5": "lvis-v0.5"}
 def load_lvis(root: Path, split: str, version: str | None = None) -> Dataset:
     """A split of LVIS, with image-level labels and negatives.
 
-    root: the folder of the annotations and the image folders.  split: `val`, `train`, ...
+    root: the folder of the annotations and the image folders.
+    split: `val`, `train`, ...
     version: `v1` or `v0.5`, other categories and other annotations; None for v1 where it is there, else v0.5. The
-    dataset's name tells them apart: `lvis`, `lvis-v0.5`.
-    Categories are in ascending order of their id, underscores in their names replaced by spaces. A category that is
-    marked as not exhaustively annotated in an image, without an annotation there, counts as unknown, as in LVIS's own
+        dataset's name tells them apart: `lvis`, `lvis-v0.5`.
+
+    Categories are in ascending order of their id, underscores in their names replaced by spaces. An image is not judged
+    for a category that is marked as not exhaustively annotated in it and has no annotation there, as in LVIS's own
     evaluation. Images whose files are missing are kept, see `Dataset.check_files`.
     Raises DataError when a file or folder is missing, or when the JSON is damaged or not in LVIS's format.
     """
@@ -51,7 +53,12 @@ def load_lvis(root: Path, split: str, version: str | None = None) -> Dataset:
 
 
 def annotation_file(root: Path, split: str, version: str | None) -> tuple[Path, str]:
-    """Where a split's annotations lie, and of which version they are; see `load_lvis`. Raises DataError for none."""
+    """Where a split's annotations lie, and of which version they are.
+
+    root, split, version: as `load_lvis` takes them.
+
+    Raises DataError when there are none.
+    """
     versions = _NAMES if version is None else (version,)
     places = [(root / folder / f"lvis_{v}_{split}.json", v) for v in versions for folder in ("", "annotations")]
     for path, found in places:

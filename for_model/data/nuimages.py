@@ -51,7 +51,9 @@ SURFACES = ("flat.driveable_surface", "vehicle.ego")  # of the surface annotatio
 def load_nuimages(root: Path, split: str) -> Dataset:
     """A split of nuImages, with image-level labels from its object annotations, and base and novel categories.
 
-    root: the folder that holds `v1.0-train`, `v1.0-val` or `v1.0-mini`, and `samples`.  split: one of `SPLITS`.
+    root: the folder that holds `v1.0-train`, `v1.0-val` or `v1.0-mini`, and `samples`.
+    split: one of `SPLITS`.
+
     The groups are those of ROOT/classes.toml, which `python -m for_eval classes` writes. Without that file they follow
     the paper's rule, from the shares of the train split, or of this one where train isn't there; the log says which.
     Raises UsageError for another split; DataError as `read_split` does, or when classes.toml is damaged.

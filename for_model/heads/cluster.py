@@ -31,7 +31,8 @@ def default_clusters(n_cells: int) -> int:
 class ClusterHead:
     """Cluster-CLIP: K-means over the unit-norm dense embeddings of an image, the mean of each cluster (section 3.1).
 
-    clusters: N.  An image of fewer distinct cells repeats the embedding of its largest cluster.
+    clusters: N. An image of fewer distinct cells repeats the embedding of its largest cluster.
+    iterations: of K-means, at most.
     engine: `batched` (on the device of X) or `reference` (scikit-learn, image by image); both give the same clusters,
         so it is no part of the settings.
     Raises UsageError for N or iterations below 1 or an unknown engine.
@@ -59,7 +60,10 @@ class ClusterHead:
         return F.normalize(self._clusters(X, pool).centres, dim=-1)  # [B, N, Co]
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
-        """The cells of each cluster, in equal shares; where one has none, those of the largest, which it repeats."""
+        """The cells of each cluster, in equal shares: [B, N, K] float32, rows summing to 1.
+
+        A cluster without cells repeats the embedding of the largest cluster, and so its cells.
+        """
         members = F.one_hot(self._clusters(X, pool).labels, self.clusters).float().transpose(1, 2)  # [B, N, K]
         sizes = members.sum(dim=2)  # [B, N]
         largest = members[torch.arange(len(X), device=X.device), sizes.argmax(dim=1)]  # [B, K]

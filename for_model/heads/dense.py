@@ -27,5 +27,5 @@ class DenseHead:
         return F.normalize(pool.project(X).float(), dim=-1)  # [B, K, Co]
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
-        """Each embedding is one cell's: [B, K, K], the identity."""
+        """Each embedding comes from one cell: [B, K, K] float32, the identity."""
         return torch.eye(pool.cells(X).shape[1], device=X.device).expand(len(X), -1, -1)

@@ -19,6 +19,9 @@ class FineTunedHead(TrainableHead):
     On a CLIP's pool, FT-CLIP trains copies of q, k, v and c, FT-Dense-CLIP copies of v and c, all that it has. On a
     pool without them (photo-lite's v is a classifier and its c fixed names) a linear map of the tokens, zero at first,
     is trained and added to the frozen values.
+
+    head: CLIP's or Dense-CLIP's, which is fine-tuned.
+    pool: of the backbone that it is for.
     """
 
     def __init__(self, head: ClipHead | DenseHead, pool: Pool) -> None:
@@ -47,5 +50,5 @@ class FineTunedHead(TrainableHead):
         return F.normalize((frozen + self.residual(weights @ tokens)).float(), dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
-        """See `heads.Head.evidence`."""
+        """See `Head.evidence`."""
         return self._head.evidence(X, with_own(pool, self.own))

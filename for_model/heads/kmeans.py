@@ -31,7 +31,11 @@ _CHUNK_ENTRIES = 1 << 23  # how many entries of K x K float64 matrices are worke
 
 
 class Clusters(NamedTuple):
-    """labels: [B, K] int64 in 0..N-1, the cluster of each cell.  centres: [B, N, D] float32, means, not normalised."""
+    """What clustering gives.
+
+    labels: [B, K] int64 in 0..N-1, the cluster of each cell.
+    centres: [B, N, D] float32, the clusters' means, not normalised.
+    """
 
     labels: Tensor
     centres: Tensor
@@ -42,10 +46,13 @@ def kmeans_batched(
 ) -> Clusters:
     """Cluster the points of each image, the whole batch at once, on the points' device.
 
-    points: [B, K, D] float, finite, of about unit norm.  n_clusters: N.
-    seeds: [B, N] int64, the cells to start from instead of step 1; -1 for none (last).
-    An empty batch gives empty results. Raises UsageError for N < 1, fewer than one iteration, K = 0 or points that are
-    not finite.
+    points: [B, K, D] float, finite, of about unit norm.
+    n_clusters: N.
+    max_iterations: Lloyd's, at most.
+    seeds: [B, N] int64, the cells to start from instead of step 1; -1, at the end of a row, for no seed.
+
+    An empty batch gives empty results.
+    Raises UsageError for N < 1, fewer than one iteration, K = 0 or points that are not finite.
     """
     _check(points, n_clusters, max_iterations)
     n_images, n_points, _ = points.shape
@@ -95,6 +102,7 @@ def seed_clusters(gram: Tensor, n_clusters: int, weights: Tensor | None = None) 
     gram: [B, K, K] float64, the points' inner products.
     n_clusters: N.
     weights: [B, K] float64, positive, how much each cell counts in that sum; None for all alike.
+
     Returns [B, N] int64, cells; -1 once every cell coincides with a seed.
     """
     norms = gram.diagonal(dim1=1, dim2=2)
@@ -118,9 +126,15 @@ def _total(distances: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def cluster_means(points: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
-    """Step 3. points: [B, K, D], labels: [B, K] int64 -> [B, N, D] float32, the mean of each cluster's points.
+    """Step 3: the mean of each cluster's points.
 
     A cluster without points repeats the mean of the largest cluster, the lowest numbered of several.
+
+    points: [B, K, D] float.
+    labels: [B, K] int64 in 0..N-1.
+    n_clusters: N.
+
+    Returns [B, N, D] float32.
     """
     members = _one_hot(labels, n_clusters)  # [B, K, N]
     sizes = members.sum(dim=1)  # [B, N]
@@ -131,9 +145,15 @@ def cluster_means(points: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
 
 
 def _lloyd(gram: Tensor, seeds: Tensor, max_iterations: int) -> Tensor:
-    """Step 2. gram: [B, K, K] float64, seeds: [B, N] -> labels [B, K] int64.
+    """Step 2: Lloyd's iterations.
 
     Centres are kept as the sets of points that they are the means of. Images that have converged drop out.
+
+    gram: [B, K, K] float64, the points' inner products.
+    seeds: [B, N] int64, the cells to start from; -1 for no seed.
+    max_iterations: at most so many.
+
+    Returns the labels, [B, K] int64.
     """
     n_images, n_points, _ = gram.shape
     valid = seeds >= 0  # [B, N]
@@ -154,8 +174,13 @@ def _lloyd(gram: Tensor, seeds: Tensor, max_iterations: int) -> Tensor:
 
 
 def _nearest(gram: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest centre of each point, and the squared distance to it. members: [B, K, N], 1 where a point counts
-    towards a centre; a centre without points is nobody's -> [B, K] int64 and [B, K] float64."""
+    """The nearest centre of each point, and the squared distance to it.
+
+    gram: [B, K, K] float64, the points' inner products.
+    members: [B, K, N] float64, 1 where a point counts towards a centre. A centre without points is nearest to none.
+
+    Returns [B, K] int64 and [B, K] float64.
+    """
     sizes = members.sum(dim=1)  # [B, N]
     cross = gram @ members / sizes.clamp(min=1)[:, None, :]  # [B, K, N], inner products of points and centres
     within = (members * cross).sum(dim=1) / sizes.clamp(min=1)  # [B, N], squared norms of the centres
@@ -166,8 +191,14 @@ def _nearest(gram: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refill(members: Tensor, distances: Tensor, valid: Tensor) -> Tensor:
-    """Move the farthest points to the clusters that have lost all theirs. members: [B, K, N], distances: [B, K],
-    valid: [B, N], whether a cluster takes part at all. Returns `members`, changed in place."""
+    """Move the farthest points to the clusters that have lost all of theirs.
+
+    members: [B, K, N] float64, 1 where a point is in a cluster.
+    distances: [B, K] float64, the points' squared distances to their centres.
+    valid: [B, N] bool, whether a cluster takes part at all.
+
+    Returns `members`, changed in place.
+    """
     empty = (members.sum(dim=1) == 0) & valid  # [B, N]
     for image in torch.nonzero(empty.any(dim=1)).flatten().tolist():
         if not distances[image].max() > 0:
@@ -180,7 +211,7 @@ def _refill(members: Tensor, distances: Tensor, valid: Tensor) -> Tensor:
 
 
 def _one_hot(labels: Tensor, n_clusters: int) -> Tensor:
-    """[B, K] int64 -> [B, K, N] float64."""
+    """Labels [B, K] int64 -> [B, K, N] float64, 1 for the cluster of each point and 0 elsewhere."""
     members = torch.zeros(*labels.shape, n_clusters, dtype=torch.float64, device=labels.device)
     return members.scatter_(2, labels[:, :, None], 1.0)
 

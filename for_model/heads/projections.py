@@ -10,8 +10,12 @@ from for_model.errors import UsageError
 
 
 def own_projections(pool: Pool, letters: str) -> nn.ModuleDict:
-    """Trainable copies of some of the pool's projections, started from CLIP's. letters: of `qkvc`, none for none.
+    """Trainable copies of some of the pool's projections, started from CLIP's.
 
+    pool: a CLIP's, whose projections are copied.
+    letters: which of `qkvc` to copy; an empty string for none.
+
+    Returns the copies, named `q_proj` and so on.
     Raises UsageError for a pool that isn't a CLIP's, as photo-lite's, which has no such projections.
     """
     if letters and not isinstance(pool, AttentionPool):
@@ -30,6 +34,7 @@ def with_own(pool: Pool, own: nn.ModuleDict) -> Pool:
 def value_residual(pool: Pool, hidden: int) -> nn.Module:
     """A trainable map [..., Ce] -> [..., Co] that is zero at first, to be added to a pool's frozen values.
 
+    pool: whose widths Ce and Co the map has.
     hidden: units of a ReLU layer; 0 for a linear map.
     """
     if not hidden:

@@ -16,7 +16,8 @@ from for_model.backbones.protocol import Pool
 class Head(Protocol):
     """What turns a feature map into embeddings.
 
-    name: of the method that it makes, `clip`.  settings: what changes its embeddings, as a store records it.
+    name: of the method that it makes, `clip`.
+    settings: what changes its embeddings, as a store records it.
     """
 
     @property
@@ -39,7 +40,7 @@ class Head(Protocol):
 
 
 class TrainableHead(nn.Module):
-    """A head with parameters of its own. Its name is that of the method that the training makes, see `HeadFile`."""
+    """A head with parameters of its own. It is named when it is trained, see `HeadFile.method`."""
 
     @property
     @abstractmethod

@@ -24,6 +24,11 @@ class DecoderLayer(nn.Module):
 
     As in DETR, the queries' own embeddings are added to what asks and to the keys of the self-attention, the cells'
     positions to the keys of the cross-attention, neither to the values.
+
+    width: Ce, of the queries and the cells.
+    heads: attention heads, which divide the width.
+    feedforward: hidden width of the two linear maps at the end.
+    dropout: a probability.
     """
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
@@ -35,7 +40,15 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, queries: Tensor, cells: Tensor, placed: Tensor) -> Tensor:
-        """x, queries: [B, N, Ce].  cells: [B, K, Ce], without and `placed` with positions.  Returns the next x."""
+        """One layer.
+
+        x: [B, N, Ce], what the layer before gave, or the queries at first.
+        queries: [B, N, Ce], the queries' own embeddings.
+        cells: [B, K, Ce], the feature map without positions.
+        placed: [B, K, Ce], the feature map with positions.
+
+        Returns the next x, [B, N, Ce].
+        """
         asking = x + queries
         x = self.norms[0](x + self.dropout(self.self_attention(asking, asking, x, need_weights=False)[0]))
         looked = self.cross_attention(x + queries, placed, cells, need_weights=False)[0]
@@ -50,7 +63,11 @@ class SumHead(TrainableHead):
     query it gives CLIP's embedding. Projections that are not frozen are the head's own copies, started from CLIP's; on
     a pool that has none (photo-lite's), a linear map of the tokens, zero at first, is added to the values instead.
     The decoder F starts from the queries themselves: started from zeros, as DETR's, its queries are all but alike at
-    first, and it learns little. Queries and decoder are Xavier-uniform. pool: of the backbone that the head is for.
+    first, and it learns little. Queries and decoder are Xavier-uniform.
+
+    settings: what shapes the head.
+    pool: of the backbone that the head is for.
+
     Raises UsageError when `heads` doesn't divide the backbone's width, or the pool has no projections to unfreeze.
     """
 

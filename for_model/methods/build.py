@@ -60,7 +60,11 @@ def build_method(
 
 
 def on_backbone(request: MethodRequest, make_head: Callable[[int], Head]) -> ClipMethod:
-    """A head on the backbone of a request. make_head: K, the cells of the backbone's feature map -> the head."""
+    """A head on the backbone of a request.
+
+    request: says which backbone; its other choices are the head's.
+    make_head: makes the head, from K, the number of cells of the backbone's feature map.
+    """
     backbone = request.loaded or load_backbone(
         request.backbone or DEFAULT_BACKBONE, request.weights, request.image_size, request.device
     )
@@ -126,7 +130,8 @@ def method_of_head_file(path: Path, request: MethodRequest) -> ClipMethod:
         )
     if request.loaded is not None:
         return ClipMethod(request.loaded, open_head(file, request.loaded))
-    default = None if recorded == name.lower() else recorded  # packaged weights are labelled so, not loaded by it
+    # Packaged weights are labelled by the backbone's name in lower case, and loaded by naming none.
+    default = None if recorded == name.lower() else recorded
     size = request.image_size or file.backbone["image_size"]
     try:
         backbone = load_backbone(name, request.weights or default, size, request.device)
@@ -141,20 +146,36 @@ def method_of_head_file(path: Path, request: MethodRequest) -> ClipMethod:
 
 
 def make_for(config: HeadConfig, pool: Pool) -> SumHead:
-    """SUM-CLIP before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    """SUM-CLIP before training, initialised from torch's random numbers.
+
+    config: whose SumSettings shape it.
+    pool: of the backbone that it is for.
+    """
     return SumHead(config.of(SumSettings), pool)
 
 
 def make_for_plus(config: HeadConfig, pool: Pool) -> ForPlusHead:
-    """FOR+ before training, initialised from torch's random numbers. pool: of the backbone that it is for."""
+    """FOR+ before training, initialised from torch's random numbers.
+
+    config: whose PlusSettings shape it.
+    pool: of the backbone that it is for.
+    """
     return ForPlusHead(config.of(PlusSettings), pool)
 
 
 def make_ft_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
-    """FT-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
+    """FT-CLIP before training.
+
+    config: none of its settings shapes it.
+    pool: of the backbone that it is for.
+    """
     return FineTunedHead(ClipHead(), pool)
 
 
 def make_ft_dense_clip(config: HeadConfig, pool: Pool) -> FineTunedHead:
-    """FT-Dense-CLIP before training. config: none of its settings shapes it.  pool: of the backbone that it is for."""
+    """FT-Dense-CLIP before training.
+
+    config: none of its settings shapes it.
+    pool: of the backbone that it is for.
+    """
     return FineTunedHead(DenseHead(), pool)

@@ -16,9 +16,12 @@ from for_model.methods.protocol import MethodInfo
 
 
 class ClipMethod:
-    """A `Method` of a backbone and a head. See `methods.Method` for the contract.
+    """A `Method` of a backbone and a head. See `protocol.Method` for what that promises.
 
     Searching needs the `Method` protocol only; training and the evidence for a match also use `backbone` and `head`.
+
+    backbone: makes feature maps of images, and embeddings of texts.
+    head: makes the N embeddings of an image of its feature map.
     """
 
     def __init__(self, backbone: ImageTextBackbone, head: Head) -> None:
@@ -61,7 +64,13 @@ class ClipMethod:
 
     @torch.no_grad()
     def encode_features(self, X: Tensor) -> Tensor:
-        """X: [B, K, Ce] float32, the backbone's feature maps, just made or kept -> as `encode_images`."""
+        """The second half of `encode_images`, from feature maps on.
+
+        X: [B, K, Ce] float32, the backbone's feature maps, just made or kept on disk since.
+
+        Returns [B, N, Co] float32 on the CPU, unit-norm.
+        Raises ForError for feature maps that are not finite.
+        """
         X = X.to(self.backbone.device, torch.float32)
         if not torch.isfinite(X).all():
             raise ForError(
@@ -72,9 +81,11 @@ class ClipMethod:
 
     @torch.no_grad()
     def explain_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The embeddings, and where each comes from: the cells' shares in it, see `heads.Head.evidence`.
+        """The embeddings, and where each comes from: the cells' shares in it, see `Head.evidence`.
 
-        pixels: [B, 3, H, W] as `preprocess` gives -> [B, N, Co] as `encode_images` and [B, N, K], float32, on the CPU.
+        pixels: [B, 3, H, W] float32, as `preprocess` gives them.
+
+        Returns [B, N, Co], the embeddings that `encode_images` gives, and [B, N, K], both float32 on the CPU.
         """
         X = self.backbone.features(pixels)
         return self.encode_features(X), self.head.evidence(X, self.backbone.pool).float().cpu()

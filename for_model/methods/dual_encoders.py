@@ -19,7 +19,7 @@ from torch import Tensor
 
 from for_model.backbones.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
 from for_model.backbones.clip_vit import fit_positions
-from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD, Channels, check_image_size, check_pixels, squash
+from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD, Channels, check_image_size, check_pixels, resize_to_square
 from for_model.errors import ForError
 from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import MethodRequest
@@ -30,10 +30,13 @@ COCA_WEIGHTS = "mscoco_finetuned_laion2b_s13b_b90k"  # the paper's is fine-tuned
 
 
 class DualEncoder(ABC):
-    """What these methods share; a `Method`, see `methods.Method` for the contract. Everything runs in float32.
+    """What these methods share. Each is a `Method`, see `protocol.Method` for what that promises; all run in float32.
 
-    model: the library's own, moved to the device, frozen.  mean, std: of the RGB channels, for images in 0..1.
-    packages: whose versions a result names, beside those of every result.
+    info: what stores and indexes record of it.
+    model: the library's own, moved to the device, frozen.
+    device: where it computes.
+    mean, std: of the RGB channels, for images in 0..1.
+    packages: whose versions a result names, beside those that every result names.
     """
 
     packages: tuple[str, ...] = ()
@@ -51,8 +54,11 @@ class DualEncoder(ABC):
         return self._info
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        """An image -> [3, H, W] float32 on the CPU; see `pixels.squash`. Raises ImageError when it can't be decoded."""
-        return squash(image, self.info.image_size, self.mean, self.std)
+        """An image -> [3, H, W] float32 on the CPU; see `resize_to_square`.
+
+        Raises ImageError when it can't be decoded.
+        """
+        return resize_to_square(image, self.info.image_size, self.mean, self.std)
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -25,5 +25,8 @@ class HeadConfig(SumSettings, PlusSettings):
         return kind
 
     def of(self, kind: type[Any]) -> Any:
-        """The settings that one kind of head takes. kind: SumSettings or PlusSettings."""
+        """The settings that one kind of head takes.
+
+        kind: SumSettings or PlusSettings.
+        """
         return kind(**{name: getattr(self, name) for name in kind.model_fields})

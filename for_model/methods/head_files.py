@@ -29,6 +29,7 @@ FORMAT = "for-head/1"
 def make_head(config: HeadConfig, pool: Pool) -> TrainableHead:
     """A head before training, as its method's entry in the registry makes it, initialised from torch's random numbers.
 
+    config: which head, and its settings.
     pool: of the backbone that it is for.
     """
     head: TrainableHead = imported(METHODS[config.kind].head)(config, pool)
@@ -39,8 +40,11 @@ def make_head(config: HeadConfig, pool: Pool) -> TrainableHead:
 class HeadFile:
     """What a head file says of itself, read without its parameters.
 
+    path: of the file.
     method: as it is called in tables, `for`, `for-sup`, `for-pl`, `ft-clip`, `ft-dense-clip`.
-    backbone: its name, weights, weights_sha256 and image_size.  training: the settings that it was trained with.
+    config: which head it is, and its settings.
+    backbone: its name, weights, weights_sha256 and image_size.
+    training: the settings that it was trained with.
     """
 
     path: Path
@@ -58,7 +62,17 @@ def write_head(
     backbone: ImageTextBackbone,
     training: dict[str, Any],
 ) -> None:
-    """Write a head file, atomically. Raises WeightsError for a parameter that float16 can't hold."""
+    """Write a head file, atomically.
+
+    path: of the file, which is replaced if it is there.
+    head: the trained head, whose state dict is written as float16.
+    config: which head it is, and its settings.
+    method: as it is called in tables.
+    backbone: that it was trained on.
+    training: the settings that it was trained with, values that JSON can hold.
+
+    Raises WeightsError for a parameter that float16 can't hold.
+    """
     metadata = {
         "format": FORMAT,
         "method": method,
@@ -108,7 +122,7 @@ def load_head(file: HeadFile, backbone: ImageTextBackbone) -> TrainableHead:
             f"{file.path} was trained on {file.backbone['name']} with the weights {file.backbone['weights']!r}, not on "
             f"this {backbone.name} with {backbone.weights!r}: load that backbone, or train a head for this one"
         )
-    with torch.random.fork_rng(devices=[]):  # the start is thrown away, and shall not shift anybody's random numbers
+    with torch.random.fork_rng(devices=[]):  # the first weights are replaced; drawing them must not change later draws
         head = make_head(file.config, backbone.pool)
     state, _ = read_weights(file.path, vocab_size=0)
     head.load_state_dict(fit_state_dict(state, head.state_dict(), str(file.path)))
@@ -117,7 +131,12 @@ def load_head(file: HeadFile, backbone: ImageTextBackbone) -> TrainableHead:
 
 @dataclass(frozen=True)
 class LoadedHead:
-    """A trained head as a `heads.Head`: named as in tables, its file's hash among its settings."""
+    """A trained head as a `Head`.
+
+    module: the trained head itself.
+    name: of the method, as it is called in tables.
+    sha256: of its file, which its settings hold as `head_sha256`.
+    """
 
     module: TrainableHead
     name: str
@@ -135,7 +154,7 @@ class LoadedHead:
         return embeddings
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
-        """See `heads.Head.evidence`."""
+        """See `Head.evidence`."""
         return self.module.evidence(X, pool)
 
 

@@ -26,7 +26,11 @@ _FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of model: the repository that is the default, and transformers' names of its classes."""
+    """One kind of model.
+
+    default: the hub's repository that is taken if none is named.
+    config, model: the names of its classes in transformers.
+    """
 
     default: str
     config: str
@@ -73,8 +77,10 @@ PUBLISHED: dict[str, dict[str, dict[str, Any]]] = {
 class HubModel:
     """A model of the library and where it comes from.
 
-    name: of the backbone.  label: of its weights, for people.  weights_sha256: hash of all parameters and of what
-    shapes an embedding without being one.  model: on the CPU, float32, in eval mode.
+    name: of the backbone.
+    label: of its weights, for people.
+    weights_sha256: hash of all parameters and of what shapes an embedding without being one.
+    model: on the CPU, float32, in eval mode.
     folder: where its tokenizer's files lie; None for random weights.
     """
 
@@ -88,10 +94,12 @@ class HubModel:
 def load_hub_model(method: str, backbone: str | None, weights: str | None) -> HubModel:
     """Find, read and check a model.
 
-    method: a name of FAMILIES.  backbone: a repository of the hub, None for the family's default.
+    method: a name of FAMILIES.
+    backbone: a repository of the hub, None for the family's default.
     weights: None or `hub` for the repository's, downloaded on first use; a folder that holds what such a repository
         does (config.json, *.safetensors, and for BLIP-2 the tokenizer's files), whose name is the backbone's then if
         none is given; or `random`: the repository's architecture, see PUBLISHED, with weights from a seed.
+
     Raises UsageError for an unknown repository with random weights, WeightsError when packages or weights are missing,
     damaged or another model's.
     """

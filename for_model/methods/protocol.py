@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 class MethodInfo:
     """What a store and an index record of the method that made them; two equal infos make comparable embeddings.
 
-    method: `clip`, `dense-clip`, `cluster-clip`, `for`, ...  backbone: `RN-mini`, `RN50`, ...
+    method: `clip`, `dense-clip`, `cluster-clip`, `for`, ...
+    backbone: `RN-mini`, `RN50`, ...
     weights: where the weights come from (`openai`, `rn-mini`, `random`, a file's name), for people.
     weights_sha256: hash of every parameter that shapes an image or text embedding, for machines.
-    n_embeddings: N, embeddings an image.  dim: Co, width of the joint space.  image_size: pixels a side.
-    settings: the head's own settings (number of K-means iterations, say).
+    n_embeddings: N, embeddings an image.
+    dim: Co, width of the joint space.
+    image_size: pixels a side.
+    settings: of the head, what changes its embeddings (the number of K-means iterations, say).
     """
 
     method: str
@@ -66,7 +69,10 @@ class Method(Protocol):
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Q texts, encoded as they stand (prompts are text.py's affair) -> [Q, Co] float32 on the CPU, unit-norm."""
+        """Q texts, encoded as they stand -> [Q, Co] float32 on the CPU, unit-norm.
+
+        Names are put into prompts before, by `for_model.text.embed_categories`.
+        """
         ...
 
 
@@ -86,7 +92,13 @@ class ExplainingMethod(Method, Protocol):
 
 
 class LazyMethod:
-    """A method that is described already and loaded when it is first needed: by whoever needs it first, others wait."""
+    """A method that is described already and loaded when it is first needed.
+
+    Whichever thread needs it first loads it, and the others wait.
+
+    info: what the method will be.
+    load: loads it.
+    """
 
     def __init__(self, info: MethodInfo, load: Callable[[], Method]) -> None:
         self.info = info

@@ -31,7 +31,7 @@ class MethodRequest:
     backbone: the name of a backbone, or of a published model for a method that brings its own.
     weights: a pretrained tag, `random`, or the path of a file.
     image_size: pixels a side.
-    n_embeddings: N, of a method that takes a count.
+    n_embeddings: N, embeddings an image, of a method that takes a count.
     device: where it shall compute.
     cluster_engine: which K-means Cluster-CLIP runs; both give the same clusters.
     loaded: a backbone that is in memory already, which is the one that is asked for.
@@ -160,9 +160,12 @@ METHODS: dict[str, MethodEntry] = {
 
 
 def parse_method(method: str) -> tuple[str, int | None]:
-    """`cluster-clip:25` -> (`cluster-clip`, 25); `clip` -> (`clip`, None); the path of a head's file -> (it, None).
+    """The name and the count of a method, as a command's argument gives them.
 
-    Raises UsageError naming what there is.
+    `cluster-clip:25` is (`cluster-clip`, 25) and `clip` is (`clip`, None). The path of a trained head's file stands in
+    place of a name.
+
+    Raises UsageError that lists the methods, for a name that isn't one of them or can't be built from its name.
     """
     if method.endswith(HEAD_SUFFIX):
         return method, None
@@ -210,7 +213,13 @@ def built_in_methods() -> dict[str, int]:
 
 
 def method_title(method: str, n_embeddings: int) -> str:
-    """A method as tables and the page write it: `CLIP`, `Cluster-CLIP 8`, `FOR 8`; one that isn't known by its name."""
+    """A method as tables and the page write it: `CLIP`, `Cluster-CLIP 8`, `FOR 8`.
+
+    A method without an entry in METHODS is written by its name.
+
+    method: its name.
+    n_embeddings: N, embeddings an image, which is written where it is a choice.
+    """
     entry = METHODS.get(method)
     if entry is None:
         return method
@@ -226,6 +235,8 @@ def trained_name(kind: str, labels: bool, pseudo_labels: bool) -> str:
     """The name of the method that a training makes, by the losses that it has: `for`, `for-sup`, `for-pl`, ...
 
     kind: one of `head_kinds`. One without variants keeps its name.
+    labels: whether it learns from labels.
+    pseudo_labels: whether it learns from pseudo-labels.
     """
     variant = kind if labels and pseudo_labels else f"{kind}-sup" if labels else f"{kind}-pl"
     return variant if variant in METHODS else kind

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from for_model.backbones.pixels import check_image_size, pad_to_square, squash
+from for_model.backbones.pixels import check_image_size, pad_to_square, resize_to_square
 from for_model.errors import WeightsError
 from for_model.methods.dual_encoders import DualEncoder
 from for_model.methods.hub_models import HubModel, load_hub_model, reading
@@ -23,7 +23,15 @@ _BLIP2_DROPS = re.compile(r'[.!"()*#:;~]')
 
 
 class TransformersEncoder(DualEncoder):
-    """What the models of this module share. n_embeddings: N at that image size.  dim: Co."""
+    """What the models of this module share.
+
+    method: its name, a key of METHODS.
+    loaded: the model and where it comes from.
+    n_embeddings: N, embeddings an image at that image size.
+    dim: Co, of the joint space.
+    image_size: pixels a side.
+    device: where it computes.
+    """
 
     packages = ("transformers",)
 
@@ -78,14 +86,15 @@ class Owl(TransformersEncoder):
 
 
 class Owl2(Owl):
-    """OWLv2 (Minderer et al. 2023): as OWL-ViT, but an image is padded to a square, not squashed to one."""
+    """OWLv2 (Minderer et al. 2023): as OWL-ViT, but an image is padded to a square before it is resized."""
 
     def preprocess(self, image: Image.Image) -> Tensor:
         """An image -> [3, H, W] float32 on the CPU, grey below or to the right of it; bilinear, as the original.
 
         Raises ImageError when it can't be decoded.
         """
-        return squash(pad_to_square(image), self.info.image_size, self.mean, self.std, Image.Resampling.BILINEAR)
+        size = self.info.image_size
+        return resize_to_square(pad_to_square(image), size, self.mean, self.std, Image.Resampling.BILINEAR)
 
 
 class Blip2(TransformersEncoder):
@@ -120,7 +129,8 @@ class Blip2(TransformersEncoder):
 
 
 def _blip2_tokenizer(loaded: HubModel) -> Any:
-    """BERT's, from the model's folder; for random weights one that knows letters only, since that one has words.
+    """BERT's tokenizer, from the files in the model's folder; for random weights one that knows letters only, because
+    the real one's words come with the real weights.
 
     Raises WeightsError when its files are missing, damaged or have more words than the model.
     """
@@ -156,12 +166,12 @@ def build_owl(request: MethodRequest) -> Owl:
 
 
 def build_owl2(request: MethodRequest) -> Owl2:
-    """Load OWLv2; see `build_owl` for the request."""
+    """Load OWLv2. The request and the errors are those of `build_owl`."""
     loaded = load_hub_model(request.name, request.backbone, request.weights)
     return Owl2(request.name, loaded, request.image_size, request.device)
 
 
 def build_blip2(request: MethodRequest) -> Blip2:
-    """Load BLIP-2; see `build_owl` for the request."""
+    """Load BLIP-2. The request and the errors are those of `build_owl`."""
     loaded = load_hub_model(request.name, request.backbone, request.weights)
     return Blip2(loaded, request.image_size, request.device)

@@ -26,7 +26,7 @@ def save_checkpoint(
     """Write a checkpoint, atomically.
 
     state: by name, the live parameters that the optimizer steps, and buffers, if there are any.
-    optimizer: its state is kept of the tensors of `state`; its rates and other settings are not.
+    optimizer: of which the state of the tensors in `state` is kept; its rates and other settings are not.
     progress: values that JSON can hold, floats to the last bit.
     """
     tensors = {f"model.{name}": value for name, value in state.items()}

@@ -13,7 +13,11 @@ _TIMEOUT = timedelta(days=1)  # the others wait while the first keeps feature ma
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a training. rank: this one's number.  size: how many there are."""
+    """The processes of a training.
+
+    rank: the number of this process, from 0.
+    size: how many processes there are.
+    """
 
     rank: int = 0
     size: int = 1
@@ -39,7 +43,10 @@ class World:
 
 
 def join_world(device: torch.device) -> World:
-    """The processes that `torchrun` started (it says so in the environment), or this one alone. gloo, nccl on CUDA."""
+    """The processes that `torchrun` started (it says so in the environment), or this one alone.
+
+    device: this process's. The processes talk through NCCL on CUDA, else through Gloo.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return World()
@@ -48,7 +55,10 @@ def join_world(device: torch.device) -> World:
 
 
 def local_device(device: str | None) -> torch.device:
-    """The device of this process: as told, else its own GPU where there is one, else the CPU."""
+    """The device of this process.
+
+    device: `cpu`, `cuda` or `cuda:<number>`; None for this process's own GPU where there is one, else the CPU.
+    """
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():

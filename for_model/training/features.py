@@ -27,7 +27,7 @@ from for_model.files import cache_dir, locked, read_note, sha256_json, write_jso
 log = logging.getLogger(__name__)
 
 GIB = 2**30
-_CHUNK = 1024  # images between two notes of how far it has come, and so what a kill can lose
+_CHUNK = 1024  # images between two notes of the progress, and so the most that is lost when it is killed
 _BATCH = 32  # images a forward pass of the trunk
 
 Rows = NDArray[np.int64]
@@ -35,7 +35,12 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that can't be decoded: its position in the dataset's images, and why."""
+    """An image that can't be decoded.
+
+    row: its position in the dataset's images.
+    path: relative to the dataset's folder.
+    reason: why, in a few words.
+    """
 
     row: int
     path: str
@@ -47,7 +52,8 @@ class Features:
 
     usable: [M] bool, False for images known from the start not to be decodable. It never changes, so that every process
         and every resumed run orders the images alike.
-    skipped: those and, on the fly, what was found since, with reasons.
+    skipped: the images that can't be decoded, with reasons: those that `usable` says, and those that were found later,
+        when the images are decoded anew in every epoch.
     why: one sentence, for people: where the feature maps come from, and why.
     identity: hash of the images and of the weights and size that their feature maps come from.
     """
@@ -59,12 +65,22 @@ class Features:
     why: str
 
     def batches(self, order: Iterable[Rows]) -> Iterator[tuple[Rows, Tensor]]:
-        """For each of the wanted sets of rows: those that are usable, and their X [b, K, Ce] float32 on the device."""
+        """The feature maps of some images at a time.
+
+        order: the rows of each batch, positions in the dataset's images.
+
+        Yields, for each batch, the rows that are usable, and their X, [b, K, Ce] float32 on the device.
+        """
         raise NotImplementedError
 
 
 class OnTheFly(Features):
-    """Decodes the images and runs the trunk each time, the next images being decoded meanwhile."""
+    """Decodes the images and runs the trunk whenever a batch is asked for, while the next images are being decoded.
+
+    dataset, backbone: whose images go through which trunk.
+    why, identity: see `Features`.
+    workers: threads that decode images; None for one a core, at most 8.
+    """
 
     def __init__(
         self, dataset: Dataset, backbone: ImageTextBackbone, why: str, identity: str, workers: int | None = None
@@ -104,7 +120,13 @@ class OnTheFly(Features):
 
 
 class Kept(Features):
-    """Reads feature maps from a memory-mapped array [M, K, Ce] that `_keep` has filled."""
+    """Reads feature maps from a memory-mapped array that `_keep` has filled.
+
+    array: [M, K, Ce], the feature maps.
+    skipped: the images that couldn't be decoded; their rows of the array are meaningless.
+    device: where batches go.
+    why, identity: see `Features`.
+    """
 
     def __init__(
         self,
@@ -136,13 +158,15 @@ def open_features(
 ) -> Features:
     """The dataset's feature maps: kept on disk if all of them fit `budget_gib` and the disk, else on the fly.
 
-    What is kept already is used, and what was begun is gone on with. Logs which of the two it is, and why.
+    Feature maps that an earlier call has kept are used, and a call that was stopped half way is gone on with. The log
+    says which of the two it is, and why.
 
     dataset, backbone: whose images go through which trunk.
     budget_gib: how much disk they may take, in GiB.
     folder: where they are kept; None for `features` in FOR's cache folder.
     workers: threads that decode images; None for one a core, at most 8.
     exact: keep float32 as the trunk gives it, for scoring, instead of float16, for training.
+
     Raises UsageError for a negative budget; StoreError when another process is filling the same folder or the disk
     can't be written; DataError when no image is usable.
     """

@@ -69,7 +69,8 @@ TOKEN_STD = 0.15  # wider than open_clip's 0.02: captions start apart, and the f
 _NAMED = (0.5, 0.3, 0.2)  # how often a caption names one, two, three of the objects
 
 
-_Pixels = int | float  # as the recipe writes it: it is part of the name that the drawings are kept under
+# An int stays an int, as the recipe writes it, because the number is part of the name that the drawings are kept under.
+_Pixels = int | float
 
 
 class Stage(Settings):
@@ -136,7 +137,14 @@ def _draw(stage: Stage, seed: int, index: int) -> tuple[NDArray[np.uint8], list[
 
 
 def draw_stage(stage: Stage, seed: int, folder: Path) -> tuple[NDArray[np.uint8], list[list[int]]]:
-    """The stage's images [n, size, size, 3] (memory-mapped) and the concepts of each; drawn once into `folder`."""
+    """The images of a stage, drawn once and kept.
+
+    stage: what is drawn.
+    seed: the recipe's.
+    folder: where the drawings are kept.
+
+    Returns the images, [n, size, size, 3] uint8, memory-mapped, and the concepts of each, positions in CONCEPTS.
+    """
     name = f"{stage.name}-{sha256_json([seed, stage.n_images, stage.size, stage.max_objects, stage.object_px])[:12]}"
     labels_path, pixels_path = folder / f"{name}.json", folder / f"{name}.npy"
     if not labels_path.exists():
@@ -157,10 +165,13 @@ def draw_stage(stage: Stage, seed: int, folder: Path) -> tuple[NDArray[np.uint8]
 
 
 def caption(rng: Generator, concepts: Sequence[int]) -> tuple[str, list[int]]:
-    """A caption that names one to three of an image's concepts, and which: [1..3], in the order named.
+    """A caption that names one to three of an image's concepts, and those concepts in the order named.
 
     Were all of them named, a caption's length would tell the number of objects: a short cut that ends in a model which
     ranks the images of one object first, whatever the query.
+
+    rng: the random numbers.
+    concepts: of the image, positions in CONCEPTS.
     """
     count = 1 + int(rng.choice(len(_NAMED), p=_NAMED))
     named = [int(c) for c in rng.permutation(np.asarray(concepts))[:count]]
@@ -182,10 +193,11 @@ def true_pairs(images: Sequence[Sequence[int]], captions: Sequence[Sequence[int]
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, positives: Tensor) -> Tensor:
-    """CLIP's symmetric loss, where every true pair is a positive: a target is shared by all that are true.
+    """CLIP's symmetric loss, with several positives: a row's target is spread evenly over all its true pairs.
 
-    images, texts: [B, Co] unit-norm.  scale: the temperature's inverse.  positives: [B, B] bool (image, text), its
-    diagonal true.
+    images, texts: [B, Co], unit-norm.
+    scale: the temperature's inverse.
+    positives: [B, B] bool, whether a text (column) is true of an image (row); the diagonal is true.
     """
     logits = scale * images @ texts.T  # [B, B]
     true = positives.float()
@@ -284,7 +296,10 @@ class Pretraining:
         return float(loss.detach())
 
     def _augment(self, rng: Generator, images: NDArray[np.uint8]) -> Tensor:
-        """[B, H, W, 3] uint8 -> [B, 3, H, W] normalised; colours permuted, half inverted, half mirrored: all free."""
+        """[B, H, W, 3] uint8 -> [B, 3, H, W] float32, normalised.
+
+        Colours are permuted, half of the images inverted, and half mirrored.
+        """
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         colours = torch.from_numpy(rng.permuted(np.tile(np.arange(3), (len(x), 1)), axis=1))
         x = x[torch.arange(len(x))[:, None], colours]
@@ -337,7 +352,14 @@ def export(checkpoint: Path, out: Path, metadata: dict[str, str]) -> None:
 def run_recipe(config: Path, settings: Sequence[str], work: Path, out: Path, device: str) -> Iterator[str]:
     """`python -m for_model pretrain-mini`: train, report each epoch, write the packaged weights to `out`.
 
-    A work folder belongs to one recipe: UsageError if it holds a checkpoint of another.
+    config: the recipe's file.
+    settings: overrides, see `load_recipe`.
+    work: the folder for drawings and the checkpoint; it belongs to one recipe.
+    out: the weights' file.
+    device: where it computes.
+
+    Yields a line of JSON an epoch.
+    Raises UsageError if the work folder holds a run of another recipe.
     """
     recipe = load_recipe(config, settings)
     work.mkdir(parents=True, exist_ok=True)

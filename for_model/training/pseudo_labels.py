@@ -31,8 +31,12 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class PseudoLabel:
-    """A name seen in an image: its position in the vocabulary, its probability, the number of the embedding that shows
-    it."""
+    """A name seen in an image.
+
+    name: its position in the vocabulary.
+    probability: in 0..1 (eq. 4).
+    embedding: the number of the embedding that shows it, in 0..N-1.
+    """
 
     name: int
     probability: float
@@ -96,6 +100,7 @@ def pseudo_labels(
     scale: the factor of the cosines in the softmax. The paper leaves it out "for clarity"; CLIP's own is 100.
     threshold: in 0..1, 5e-4 in the paper, whose vocabulary is ImageNet-21K.
     limit: at most so many an image, say the number of queries that can be matched; None for all.
+
     Raises UsageError when shapes don't fit together or the threshold or limit makes no sense.
     """
     if Y.ndim != 3 or texts.ndim != 2 or Y.shape[-1] != texts.shape[-1] or not len(texts):
@@ -103,7 +108,7 @@ def pseudo_labels(
     if not 0 <= threshold <= 1 or (limit is not None and limit < 1):
         raise UsageError(f"threshold {threshold}, limit {limit}: expected 0..1, and 1 or more (or None)")
     found = []
-    for image in Y:  # one by one: N x 21,841 numbers are many enough
+    for image in Y:  # one image at a time bounds the memory, as it takes N x 21,841 numbers
         probability, embedding = (scale * image.float() @ texts.float().T).softmax(-1).max(0)  # [V] each
         order = torch.argsort(probability, descending=True, stable=True)[:limit].cpu()
         values, shown = probability.cpu()[order].tolist(), embedding.cpu()[order].tolist()
@@ -116,8 +121,11 @@ def pseudo_labels(
 class StoredLabels:
     """The pseudo-labels of a dataset's M images.
 
-    names: the vocabulary.  starts: [M + 1] int64; image m has the labels from starts[m] up to starts[m + 1], the most
-    probable first.  name: int32, positions in `names`.  probability: float32.  embedding: int16, the cluster's number.
+    names: the vocabulary.
+    starts: [M + 1] int64; image m has the labels from starts[m] up to starts[m + 1], the most probable first.
+    name: int32, positions in `names`.
+    probability: float32.
+    embedding: int16, the cluster's number.
     """
 
     names: list[str]
@@ -155,9 +163,11 @@ def stored_labels(
 
     features: the feature maps of the dataset.
     method: Cluster-CLIP on the backbone that made the features.
-    names, threshold: of eq. 4, see `pseudo_labels`.
+    names: the vocabulary.
+    threshold: in 0..1, the least probability of a label, see `pseudo_labels`.
     folder: where they are kept.
     scale: of the cosines in the softmax, as a multiple of the backbone's own.
+
     Raises UsageError as `pseudo_labels` does.
     """
     identity = [method.info.to_json(), list(names), threshold, len(features.usable), method.prompts, features.identity]

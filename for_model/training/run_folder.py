@@ -1,4 +1,4 @@
-"""The folder of a training: whose it is, its lock, and its log."""
+"""The folder of a training run: which training it belongs to, its lock, and its log."""
 
 import contextlib
 import csv
@@ -17,14 +17,28 @@ from for_model.training.distributed import World
 
 @contextlib.contextmanager
 def hold_lock(out: Path, world: World) -> Iterator[None]:
-    """Hold the run folder's lock, in the first process. Raises UsageError when another training has it."""
+    """Hold the run folder's lock, in the first process.
+
+    out: the run folder.
+    world: the training's processes.
+
+    Raises UsageError when another training holds it.
+    """
     busy = UsageError(f"another training is writing to {out}: wait for it, or choose another --out")
     with locked(out / "lock", busy) if world.first else contextlib.nullcontext():
         yield
 
 
 def claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
-    """Write into the run folder what this training is, or check that the folder holds the same one."""
+    """Write this training's settings into the run folder, or check that the folder was made with the same ones.
+
+    config: the settings.
+    out: the run folder.
+    backbone: whose weights' hash is written as well.
+    world: the training's processes; the first one writes.
+
+    Raises UsageError when the folder holds a training with other settings, or files that aren't a training's.
+    """
     settings = {**config.to_json(), "features": None}  # where feature maps come from changes no result
     plan = {"version": VERSION, "config": settings, "weights_sha256": backbone.weights_sha256}
     path = out / "config.json"

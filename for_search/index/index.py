@@ -42,7 +42,8 @@ class Hit:
 class SearchIndex:
     """An open index. Searching changes nothing in it, so several threads may share one.
 
-    images: M records in ascending order of id.  skipped: those the store left out, with reasons.
+    images: M records in ascending order of id.
+    skipped: those the store left out, with reasons.
     n_bytes: size of the engine's files on disk.
     """
 
@@ -105,8 +106,9 @@ class SearchIndex:
     def score_images(self, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
         """The score of every image for every query, as `search` scores them, up to rounding.
 
-        queries: [Q, Co] float32.  at_most: of a larger index, score about so many embeddings only, of blocks of images
-        spread evenly over it: enough for a histogram.
+        queries: [Q, Co] float32.
+        at_most: of a larger index, score about so many embeddings only, of blocks of images spread evenly over it:
+            enough for a histogram.
         Returns [Q, M] float32, columns in the order of `images`; fewer columns where `at_most` leaves images out.
         """
         n_images, n_embeddings = len(self.images), self.info.n_embeddings

@@ -46,7 +46,8 @@ class Builder:
     def start(self, root: Path, method: str, backbone: str) -> None:
         """Begin to index all images under `root`, and return at once.
 
-        method: as `build_method` takes it.  backbone: one that an open index uses is shared.
+        method: as `build_method` takes it.
+        backbone: one that an open index uses is shared.
         Raises UsageError when another build is running, or for a root that isn't a folder.
         """
         root = root.expanduser()

@@ -23,7 +23,8 @@ def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watc
 
     What counts as a change: an image that came, went, or is of another size or date. Then all are embedded again, and
     the index from before is removed. Stopped at any moment, the next call goes on. Nothing is written under `root`.
-    progress: show the bar of the embedding on stderr, if that is a terminal.  watch: see `embed`.
+    progress: show the bar of the embedding on stderr, if that is a terminal.
+    watch: see `embed`.
     Raises DataError when `root` isn't a folder of images or none of them is usable, StoreError when another process is
     embedding them just now or the disk is full.
     """

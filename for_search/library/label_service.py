@@ -53,8 +53,10 @@ def label_image(
 ) -> tuple[Image.Image, ImageLabels]:
     """An image and its pseudo-labels, compared with its annotations where it has some.
 
-    index: a name of the library; its backbone is used.  image: RGB, or the id of one of the index.
-    vocabulary, own: see `vocabulary_names`.  threshold: in 0..1; None for the vocabulary's own.
+    index: a name of the library; its backbone is used.
+    image: RGB, or the id of one of the index.
+    vocabulary, own: see `vocabulary_names`.
+    threshold: in 0..1; None for the vocabulary's own.
     report: called now and then with the numbers of names that are embedded and that there are, while the vocabulary is
         being embedded: seconds, or much longer the first time for ImageNet-21K on a large model.
     Raises UsageError for what makes no sense or isn't there, ImageError for an image of the index that can't be

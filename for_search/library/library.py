@@ -30,8 +30,9 @@ _log = logging.getLogger(__name__)
 class _Entry:
     """An index of the library.
 
-    images: equal for indexes of the same images.  source: equal for indexes of one folder by one method, the later of
-    which takes the place of the earlier.  open: what opens it, on first use.
+    images: equal for indexes of the same images.
+    source: equal for indexes of one folder by one method, the later of which takes the place of the earlier.
+    open: what opens it, on first use.
     """
 
     images: str

@@ -23,7 +23,9 @@ def packaged_method(spec: str, texts: Sequence[str], load: Callable[[], Method])
 
     The first time the method is loaded; later both are read from FOR's cache. Any change to the package `for_model`,
     its weights included, makes it the first time again, and so does a damaged file.
-    spec: its name, as `build_method` takes it.  load: loads it. Raises what `load` raises.
+    spec: its name, as `build_method` takes it.
+    load: loads it.
+    Raises what `load` raises.
     """
     path = _kept([spec, list(texts)])
     try:

@@ -28,7 +28,8 @@ _SAME = 0.999
 class Evidence:
     """Where the embedding of an image that matches best comes from.
 
-    embedding: which, in 0..N-1.  score: its inner product with the query, the best over several queries.
+    embedding: which, in 0..N-1.
+    score: its inner product with the query, the best over several queries.
     cells: [g, g] float32 in 0..1, row 0 at the image's top; the cells' shares in the embedding over the largest share.
     meaning: what the shares are, which differs between methods.
     as_indexed: whether the image still gives the embedding that was indexed; if not, it has changed since.

@@ -50,7 +50,8 @@ class ImageLabel:
 class ImageLabels:
     """The pseudo-labels of one image.
 
-    labels: the most probable first, at most MAX_LABELS.  n_found: names above the threshold, shown or not.
+    labels: the most probable first, at most MAX_LABELS.
+    n_found: names above the threshold, shown or not.
     cells: [g, g] int, the number of each cell's cluster.
     missed: annotated categories of the image that no label names; None for an image without annotations.
     """
@@ -82,8 +83,9 @@ class ImageLabels:
 def vocabulary_names(choice: str, dataset: Dataset | None = None, own: str | Sequence[str] = "") -> list[str]:
     """The V names of a vocabulary, each once.
 
-    choice: one of VOCABULARIES.  dataset: the labelled one that `dataset` stands for.  own: the names of `own`, see
-    `own_names`.
+    choice: one of VOCABULARIES.
+    dataset: the labelled one that `dataset` stands for.
+    own: the names of `own`, see `own_names`.
     Raises UsageError for another choice, an index without labelled categories, and a list of one's own that is too
     short or too long.
     """
@@ -146,7 +148,9 @@ def find_labels(
 ) -> ImageLabels:
     """The pseudo-labels of an image (eq. 4).
 
-    method: of `labelling_method`.  image: RGB.  names, texts: the vocabulary and its [V, Co] unit-norm embeddings.
+    method: of `labelling_method`.
+    image: RGB.
+    names, texts: the vocabulary and its [V, Co] unit-norm embeddings.
     threshold: in 0..1; names above it are labels.
     Raises UsageError when the threshold makes no sense.
     """

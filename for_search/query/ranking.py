@@ -26,7 +26,8 @@ UNRANKED = -1
 def top_k(scores: Scores, k: int, known: BoolArray | None = None) -> IntArray:
     """The k best images of each category, best first; equal scores in column order, whatever k.
 
-    scores: [C, M] floating point; infinities are allowed, NaN isn't.  known: [C, M] bool, see the module.
+    scores: [C, M] floating point; infinities are allowed, NaN isn't.
+    known: [C, M] bool, see the module.
     Returns [C, min(k, M)] int64: columns. A row with fewer known images than that ends in UNRANKED (-1).
     C = 0 or M = 0 gives an empty result.
     Raises UsageError for NaN, for k < 1 and for arrays of the wrong shape or type.
@@ -70,7 +71,8 @@ def average_precision_at_k(
 
     relevant: [..., k'] bool, whether the image at rank 1, 2, ... is relevant; ranks beyond K are ignored, and ranks
         missing up to K (a collection smaller than K) count as not relevant.
-    n_relevant: [...] integer, P: the relevant images at any rank.  k: K.
+    n_relevant: [...] integer, P: the relevant images at any rank.
+    k: K.
     normaliser: Z. `min(P, K)`: Kaggle's `apk`, which the paper cites for mAP@50 (section 4.1); 1 means that no ranking
         could be better. `P`: trec_eval, ranx; can't reach 1 when P > K. `hits`: the relevant images among the first K,
         torchmetrics; can be 1 with a single hit.

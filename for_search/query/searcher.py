@@ -39,7 +39,9 @@ HEAD_MISSING = (
 class SearchResult:
     """The answer to one query.
 
-    hits: at most k, best first.  encode_ms: the text's way through the encoder.  search_ms: the index's.
+    hits: at most k, best first.
+    encode_ms: the text's way through the encoder.
+    search_ms: the index's.
     """
 
     query: str
@@ -79,8 +81,9 @@ class SearchResult:
 class Query:
     """What is searched for, encoded for one index's joint space.
 
-    label: the text, or words for an image.  embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image
-    for an image.  encode_ms: how long that took; 0 where nothing had to be encoded.
+    label: the text, or words for an image.
+    embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image for an image.
+    encode_ms: how long that took; 0 where nothing had to be encoded.
     """
 
     label: str
@@ -242,7 +245,8 @@ def searcher_of(
     device: None for CUDA where there is one, else the CPU.
     weights: the weights' file, for an index made from one (it records the file's name only); None for what it records.
     image_root: where the images lie now; None for where they lay when they were embedded.
-    method: a method that is built already, instead of building one.  texts: see `Searcher`.
+    method: a method that is built already, instead of building one.
+    texts: see `Searcher`.
     heads: files of trained heads, one of which may be the index's; the one that comes with FOR is known without.
     loaded: the index's backbone, if it is in memory already.
     Raises StoreError when the method isn't of the index's text space, WeightsError when weights or a head can't be had.

@@ -37,7 +37,8 @@ class MethodAnswer:
 class SideBySide:
     """The answers of several methods to one query.
 
-    category: that the query names, if any.  n_relevant: P, the images labelled with it.
+    category: that the query names, if any.
+    n_relevant: P, the images labelled with it.
     overlap: [methods, methods], the share of the k best images that two methods have in common.
     """
 
@@ -80,7 +81,8 @@ def ask_side_by_side(
 ) -> SideBySide:
     """Ask several methods for the k images that match a text best.
 
-    searchers: by the names of their indexes, at least one, all of the same images.  dataset: their labels, if any.
+    searchers: by the names of their indexes, at least one, all of the same images.
+    dataset: their labels, if any.
     A search goes as deep as AP@50 needs where there are labels for it, and its time is that of the deep one.
     Raises UsageError for an empty text or k < 1.
     """

@@ -28,16 +28,23 @@ from for_model.files import cache_dir, write_json
 VERSION = 1  # raise it when the same arguments give other scenes
 DEFAULT_COUNTS: dict[Split, int] = {"train": 48_000, "dev": 1000, "val": 2000}
 DEFAULT_SIZE = 160
-BENCHMARK_SHARE = 0.7  # of the objects are of the 65 base and novel categories, the others of the wider vocabulary
-HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split show one of those
+BENCHMARK_SHARE = 0.7  # this share of the objects is of the 65 base and novel categories, the rest of the others
+HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split, this share shows one
 OBJECT_PX = (28, 88)  # longest side, log-uniform; in pixels, not in shares of the canvas, so that crops match scenes
-FITS_TURNED = 0.77  # of the canvas: an object so long still fits when turned by 20 degrees
-MIN_VISIBLE = 0.6  # of an object's ink stays visible, or it is not placed
+FITS_TURNED = 0.77  # share of the canvas: an object of this length still fits when turned by 20 degrees
+MIN_VISIBLE = 0.6  # an object is placed only where this share of every other object's ink stays visible
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: position of its concept in CONCEPTS, its drawing and glyph, box and visible ink in pixels."""
+    """One object of a scene.
+
+    concept: position in CONCEPTS.
+    drawing: one of the concept's, such as `mdi:cat`.
+    glyph: the font and the name of the glyph that was drawn.
+    box_xywh_px: left, top, width and height, in pixels.
+    area_px: how many pixels of its ink are visible.
+    """
 
     concept: int
     drawing: str
@@ -115,7 +122,12 @@ def render_scene(
 ) -> tuple[NDArray[np.uint8], list[SceneObject]]:
     """Draw one scene.
 
-    size: pixels a side.  max_objects: the number of objects is uniform in 1..max_objects.
+    rng: the random numbers, see `scene_rng`.
+    split: whose held-back drawings may be shown.
+    size: pixels a side.
+    max_objects: the number of objects is uniform in 1..max_objects.
+    object_px: the shortest and the longest that an object's longest side may be, in pixels.
+
     Returns [size, size, 3] uint8 RGB, and the objects in the order in which they were drawn.
     """
     canvas = _background(rng, size)
@@ -162,6 +174,12 @@ def write_scenes(root: Path, counts: dict[Split, int], seed: int = 0, size: int 
     """Write splits in COCO's layout: `root/SPLIT/000000000001.jpg`, `root/annotations/instances_SPLIT.json`.
 
     The annotation file comes last and atomically: a split that has one is complete. Shows a progress bar.
+
+    root: the folder to write to.
+    counts: how many scenes of each split; 0 for none.
+    seed: other seeds draw other scenes.
+    size: pixels a side, a multiple of 32.
+
     Raises UsageError for impossible arguments, DataError if a split is there already, made with other arguments.
     """
     if size < 64 or size % 32:
@@ -237,7 +255,9 @@ def _draw_one(root: Path, split: Split, seed: int, size: int, index: int) -> lis
 def default_root(split: str) -> Path:
     """The cache folder of the default scenes, with those of a split drawn on first use.
 
-    48,000 of train (a minute or two), 1,000 of dev, 2,000 of val. Another split's name draws nothing.
+    The train split has 48,000 scenes (drawn in a minute or two), dev 1,000 and val 2,000.
+
+    split: `train`, `dev` or `val`; for another name nothing is drawn.
     """
     root = cache_dir() / f"miniscenes-v{VERSION}"
     missing: dict[Split, int] = {

@@ -121,7 +121,7 @@ def test_unknown_device(device: str) -> None:
         load_clip_resnet("RN-mini", "random", device=device)
 
 
-def test_preprocess_squashes_the_whole_image(mini: ClipResnet) -> None:
+def test_preprocess_resizes_the_whole_image(mini: ClipResnet) -> None:
     wide = np.zeros((40, 200, 3), np.uint8)
     wide[:, :20], wide[:, -20:] = (255, 0, 0), (0, 0, 255)  # only at the edges, which a centre crop would lose
     pixels = mini.preprocess(Image.fromarray(wide))
