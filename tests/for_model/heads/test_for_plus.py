@@ -16,7 +16,7 @@ from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError
 from for_model.heads.clip import ClipHead
 from for_model.heads.config import PlusSettings
-from for_model.heads.for_plus import ForPlusHead
+from for_model.heads.for_plus import ForPlusHead, frozen_parts
 from for_model.heads.protocol import Head
 from for_model.methods.head_config import HeadConfig
 from for_model.methods.head_files import make_head, open_head, read_head_file, write_head
@@ -146,7 +146,7 @@ def test_is_a_head(pool: Pool, maps: Tensor) -> None:
         torch.testing.assert_close(made(maps[image : image + 1], pool)[0], Y[image], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(made(maps[[2, 0, 1]], pool), Y[[2, 0, 1]], atol=1e-5, rtol=1e-4)
     assert made(maps[:0], pool).shape == (0, N, pool.dim)
-    assert made.settings == {"queries": N, "hidden": 16, "sharpness": 20.0, "whole": 0.5, "steady": False}
+    assert made.settings == {"queries": N, "hidden": 16, "sharpness": 20.0, "whole": 0.5, "root": False}
 
 
 @torch.no_grad()
@@ -204,13 +204,28 @@ def test_at_the_start_the_values_learn_at_once(pool: Pool, maps: Tensor) -> None
         assert parameter.grad.abs().amax() > 0
 
 
-def test_steady_trains_the_values_alone(pool: Pool, maps: Tensor) -> None:
-    made = head(pool, steady=True)
-    trained = {name for name, p in made.named_parameters() if p.requires_grad}
-    assert trained == {name for name, _ in made.named_parameters() if name.startswith("residual.")}
+def test_the_root_tames_large_features_and_is_standardised(pool: Pool, maps: Tensor) -> None:
+    made = head(pool, trained=True, root=True)
+    means = pool.cells(maps).mean(dim=1)  # [B, Ce]
+    made.fit_to(means)
+    rooted = means.sign() * means.abs().sqrt()
+    torch.testing.assert_close(made.centre, rooted.mean(dim=0))
+    torch.testing.assert_close(made.spread, (rooted - rooted.mean(dim=0)).square().mean().sqrt())
+    with torch.no_grad():
+        A = made.evidence(maps, pool)
+        pooled = A @ pool.cells(maps)
+        r = made.residual((pooled.sign() * pooled.abs().sqrt() - made.centre) / made.spread)
+        z = F.normalize(A @ pool.project(maps) + r, dim=-1)
+        expected = F.normalize(z + 0.5 * ClipHead()(maps, pool), dim=-1)
+    torch.testing.assert_close(made(maps, pool), expected, atol=1e-5, rtol=1e-4)
     some_loss(made(maps, pool)).backward()
-    assert made.q.weight.grad is None
-    assert made.residual[-1].weight.grad.abs().amax() > 0
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters())  # the root's slope at 0 has no bound
+
+
+def test_parts_at_hand_give_the_same(pool: Pool, maps: Tensor) -> None:
+    made = head(pool, trained=True)
+    with torch.no_grad():
+        torch.testing.assert_close(made(maps, pool, frozen_parts(maps, pool)), made(maps, pool))
 
 
 def test_the_weights_of_cells_move_the_seeds(mini: ClipResnet, X: Tensor) -> None:

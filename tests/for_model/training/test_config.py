@@ -136,7 +136,7 @@ def test_what_is_not_set_is_the_papers() -> None:
 def test_for_plus_takes_its_own_settings_out_of_the_heads() -> None:
     config = config_from({**BASE, "head": {"kind": "for+", "queries": 3, "whole": 0.25, "layers": 5}})
     settings = config.head.of(PlusSettings)
-    assert (settings.queries, settings.whole, settings.hidden, settings.steady) == (3, 0.25, 512, False)
+    assert (settings.queries, settings.whole, settings.hidden, settings.root) == (3, 0.25, 512, False)
     assert not hasattr(settings, "layers")
     assert config.method == "for+"
 

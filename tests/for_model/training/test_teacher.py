@@ -20,7 +20,7 @@ from for_model.training.features import Features, Rows
 from for_model.training.losses.ranking import teacher_logits
 from for_model.training.pseudo_labels import vocabulary
 from for_model.training.targets import _names
-from for_model.training.teacher import Teacher, soft_teacher
+from for_model.training.teacher import Teacher, soft_teacher, survey
 
 IMAGES, NAMES, BROKEN = 7, 5, 3
 
@@ -58,6 +58,10 @@ def test_says_what_clip_and_dense_clip_say_together(small: ClipResnet, monkeypat
     expected[kept] = teacher_logits(parts, 1.5)  # the broken image has no part in the mean and the spread
     torch.testing.assert_close(made.logits.float(), expected, atol=2e-3, rtol=0)
     assert made.logits.dtype == torch.float16
+    found = survey(SomeFeatures(X), small)
+    torch.testing.assert_close(found.means, X[kept].mean(dim=1))
+    again = soft_teacher(SomeFeatures(X), small, texts, 1.5, found.frozen)
+    torch.testing.assert_close(again.logits.float(), expected, atol=2e-2, rtol=0)  # it is kept in float16
     assert not made.logits[BROKEN].any()
     assert float(made.logits[kept].float().std(0, correction=0).mean()) == pytest.approx(1.5, abs=1e-2)
 

@@ -334,7 +334,8 @@ class TestRanking:
         rate = {"learning_rate": 1e-3, "warmup_steps": 2}
         training = training_of(plus(scenes, loss={"pse": 0.0}, optimizer={**rate, "decoupled": True}), tmp_path)
         rates = []
-        for training.step in range(training.total_steps):
+        for step in range(training.total_steps):
+            training.step = step
             rates.append(training._set_rate())
         assert training.total_steps == 6  # 40 images, 16 a step, twice
         assert rates == pytest.approx([1e-3 * part for part in (1 / 2, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6)])
