@@ -64,7 +64,7 @@ bench: install
 
 leaderboards: install
 	$(BIN)/python -m for_eval tables $(if $(DATA),--data "$(DATA)") $(ARGS)
-	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for
+	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for,for+
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 HEAD_SUFFIX = ".safetensors"
 DEFAULT_BACKBONE = "RN-mini"
-DEFAULT_METHOD = "for"  # of the built-in indexes, the one that the page opens with
+DEFAULT_METHOD = "for+"  # of the built-in indexes, the one that the page opens with
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ METHODS: dict[str, MethodEntry] = {
                 "FOR+",
                 build="for_model.methods.build:build_packaged",
                 head="for_model.methods.build:make_for_plus",
+                default_embeddings=8,
                 counted=True,
                 evidence="the cells that are most like the seed of the embedding",
             )

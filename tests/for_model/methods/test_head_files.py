@@ -180,6 +180,6 @@ def test_methods_by_name() -> None:
         packaged_head("RN50")
     method = build_method("for", device="cpu")
     assert (method.info.method, method.info.backbone, method.info.n_embeddings) == ("for", "RN-mini", 8)
-    assert packaged_heads("RN-mini") == [packaged_head("RN-mini")]
+    assert packaged_heads("RN-mini") == [packaged_head("RN-mini"), packaged_head("RN-mini", "for+")]
     assert packaged_heads("RN50") == []
     assert packaged_head("RN-mini").stat().st_size < 20e6

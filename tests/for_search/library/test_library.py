@@ -156,7 +156,7 @@ def test_the_built_in_ones_are_made_on_first_use(monkeypatch: pytest.MonkeyPatch
     assert library.siblings(names[0]) == tuple(names[1:])
     assert not (tmp_path / "indexes").exists()
     opened = library.searcher(names[0])
-    assert opened.index.info.method == "for"
+    assert opened.index.info.method == "for+"
     assert opened.embeds_images
     assert len(list((tmp_path / "indexes").iterdir())) == 1
     assert library.labels(names[0]) is not None
