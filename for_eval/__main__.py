@@ -102,6 +102,21 @@ def _add_table(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_table)
 
 
+def _add_figure(parsers: _Parsers) -> None:
+    parser = parsers.add_parser(
+        "figure",
+        help="draw mAP@50 against embeddings an image",
+        description="Draw what the tables say of every method: mAP@50 of base and of novel names against the number of "
+        "embeddings an image, for each dataset that has results.",
+        epilog="example: python -m for_eval figure docs/embeddings.png",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .png, .svg or .pdf")
+    parser.add_argument(
+        "--out", type=Path, default=Path("leaderboards"), help="the leaderboards (default: leaderboards)"
+    )
+    parser.set_defaults(run=commands.run_figure)
+
+
 def _add_compare(parsers: _Parsers) -> None:
     parser = parsers.add_parser(
         "compare",
@@ -154,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_leaderboard,
         _add_tables,
         _add_table,
+        _add_figure,
         _add_compare,
     ):
         add(parsers)

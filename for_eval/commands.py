@@ -86,6 +86,13 @@ def run_table(arguments: argparse.Namespace) -> None:
         print(*paths, sep="\n")
 
 
+def run_figure(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard.embeddings_figure import write_embeddings_figure
+
+    write_embeddings_figure(arguments.file, arguments.out)
+    print(arguments.file)
+
+
 def run_classes(arguments: argparse.Namespace) -> None:
     from for_model.data.classes import CLASSES_FILE, write_classes
     from for_model.data.nuimages import read_split

@@ -236,7 +236,7 @@ def write_table_csvs(out: Path) -> list[Path]:
     paths = []
     for suite in SUITES.values():
         for name, table in suite.tables.items():
-            found = [_seeds(out, suite, row) for row in table.rows]
+            found = [results_of_row(out, suite, row) for row in table.rows]
             if not any(found):
                 continue
             shared = min(
@@ -260,7 +260,7 @@ def write_table_csvs(out: Path) -> list[Path]:
     return paths
 
 
-def _seeds(out: Path, suite: Suite, row: Row) -> list[Results]:
+def results_of_row(out: Path, suite: Suite, row: Row) -> list[Results]:
     """A row's results from seed 0 up to the first that is missing."""
     found = []
     for seed in range(1 if row.method is not None else 1000):

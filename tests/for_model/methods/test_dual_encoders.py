@@ -127,7 +127,7 @@ def test_what_coca_refuses(backbone: str, weights: str, size: int | None, messag
 def test_names() -> None:
     names = ("coca", "owlvit", "owlv2", "blip2")
     assert [parse_method(name) for name in names] == [(name, None) for name in names]
-    with pytest.raises(UsageError, match=r"expected one of clip, .*, for, coca, owlvit, owlv2, blip2, the path"):
+    with pytest.raises(UsageError, match=r"expected one of clip, .*, for, for\+, coca, owlvit, owlv2, blip2, the path"):
         parse_method("cocoa")
     with pytest.raises(UsageError, match="only cluster-clip takes a count"):
         build_method("coca:3", "coca-tiny", "random")

@@ -151,7 +151,7 @@ def test_the_built_in_ones_are_made_on_first_use(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("FOR_CACHE", str(tmp_path))
     monkeypatch.setattr(miniscenes, "DEFAULT_COUNTS", {"val": 6})
     library = Library.built_in()
-    names = [f"miniscenes val: {title}" for title in ("FOR 8", "CLIP", "Dense-CLIP", "Cluster-CLIP 8")]
+    names = [f"miniscenes val: {title}" for title in ("FOR+ 8", "CLIP", "Dense-CLIP", "Cluster-CLIP 8", "FOR 8")]
     assert list(library.names) == names
     assert library.siblings(names[0]) == tuple(names[1:])
     assert not (tmp_path / "indexes").exists()
