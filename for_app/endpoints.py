@@ -17,7 +17,10 @@ def add_endpoints(library: Library) -> None:
         return api.search(library, query, k, index)
 
     def search_image(image: gr.FileData, k: int = 12, index: str = "") -> dict:
-        """The images that show most of what an image shows, best first. image: an uploaded file."""
+        """The images that show most of what an image shows, best first.
+
+        image: an uploaded file.
+        """
         return api.search_image(library, uploaded_image(image), k, index)
 
     def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1) -> dict:
@@ -42,7 +45,8 @@ def add_endpoints(library: Library) -> None:
     ) -> dict:
         """The names that Cluster-CLIP sees in an image: name, probability, cluster, and whether it is right.
 
-        image: an uploaded file; or image_id, of an image of the index.
+        image: an uploaded file; None where `image_id` names the image.
+        image_id: of an image of the index; empty for an uploaded one.
         vocabulary: `dataset`, `imagenet21k`, `miniscenes`, or `own`, which takes `names`.
         threshold: the least probability.
         """

@@ -32,9 +32,15 @@ def search(library: Library, query: str, k: int = 12, index: str = "") -> dict[s
 def search_image(
     library: Library, image: Image.Image | ImageId, k: int = 12, index: str = "", embedding: int | None = None
 ) -> dict[str, Any]:
-    """As `search`, with an image, or the id of one of the index, instead of a text; see `Searcher.find` for the score.
+    """The k images that show most of what an image shows, in the form in which `search` answers.
 
+    library: of the index.
+    image: an image, or the id of one of the index.
+    k: how many images, 1 to MAX_K.
+    index: its name; an empty one for the first.
     embedding: of an image of the index, search for what this one of its embeddings stands for; None for the whole.
+
+    `Searcher.find` says what the score is. Raises UsageError for an unknown index, id or embedding, or k out of range.
     """
     searcher = _searcher(library, index)
     if isinstance(image, Image.Image):
@@ -43,7 +49,7 @@ def search_image(
 
 
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
-    """A text through every method that has an index of the same images; see `side_by_side.SideBySide`.
+    """A text through every method that has an index of the same images; see `SideBySide`.
 
     The index itself comes first. Where its labels are at hand and the text names a category, hits say whether they are
     right, and each method has its AP@50 for the query.
@@ -55,7 +61,7 @@ def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[
 
 
 def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -> dict[str, Any]:
-    """Where in an image the embedding comes from that matches a text best; see `evidence.Evidence`."""
+    """Where in an image the embedding comes from that matches a text best; see `Evidence`."""
     searcher = _searcher(library, index)
     return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
 
@@ -68,10 +74,15 @@ def pseudo_label(
     names: Sequence[str] = (),
     threshold: float | None = None,
 ) -> dict[str, Any]:
-    """The names that Cluster-CLIP sees in an image, or the image of an id; see `labelling.label`, `ImageLabels`.
+    """The names that Cluster-CLIP sees in an image; see `label_image`, and `ImageLabels` for the answer.
 
-    vocabulary: empty for `own` if there are `names`, else for the names of the index's dataset, and ImageNet-21K if
-    it isn't annotated.
+    library: of the index.
+    image: an image, or the id of one of the index.
+    index: its name; an empty one for the first.
+    vocabulary: one of VOCABULARIES. An empty one stands for `own` if there are `names`, else for the names of the
+        index's dataset, or ImageNet-21K where that isn't annotated.
+    names: of the vocabulary `own`.
+    threshold: in 0..1, the least probability of a label; None for the vocabulary's own.
     """
     name = index or library.default
     chosen = vocabulary or (OWN if names else default_vocabulary(library, name))

@@ -83,7 +83,7 @@ def test_the_example_of_a_method_is_one(tmp_path: Path, monkeypatch: pytest.Monk
     source, entry = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     (tmp_path / "halves.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    entry = entry.strip().removesuffix(",").replace("for_model.methods.halves", "halves")
+    entry = entry.strip().replace("for_model.methods.halves", "halves")
     monkeypatch.setitem(METHODS, "halves", eval(entry, {"MethodEntry": MethodEntry}))
     try:
         method = build_method("halves", "RN-mini", "random", device="cpu")

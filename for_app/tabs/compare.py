@@ -80,5 +80,5 @@ def _names(library: Library, name: str) -> list[str]:
 
 
 def _choices(library: Library, name: str) -> list[tuple[str, str]]:
-    """The same with what is shown of them, the method alone."""
+    """What a checkbox shows and what it stands for: the method's title, and the index's name."""
     return [(each.rpartition(": ")[2], each) for each in _names(library, name)]

@@ -17,7 +17,12 @@ from for_search.library.library import Library
 
 
 def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_build: bool) -> None:
-    """Build the tab. current: holds the name of the index.  allow_build: see `page.build_app`."""
+    """Build the tab.
+
+    current: holds the name of the index.
+    app: the page, for what happens when it opens.
+    allow_build: let visitors index folders of the machine that serves the page.
+    """
     gr.HTML("<p>What is being searched. Another index is chosen at the top of the page.</p>", elem_classes="hint")
     about = gr.HTML(elem_id="about")
 

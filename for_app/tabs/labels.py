@@ -35,8 +35,11 @@ assert {choice for _, choice in _CHOICES} == set(VOCABULARIES)
 
 @dataclass(frozen=True)
 class _Parts:
-    """The tab's components that events read or write. picked: the image, an id of the index or an upload.
-    shown: the ids of the images to choose from."""
+    """The tab's components that events read or write.
+
+    picked: the image, an id of the index or an upload.
+    shown: the ids of the images to choose from.
+    """
 
     upload: gr.Image
     samples: gr.Gallery
@@ -53,7 +56,11 @@ class _Parts:
 
 
 def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
-    """Build the tab. current: holds the name of the index whose backbone and images are used.  tab: this one."""
+    """Build the tab.
+
+    current: holds the name of the index whose backbone and images are used.
+    tab: this one, for when it is opened.
+    """
     gr.HTML(
         "<p>What FOR learns from where nobody has labelled anything: the names that Cluster-CLIP sees in an image, "
         "each with its probability and the part of the image that shows it.</p>",

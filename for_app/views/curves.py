@@ -18,7 +18,13 @@ PAPER_DATASET = "COCO"
 
 @dataclass(frozen=True)
 class Curve:
-    """mAP@50 in percent, `y`, at ascending `x`. group: `base` or `novel`.  of: what else tells it apart, or empty."""
+    """One curve of a chart.
+
+    group: `base` or `novel`.
+    of: what else tells it from other curves of the group; may be empty.
+    x: ascending.
+    y: mAP@50 in percent.
+    """
 
     group: str
     of: str
@@ -28,7 +34,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Ablation:
-    """title: for people.  x_label: of the axis.  logarithmic: that axis.  ours, paper: the curves; empty for none."""
+    """An ablation as a chart.
+
+    title: for people.
+    x_label: of the horizontal axis.
+    logarithmic: whether that axis is.
+    ours, paper: the curves; empty for none.
+    """
 
     title: str
     x_label: str

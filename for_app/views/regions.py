@@ -32,8 +32,8 @@ def region_colour(number: int) -> tuple[int, int, int]:
 def draw_regions(image: Image.Image, found: ImageLabels) -> Image.Image:
     """The image, SHOWN_PX on its longer side, with the cells of every label's cluster tinted, outlined and numbered.
 
-    image: RGB.
-    The cells divide the whole image evenly, whatever its shape, as the backbone saw it.
+    image: RGB. The cells divide the whole image evenly, whatever its shape: the backbone saw it resized to a square.
+    found: its labels, and the cluster of each cell.
     """
     scale = SHOWN_PX / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -73,7 +73,12 @@ def _near_edge(regions: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _write_number(drawn: Image.Image, cells: NDArray[np.bool_], number: int) -> None:
-    """A region's number, dark on a disc of its colour. cells: [g, g], a part of it; on the one nearest its middle."""
+    """Write a region's number, dark on a disc of its colour, on the cell that is nearest the region's middle.
+
+    drawn: the picture.
+    cells: [g, g], the cells of one connected part of the region.
+    number: of the region.
+    """
     where = np.argwhere(cells)  # [cells, 2], row and column
     row, column = where[((where - where.mean(axis=0)) ** 2).sum(axis=1).argmin()]
     x, y = (column + 0.5) * drawn.width / len(cells), (row + 0.5) * drawn.height / len(cells)

@@ -37,7 +37,12 @@ def comparison_html(comparison: SideBySide, searchers: dict[str, Searcher]) -> s
 
 
 def _column(answer: MethodAnswer, shares: NDArray[np.float64], searcher: Searcher) -> dict[str, Any]:
-    """What one method's column says. shares: [methods], of its best images that each method finds too."""
+    """What one method's column says.
+
+    answer: of the method.
+    shares: [methods], the share of its best images that each method finds too, in 0..1.
+    searcher: of its index.
+    """
     precision = answer.average_precision
     return {
         "title": answer.name.rpartition(": ")[2],  # without the images' name, which is the same for all

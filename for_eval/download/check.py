@@ -21,7 +21,11 @@ _NUIMAGES_TABLES = (
 
 @dataclass(frozen=True)
 class _Found:
-    """What a split's annotations list. paths: its images, relative to the dataset's folder."""
+    """What a split's annotations list.
+
+    annotations, categories: how many.
+    paths: its images, relative to the dataset's folder.
+    """
 
     annotations: int
     categories: int
@@ -30,7 +34,11 @@ class _Found:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """One split, or one folder of images: its line in the report, and whether all is as published."""
+    """One split, or one folder of images.
+
+    line: of the report.
+    ok: whether all is as published.
+    """
 
     line: str
     ok: bool

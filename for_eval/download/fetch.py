@@ -104,7 +104,7 @@ def fetch(source: Source, root: Path, splits: Sequence[str], parts: Sequence[Par
     """Download and unpack what isn't there yet. Shows progress bars; goes on where it stopped.
 
     root: the dataset's folder, made if need be; archives lie in its `downloads`.
-    keep: leave them there.
+    keep: leave the archives there once they are unpacked.
     Raises DataError when the disk is too small or full, the network can't be reached, or an archive isn't as published;
     UsageError when another fetch runs on the folder.
     """

@@ -18,11 +18,14 @@ PARTS: tuple[Part, ...] = ("annotations", "images")
 class Archive:
     """A zip file to download.
 
+    url: its address.
     n_bytes: its size.
     sha256: of the whole file; "" where none is published, then its size and the CRC of each file in it are all that is
         checked.
-    part: what it is, splits: which of the dataset's splits need it.
-    holds: what is unpacked from it into the dataset's folder: files, or one folder that ends in `/`; the rest stays.
+    part: whether it holds annotations or images.
+    splits: which of the dataset's splits need it.
+    holds: what is unpacked from it into the dataset's folder: files, or one folder that ends in `/`. Other files that
+        the archive has are not unpacked.
     n_files: how many files that makes.
     """
 
@@ -41,7 +44,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """A split as published: how many images and annotations. annotations: None where the number isn't published."""
+    """A split as published.
+
+    name: of the split.
+    images: how many.
+    annotations: how many; None where the number isn't published.
+    """
 
     name: str
     images: int

@@ -14,7 +14,13 @@ LABELS = 3  # an image, for F1
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its heading, where a result has it, and its decimals (None: as it is)."""
+    """One column of a table.
+
+    heading: its first line.
+    keys: where a result has its value, from the outermost key to the innermost.
+    decimals: how many are written; None for a value that is written as it is.
+    percent: whether the value, in 0..1, is written in percent.
+    """
 
     heading: str
     keys: tuple[str, ...]

@@ -32,8 +32,8 @@ K = 50  # images that mAP@50 looks at
 RESAMPLES = 1000
 SEED = 0
 MULTILABEL = ("coco2014",)  # datasets whose labelling of images is scored too (the paper's Table 10)
-# `all` ranks every image for every category; `federated`, where a dataset (LVIS) says so, only the images of which it
-# is known whether they hold the category.
+# `all` ranks every image for every category; `federated`, for a federated dataset (LVIS), only the images that are
+# judged for the category.
 RankingProtocol = Literal["all", "federated"]
 _PACKAGES = ("torch", "open_clip_torch", "numpy", "faiss-cpu", "pillow")
 
@@ -47,7 +47,7 @@ class Evaluation:
         the group is present. The interval is the 95% bootstrap over images, centred (`bootstrap.Interval.shifted`).
     per_category: {"name", "group", "n_relevant", "ap"} of every scored category; ap is None where P = 0.
     rankings: what the scores were made from.
-    multilabel: `gzsl` and `zsl` -> the fields of `multilabel.MultiLabelScores`; None for a dataset not in MULTILABEL.
+    multilabel: `gzsl` and `zsl` -> the fields of `MultiLabelScores`; None for a dataset not in MULTILABEL.
     """
 
     scores: dict[str, Any]
@@ -136,8 +136,16 @@ def _mean(values: Any) -> float | None:
 def run_method(
     dataset: Dataset, method: Method, device: str, stores: Path | None = None, features: Features | None = None
 ) -> list[tuple[dict[str, Any], Rankings]]:
-    """Embed (or go on, or find it done), score, and return the result as JSON values with its rankings, one a
-    protocol. features: the kept feature maps of the dataset, see `embed`."""
+    """Embed a dataset, unless that is done already, and score the embeddings.
+
+    dataset: with labels.
+    method: embeds it.
+    device: where it computes, as the result records it.
+    stores: the folder of the embeddings; None for the one in FOR's cache.
+    features: the kept feature maps of the dataset, see `embed`; None to embed its images.
+
+    Returns a result for each protocol, as JSON values, with its rankings.
+    """
     report = embed(dataset, method, store_path(dataset, method.info, stores), features=features)
     store = open_store(report.store)
     common = {
@@ -164,7 +172,10 @@ def run_method(
 
 
 def _counts(report: EmbedReport, store: Store, timed: bool) -> dict[str, Any]:
-    """timed: whether images were embedded, and not kept feature maps, whose time says nothing."""
+    """How many images were embedded and skipped, and how long that took.
+
+    timed: whether images were embedded. Embedding kept feature maps is so much faster that its time says nothing.
+    """
     known = timed and report.seconds == report.seconds  # NaN where the store doesn't know its time
     return {
         "n_images": report.n_images,

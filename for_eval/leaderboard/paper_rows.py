@@ -59,8 +59,9 @@ def read_csv(path: Path) -> list[Cells]:
 def with_paper(tables: Sequence[Path], paper: Sequence[Cells]) -> str:
     """Generated tables as Markdown, each with the paper's matching rows below ours.
 
-    tables: CSVs as `leaderboard.write_tables` and `tables.write_table_csvs` write them.
-    paper: as `read_paper` gives.
+    tables: CSVs as `results.write_tables` and `run_tables.write_table_csvs` write them.
+    paper: as `read_paper` gives it.
+
     A dataset's table is matched by Tables 1, 2 and 9, that of labelling its images by Table 10, one of a suite by those
     that it repeats; MiniScenes stands beside COCO. The column `source` says whose row it is.
     """

@@ -1,6 +1,6 @@
 """The bootstrap over images: how a score would vary with other images of the same kind.
 
-C are categories, M images, R resamples; as in `metrics`, columns are images in ascending order of their id.
+C are categories, M images, R resamples; as in `retrieval`, columns are images in ascending order of their id.
 """
 
 import math
@@ -70,8 +70,12 @@ def bootstrap_interval(
     All groups see the same resamples. The result is that of doing so literally, up to rounding.
 
     scores: [C, M] floating point.
-    relevance, known: [C, M] bool.
+    relevance: [C, M] bool.
     groups: name -> [C] bool.
+    k: the depth, at least 1.
+    n_resamples: how many, at least 1.
+    seed: of the draws.
+    known: [C, M] bool, the images judged for each category; None for all.
     order: [C, d], the images ranked already, `enough_depth(k)` deep or deeper, as `retrieval.best_images` takes it;
         None to rank them here.
     level: the interval's coverage, between 0 and 1; its ends are the quantiles (1 - level) / 2 and (1 + level) / 2.
@@ -117,7 +121,13 @@ def enough_depth(k: int) -> int:
 
 
 def group_means(weights: FloatArray, ap: FloatArray) -> FloatArray:
-    """weights: [groups, C] 0 or 1.  ap: [C, R], NaN where P = 0 -> [groups, R] means, NaN where there is none."""
+    """The mean AP@k of each group in each resample.
+
+    weights: [groups, C], 1 for the categories of a group, else 0.
+    ap: [C, R], NaN where P = 0.
+
+    Returns [groups, R]; NaN where no category of the group has a relevant image.
+    """
     exists = ~np.isnan(ap)
     return divide(weights @ np.where(exists, ap, 0.0), weights @ exists)
 
@@ -142,8 +152,9 @@ class Resampler:
     copy. So a ranking is sorted once, and only as deep as it takes to fill k ranks in every resample.
 
     order: [C, d] columns, best first, ending in UNRANKED where fewer are ranked, as `top_k` gives them.
-    relevant: [C, M] bool, False where a category's image isn't known.
-    n_known: [C] how many images each category ranks if it ranks all that it can.
+    relevant: [C, M] bool, False where an image isn't judged for a category.
+    n_known: [C], how many images are judged for each category, which is how many it can rank.
+    k: the depth of AP@k.
     deeper: (position in C, depth) -> [depth] columns, a category's ranking again and deeper; asked when one doesn't
         fill k ranks, which for d = `enough_depth(k)` is rare.
     """
@@ -164,7 +175,12 @@ class Resampler:
         self.harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, k + 1))])  # H(0) to H(k)
 
     def average_precision(self, counts: NDArray[np.int32]) -> FloatArray:
-        """counts: [M, R], multiplicities -> [C, R] AP@k divided by min(P, k), NaN where P = 0."""
+        """AP@k of every category in every resample.
+
+        counts: [M, R], how often each image was drawn.
+
+        Returns [C, R], AP@k divided by min(P, k); NaN where P = 0.
+        """
         # P is at most M, and float32 is exact for whole numbers up to 2^24; a matrix product is what makes this fast.
         dtype = np.float32 if len(counts) <= 1 << 24 else np.float64
         n_relevant = self.relevant.astype(dtype) @ counts.astype(dtype)

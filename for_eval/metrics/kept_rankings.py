@@ -2,8 +2,8 @@
 
     NAME.npz   order      [C, d] int32, the best images of each category
                relevance  [C, ceil(M / 8)] uint8, one bit an image
-               known      the same, where not every image is known for every category
-               about      the rest, JSON in UTF-8 as uint8
+               known      the images judged for each category, in the same form; left out where all are for all
+               about      dataset, split, protocol, k, categories, groups and image ids: JSON in UTF-8 as uint8
 
 C are the scored categories, M the ranked images, in ascending order of their id. No array holds objects, so that
 reading one never runs anything. Equal rankings give equal bytes.
@@ -36,10 +36,10 @@ class Rankings:
 
     dataset, split, protocol: as in the result.
     k: the depth of its AP@k.
-    categories, groups: [C].
-    image_ids: [M], ascending.
+    categories, groups: C names, and the group of each.
+    image_ids: M ids, ascending.
     relevance: [C, M] bool.
-    known: [C, M] bool, or None where every image is known for every category.
+    known: [C, M] bool, the images judged for each category; None where every image is judged for every category.
     order: [C, d] int32, positions in image_ids, best first, ties by id; UNRANKED (-1) at the end where a category has
         fewer images than d.
     """
@@ -57,7 +57,7 @@ class Rankings:
 
     @property
     def relevant(self) -> BoolArray:
-        """[C, M] bool, the relevant images among those known."""
+        """[C, M] bool, the relevant images among those judged."""
         return self.relevance if self.known is None else self.relevance & self.known
 
     @property
@@ -84,9 +84,14 @@ def rankings_of(
     """Rank the images of every category, DEPTH * k deep.
 
     scores: [C, M] floating point, higher is better.
-    relevance, known: [C, M] bool.
-    The rest is as in `Rankings`.
-    Raises UsageError as `metrics.top_k` does.
+    relevance: [C, M] bool.
+    known: [C, M] bool, the images judged for each category; None for all.
+    dataset, split, protocol: as in the result.
+    k: the depth of its AP@k.
+    categories, groups: C names, and the group of each.
+    image_ids: M ids, ascending.
+
+    Raises UsageError as `top_k` does.
     """
     order = top_k(scores, DEPTH * k, known).astype(np.int32)
     names, ids = tuple(categories), tuple(image_ids)

@@ -1,6 +1,6 @@
 """Multi-label classification from the same scores: which labels does an image have? (the paper's Table 10)
 
-C are categories, M images; as in `metrics`, columns are images in ascending order of their id. ZSL ranks the novel
+C are categories, M images; as in `retrieval`, columns are images in ascending order of their id. ZSL ranks the novel
 labels alone, GZSL all of them.
 """
 
@@ -28,8 +28,9 @@ class MultiLabelScores:
     precision: of the labels predicted, the share that is right, over all images together.
     recall: of the labels that images have, the share that is predicted, over all images together.
     map: the mean over the labels with P > 0 of the average precision of ranking all M' images.
-    n_images: M'.
-    n_categories: the labels with P > 0.
+    n_images: M', how many images those are.
+    n_categories: how many labels have a relevant image (P > 0).
+
     The first four are in [0, 1], or None when M' = 0.
     """
 
@@ -46,6 +47,8 @@ def multilabel_scores(scores: Scores, relevance: BoolArray, k: int = 3) -> Multi
 
     scores: [C, M] floating point.
     relevance: [C, M] bool.
+    k: how many labels are predicted of an image.
+
     Of every image the k best labels are predicted (all C, if fewer); equal scores in the order of the categories.
     Average precision is (1 / P) * sum over all ranks r of precision(r) * relevant(r); ties by column.
     Images without any of the C labels are left out of both, as in DualCoOp's evaluation.
@@ -74,10 +77,15 @@ def multilabel_scores(scores: Scores, relevance: BoolArray, k: int = 3) -> Multi
 
 
 def zero_shot_scores(scores: Scores, relevance: BoolArray, novel: BoolArray, k: int = 3) -> dict[str, MultiLabelScores]:
-    """`multilabel_scores` of GZSL and of ZSL: `gzsl` and `zsl` -> scores.
+    """`multilabel_scores` over all labels (GZSL), and over the novel ones alone (ZSL).
 
+    scores: [C, M] floating point.
+    relevance: [C, M] bool.
     novel: [C] bool, the categories that ZSL ranks.
-    The rest is as there.
+    k: how many labels are predicted of an image.
+
+    Returns `gzsl` and `zsl` -> scores.
+    Raises UsageError as `multilabel_scores` does, and for a `novel` of another shape.
     """
     check_bool("novel", novel, (len(scores),))
     return {

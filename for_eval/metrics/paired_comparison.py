@@ -37,8 +37,13 @@ class Spread:
 
 @dataclass(frozen=True)
 class GroupDifference:
-    """mAP@k of A and of B over a group's categories with P > 0, and B - A; spreads: by what was drawn again, None
-    where no resample held a relevant image."""
+    """How A and B differ on a group of categories.
+
+    n_categories: those with P > 0.
+    a, b: mAP@k over these, in 0..1.
+    difference: b - a.
+    spreads: by what was drawn again; None where no resample held a relevant image.
+    """
 
     n_categories: int
     a: float
@@ -49,7 +54,14 @@ class GroupDifference:
 
 @dataclass(frozen=True)
 class CategoryDifference:
-    """AP@k of A and of B for one category, B - A, and how it varies with other images, as for a group."""
+    """How A and B differ on one category.
+
+    name, group: of the category.
+    n_relevant: P, its relevant images.
+    a, b: AP@k, in 0..1.
+    difference: b - a.
+    spread: how the difference varies with other images; None where no resample held a relevant image.
+    """
 
     name: str
     group: str
@@ -222,7 +234,13 @@ def _no_deeper(rankings: Rankings) -> Callable[[int, int], NDArray[np.int32]]:
 def _group_spreads(
     own: FloatArray, differences: FloatArray, rng: np.random.Generator, level: float
 ) -> dict[Over, Spread | None]:
-    """own: [C] differences of a group's categories.  differences: [C, R] in resamples of the images."""
+    """How a group's difference varies over resamples of the images, of the categories, and of both.
+
+    own: [C], the differences of the group's categories.
+    differences: [C, R], those in resamples of the images; NaN where P = 0.
+    rng: draws the categories.
+    level: the interval's coverage, between 0 and 1.
+    """
     n, n_resamples = differences.shape
     drawn = np.array([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(n_resamples)]).T  # [C, R]
     exists = ~np.isnan(differences)

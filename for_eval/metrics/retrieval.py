@@ -3,9 +3,9 @@
 Everywhere, C are categories (the queries) and M images. Columns are images in ascending order of their id, so that
 breaking ties by column is breaking them by id: the order in which a dataset was read never changes a score.
 
-`known` [C, M] bool narrows a category to the images where its presence is known (LVIS is federated: most images say
-nothing about most categories). An image that is not known for a category is not ranked for it and is not relevant to
-it. Without `known`, every image is known for every category.
+`known` [C, M] bool says which images are judged for a category: known to hold it, or known not to (LVIS is federated:
+most images are judged for few categories). An image that isn't judged for a category is not ranked for it and is not
+relevant to it. Without `known`, every image is judged for every category.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ class MeanScores:
     """Means over the categories of a group that have a relevant image (P > 0); None where there is no such category.
 
     n_categories: how many categories the means are taken over.
-    The other fields are as in `RetrievalScores`.
+    ap, ap_over_p, ap_over_hits: means of AP@k, divided as in `RetrievalScores`, in [0, 1].
+    precision, recall: means at depth k, in [0, 1].
     """
 
     n_categories: int
@@ -111,8 +112,9 @@ def best_images(
     known: BoolArray | None = None,
     order: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.integer[Any]]:
-    """`top_k`, or the beginning of a deeper order of the same scores, which is the same.
+    """The k best images of each category: ranked here, or the first k of a deeper ranking of the same scores.
 
+    scores, k, known: as `top_k` takes them.
     order: [C, d] columns as `top_k` gives them for a depth d of min(k, M) or more; None to rank the scores here.
     Returns [C, min(k, M)] columns.
     Raises UsageError as `top_k` does, and for an order of another shape.
@@ -139,7 +141,8 @@ def retrieval_scores(
 
     scores: [C, M] floating point, higher is better.
     relevance: [C, M] bool.
-    known: [C, M] bool, see the module.
+    k: the depth, at least 1.
+    known: [C, M] bool, the images judged for each category; None for all.
     order: [C, d], the images ranked already, as `best_images` takes it; None to rank them here.
     Only the order of a category's scores matters. Ties: by column. M = 0: every P is 0, so every score is NaN.
     Raises UsageError as `best_images` does, and when the shapes differ.
@@ -170,7 +173,9 @@ def recall_at_k(
     """The share of a category's relevant images among its first k, for several k from one ranking.
 
     scores: [C, M] floating point.
-    relevance, known: [C, M] bool.
+    relevance: [C, M] bool.
+    ks: the depths, each at least 1.
+    known: [C, M] bool, the images judged for each category; None for all.
     order: [C, d], the images ranked already, as `best_images` takes it; None to rank them here.
     Returns k -> [C] float64 in [0, 1], in the order of ks; NaN for a category with P = 0. Ties: by column.
     Raises UsageError as `best_images` does, and for an empty ks.
@@ -186,5 +191,5 @@ def recall_at_k(
 
 
 def count_relevant(relevance: BoolArray, known: BoolArray | None) -> IntArray:
-    """[C]: P."""
+    """[C] int64: P, the relevant images of each category among those judged for it."""
     return (relevance if known is None else relevance & known).sum(axis=1, dtype=np.int64)

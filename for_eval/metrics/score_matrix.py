@@ -20,6 +20,7 @@ def score_matrix(
 ) -> NDArray[np.float32]:
     """The score of every image for every text: max_i cos(t, y_i) over the image's N embeddings.
 
+    store: of M images.
     text_embeddings: [C, Co], unit-norm.
     block: images at a time, by default as many as keep a block near 1,024 embeddings; it bounds the memory besides the
         result, and doesn't change the result.

@@ -14,7 +14,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class BuildState:
-    """How far a build is. done, total: images.  message: what to tell.  name: of the index, once it can be searched."""
+    """How far a build is.
+
+    running: whether it goes on.
+    done, total: images.
+    message: what to tell the visitor.
+    name: of the index, once it can be searched.
+    """
 
     running: bool = False
     done: int = 0
@@ -28,7 +34,7 @@ class _Stopped(Exception):
 
 
 class Builder:
-    """Adds indexes of folders to a library. Several threads may share one; a second build waits for the first to end.
+    """Adds indexes of folders to a library. Several threads may share one; a second build is refused while one runs.
 
     What a stopped build has embedded is kept in FOR's cache, and the same build goes on from there.
     """
@@ -46,8 +52,10 @@ class Builder:
     def start(self, root: Path, method: str, backbone: str) -> None:
         """Begin to index all images under `root`, and return at once.
 
-        method: as `build_method` takes it.
-        backbone: one that an open index uses is shared.
+        root: the folder.
+        method: its name, as `build_method` takes it.
+        backbone: its name; a backbone that an open index uses is not loaded a second time.
+
         Raises UsageError when another build is running, or for a root that isn't a folder.
         """
         root = root.expanduser()

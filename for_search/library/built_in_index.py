@@ -27,6 +27,7 @@ def default_index(method: LazyMethod, progress: bool = True) -> Path:
     The first call draws the scenes, embeds them and builds the index, all in FOR's cache folder, and logs what it does.
     Stopped at any moment, the next call goes on. The embeddings are those that the leaderboard uses, so whichever of
     the two comes first makes them. A damaged index or store is made again: everything here is FOR's own.
+
     method: loaded only to embed.
     progress: show the bar of the embedding on stderr, if that is a terminal (drawing scenes has a bar of its own).
     Raises StoreError when another process is making the embeddings just now or the disk is full.
@@ -45,12 +46,19 @@ def default_index(method: LazyMethod, progress: bool = True) -> Path:
 def make_index(
     dataset: Dataset, method: Method, store: Path, index: Path, progress: bool = True, watch: "Watch | None" = None
 ) -> None:
-    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again. See `embed`."""
+    """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again.
+
+    dataset, method: what is embedded, and with which method.
+    store: the folder of the embeddings; a store that was stopped half way is gone on with.
+    index: the folder of the index, which is replaced if it is there.
+    progress: show the bar of the embedding on stderr, if that is a terminal.
+    watch: see `embed`.
+    """
     from for_search.store.embed import embed
 
     _remove_damaged_store(store)
     embed(dataset, method, store, progress=progress, watch=watch)
-    remove(index)  # what didn't open may hold anything
+    remove(index)  # a damaged one may hold files that `build_index` refuses to replace
     build_index(store, index)
 
 

@@ -13,7 +13,7 @@ from for_search.library.built_in_index import make_index, opens, remove
 if TYPE_CHECKING:
     from for_search.store.embed import Watch
 
-PHOTO_METHOD = "cluster-clip"  # nothing is trained on photographs
+PHOTO_METHOD = "cluster-clip"  # it needs no training, and FOR comes with no head trained on photographs
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,9 @@ def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watc
 
     What counts as a change: an image that came, went, or is of another size or date. Then all are embedded again, and
     the index from before is removed. Stopped at any moment, the next call goes on. Nothing is written under `root`.
+
+    root: the folder of photographs.
+    method: embeds them.
     progress: show the bar of the embedding on stderr, if that is a terminal.
     watch: see `embed`.
     Raises DataError when `root` isn't a folder of images or none of them is usable, StoreError when another process is
@@ -36,7 +39,7 @@ def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watc
         return index
     _log.info("indexing %d images of %s; the next start is quick", len(dataset.images), dataset.image_root)
     make_index(dataset, method, store, index, progress, watch)
-    for earlier in place.iterdir():  # and the store too: the index holds all that searching needs
+    for earlier in place.iterdir():  # the store is removed as well: the index holds all that searching needs
         if earlier != index:
             remove(earlier)
     return index

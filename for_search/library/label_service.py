@@ -26,13 +26,15 @@ from for_search.query.vocabulary_texts import VocabularyTexts
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a name must reach to be a label, if nobody says: the paper's for ImageNet-21K (section 4.1); among a few hundred
-# names a probability is much larger, and this is the one that FOR is trained with on MiniScenes.
+# The threshold of a label's probability, if none is asked for: the paper's for ImageNet-21K (section 4.1). Among a few
+# hundred names a probability is much larger, and 0.3 is what FOR is trained with on MiniScenes.
 DEFAULT_THRESHOLD = 0.3
 DEFAULT_THRESHOLDS = {"imagenet21k": 5e-4}
 
 _POLL_S = 0.2
-_TEXTS = VocabularyTexts()  # of whoever asks: a vocabulary's embeddings depend on nothing but its names and the model
+_TEXTS = (
+    VocabularyTexts()
+)  # shared by all visitors: a vocabulary's embeddings depend on nothing but its names and the model
 
 Report = Callable[[int, int], None]
 

@@ -45,7 +45,8 @@ class _Entry:
 class Library:
     """Named indexes, in the order in which they were added. Several threads may share a library, and add to it.
 
-    weights, image_root: of the indexes that are added, see `search.searcher_of`.
+    weights: the weights' file of the indexes that are added, see `searcher_of`.
+    image_root: where their images lie now, see `searcher_of`.
     heads: files of trained heads, one of which may be an index's.
     Raises WeightsError for a file among `heads` that is none.
     """
@@ -70,8 +71,9 @@ class Library:
         """MiniScenes' validation split by FOR, CLIP, Dense-CLIP and Cluster-CLIP, each made on its first use.
 
         Once made, they open in a moment: the network isn't loaded before something has to be encoded.
+
         weights: a file of RN-mini's weights; None for the packaged ones.
-        texts: queries that can be searched for without it; their embeddings are kept.
+        texts: queries that can be searched for before the network is loaded; their embeddings are kept on disk.
         """
         library = cls(weights=weights)
         for method, n_embeddings in built_in_methods().items():
@@ -149,7 +151,7 @@ class Library:
             return next((each for each in self._backbones.values() if each.name == name), None)
 
     def private_paths(self) -> list[str]:
-        """Paths of this machine that messages may hold and visitors need not see; for `search.without_paths`."""
+        """Paths of this machine that messages may hold and visitors need not see; for `without_paths`."""
         with self._lock:
             opened = [entry.searcher for entry in self._entries.values() if entry.searcher is not None]
         places = {Path.home(), Path.cwd(), cache_dir(), Path(__file__).parents[2]}

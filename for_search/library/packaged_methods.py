@@ -19,12 +19,15 @@ _log = logging.getLogger(__name__)
 
 
 def packaged_method(spec: str, texts: Sequence[str], load: Callable[[], Method]) -> tuple[LazyMethod, TextEmbeddings]:
-    """A method of the packaged weights and its embeddings of some queries, as `text.embed_queries` gives them.
+    """A method of the packaged weights and its embeddings of some queries, as `embed_queries` gives them.
 
-    The first time the method is loaded; later both are read from FOR's cache. Any change to the package `for_model`,
-    its weights included, makes it the first time again, and so does a damaged file.
-    spec: its name, as `build_method` takes it.
-    load: loads it.
+    The first call loads the method; later calls read both from FOR's cache, until the package `for_model` or its
+    weights change in any way. A damaged file in the cache is made again.
+
+    spec: the method's name, as `build_method` takes it.
+    texts: the queries.
+    load: loads the method.
+
     Raises what `load` raises.
     """
     path = _kept([spec, list(texts)])

@@ -34,10 +34,13 @@ VOCABULARIES = ("imagenet21k", "miniscenes", DATASET, OWN)
 
 @dataclass(frozen=True)
 class ImageLabel:
-    """A name seen in an image, its probability, and the number of the cluster that shows it.
+    """A name seen in an image.
 
-    verdict: `right` if it is in the image by its annotations, `wrong` if by them it isn't, `unknown` if they don't tell
-    (it isn't among the dataset's categories, say); None for an image without annotations.
+    name: as the vocabulary has it.
+    probability: in 0..1 (eq. 4).
+    cluster: the number of the cluster that shows it.
+    verdict: `right` if the annotations say that it is in the image, `wrong` if they say that it isn't, `unknown` if the
+        image isn't judged for it (it isn't among the dataset's categories, say); None for an image without annotations.
     """
 
     name: str
@@ -179,7 +182,7 @@ def judged(found: ImageLabels, dataset: Dataset, image_id: ImageId) -> ImageLabe
 
 
 def _folded(dataset: Dataset, positions: Iterable[int]) -> dict[str, str]:
-    """The names of some categories, by what they are compared by."""
+    """The names of some categories, by their case-folded form, which names are compared by."""
     names = (dataset.categories[position].name for position in sorted(positions))
     return {name.casefold(): name for name in names}
 

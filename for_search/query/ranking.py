@@ -3,9 +3,9 @@
 C are categories or queries, M images. Columns are images in ascending order of their id, so that breaking ties by
 column is breaking them by id: the order in which a dataset was read never changes a score.
 
-`known` [C, M] bool narrows a category to the images where its presence is known (LVIS is federated: most images say
-nothing about most categories). An image that is not known for a category is not ranked for it and is not relevant to
-it. Without `known`, every image is known for every category.
+`known` [C, M] bool says which images are judged for a category: known to hold it, or known not to (LVIS is federated:
+most images are judged for few categories). An image that isn't judged for a category is not ranked for it and is not
+relevant to it. Without `known`, every image is judged for every category.
 """
 
 from typing import Any, Literal
@@ -27,8 +27,10 @@ def top_k(scores: Scores, k: int, known: BoolArray | None = None) -> IntArray:
     """The k best images of each category, best first; equal scores in column order, whatever k.
 
     scores: [C, M] floating point; infinities are allowed, NaN isn't.
-    known: [C, M] bool, see the module.
-    Returns [C, min(k, M)] int64: columns. A row with fewer known images than that ends in UNRANKED (-1).
+    k: how many images, at least 1.
+    known: [C, M] bool, the images judged for each category; None for all.
+
+    Returns [C, min(k, M)] int64: columns. A row with fewer judged images than that ends in UNRANKED (-1).
     C = 0 or M = 0 gives an empty result.
     Raises UsageError for NaN, for k < 1 and for arrays of the wrong shape or type.
     """

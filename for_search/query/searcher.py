@@ -55,7 +55,10 @@ class SearchResult:
         return self.encode_ms + self.search_ms
 
     def to_json(self, paths: bool = True) -> dict[str, Any]:
-        """The answer as JSON values; ranks count from 1. paths: with each image's, relative to the index's root."""
+        """The answer as JSON values; ranks count from 1.
+
+        paths: whether to give each image's path, relative to the index's root.
+        """
         return {
             "query": self.query,
             "k": self.k,
@@ -95,8 +98,10 @@ class Query:
 class Searcher:
     """An index and its method. Searching changes neither, so several threads may share one.
 
+    index: what is searched.
     encoder: the method, which may be loaded only when something has to be encoded.
-    texts: embeddings of some texts, each [Co], that are searched for without waiting for that.
+    image_root: the folder that the images' paths are relative to.
+    texts: embeddings of some texts, each [Co], which are searched for without loading the method.
     """
 
     index: SearchIndex
@@ -121,13 +126,13 @@ class Searcher:
         return self.find(self.text_query(text), k)
 
     def text_query(self, text: str) -> Query:
-        """Encode a free text; see `text.embed_queries`. Before the method is loaded, one of `texts` needn't be.
+        """Encode a free text, as `embed_queries` does; one of `texts` doesn't wait until the method is loaded.
 
-        Raises UsageError for an empty one, and what loading the method raises.
+        Raises UsageError for an empty text, and what loading the method raises.
         """
         if text in self.texts and not self.encoder.loaded:
             return Query(text, self.texts[text][None], 0.0)
-        self.encoder.get()  # loading isn't encoding
+        self.encoder.get()  # before the clock starts: encode_ms is without loading
         start = time.perf_counter()
         embeddings = self._batches.embed(text)[None]  # [1, Co]
         return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
@@ -200,7 +205,7 @@ def clean_query(text: str) -> str:
 
 
 def without_paths(line: str, places: Iterable[str]) -> str:
-    """A line without some paths of this machine, the longest first, so that none leaves its end."""
+    """A line without some paths of this machine, the longest first, so that no end of a longer one is left."""
     for place in sorted(places, key=len, reverse=True):
         line = line.replace(place, "…")
     return line

@@ -17,12 +17,15 @@ AP_DEPTH = 50  # images that the query's AP@50 looks at
 
 @dataclass(frozen=True)
 class MethodAnswer:
-    """What one method found. result: the k best images, and the times.
+    """What one method found.
 
-    relevant: whether each of them is labelled with the query's category, None for one of which a federated dataset
-    doesn't know; None altogether where the query names no category.
-    average_precision: AP@50 divided by min(P, 50), in 0..1, what isn't known to be relevant counted as not; None where
-    there is no category, or no image of it.
+    name: of its index.
+    method, n_embeddings: which method, and N.
+    result: the k best images, and the times.
+    relevant: of each of the k images, whether it is labelled with the query's category, None for an image that a
+        federated dataset hasn't judged for it; None altogether where the query names no category.
+    average_precision: AP@50 divided by min(P, 50), in 0..1, images that aren't judged counted as not relevant; None
+        where there is no category, or no image of it.
     """
 
     name: str
@@ -103,7 +106,7 @@ def named_category(text: str, dataset: Dataset | None) -> str | None:
 def _presence(dataset: Dataset | None, category: str | None) -> dict[ImageId, bool] | None:
     """Image id -> whether a category is in it; None where there is no category.
 
-    Images that aren't listed are those that a federated dataset doesn't know about.
+    Images that a federated dataset hasn't judged for the category are not listed.
     """
     if dataset is None or category is None:
         return None

@@ -29,7 +29,7 @@ class TextBatches:
         self._lock = threading.Lock()
 
     def embed(self, text: str) -> NDArray[np.float32]:
-        """[Co] float32, unit-norm, of a free text; see `text.embed_queries`. Waits for its turn.
+        """[Co] float32, unit-norm, of a free text, as `embed_queries` gives it. Waits until it is encoded.
 
         Raises what loading the method and encoding this text raise.
         """
@@ -45,13 +45,16 @@ class TextBatches:
         with self._lock:
             batch, self._waiting = self._waiting[:MAX_TEXTS], self._waiting[MAX_TEXTS:]
         if batch and not _encode(method, batch):
-            for each in batch:  # one text can't be encoded, and the others aren't to suffer
+            for each in batch:  # one text can't be encoded: tried alone, the others succeed
                 _encode(method, [each])
 
 
 def _encode(method: Method, batch: Sequence[_Text]) -> bool:
-    """Encode some texts together. A lone one that can't be gets its error; of several, none is told, and False comes
-    back."""
+    """Encode some texts together and hand each its embedding.
+
+    Returns False when several can't be encoded together; none of them is then told, and the caller tries each alone. A
+    single text that can't be encoded is handed its error.
+    """
     from for_model.text import embed_queries
 
     try:

@@ -29,7 +29,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class Embedding:
-    """A vocabulary that is being embedded. done: of `total` names, so far."""
+    """A vocabulary that is being embedded.
+
+    total: how many names it has.
+    done: how many of them are embedded so far.
+    texts: the embeddings, once all are.
+    """
 
     total: int
     done: int = 0
@@ -47,7 +52,10 @@ class VocabularyTexts:
     def embedding(self, method: Method, names: Sequence[str], keep: bool = False) -> Embedding:
         """The embedding of a vocabulary, begun now or earlier; `.texts.result()` waits for it.
 
-        keep: on disk too, and look for it there.
+        method: encodes the names.
+        names: the vocabulary.
+        keep: whether to keep the embeddings on disk, and to look for them there first.
+
         Raises UsageError when too many others are waited for. What embedding raises comes from `.texts`, and the next
         call tries again.
         """
