@@ -60,19 +60,26 @@ def write_embeddings_figure(path: Path, out: Path) -> None:
         raise UsageError(f"no results of tables in {out}: run `python -m for_eval tables` first")
     figure = Figure(figsize=(11, 4 * len(worlds)), layout="constrained")
     grid = figure.subplots(len(worlds), 2, squeeze=False)
+    methods = list(dict.fromkeys(method for found in worlds.values() for method in found))
     for axes, (name, found) in zip(grid, worlds.items(), strict=True):
-        _draw(axes, name, found)
+        _draw(axes, name, found, methods)
     data = io.BytesIO()
     figure.savefig(data, format=ending, dpi=130)
     write_bytes(path, data.getvalue())
 
 
-def _draw(axes: Sequence[Any], name: str, found: dict[str, dict[int, tuple[float, float]]]) -> None:
+def _draw(
+    axes: Sequence[Any], name: str, found: dict[str, dict[int, tuple[float, float]]], methods: Sequence[str]
+) -> None:
+    """One dataset's axes. methods: of all datasets, which have the same colour and mark everywhere."""
     for which, (panel, group) in enumerate(zip(axes, _GROUPS, strict=True)):
-        for number, (method, values) in enumerate(found.items()):
+        for method, values in found.items():
+            number = methods.index(method)
             counts = sorted(values)
             scores = [values[n][which] for n in counts]
-            panel.plot(counts, scores, marker=_MARKS[number % len(_MARKS)], linewidth=1.5, label=method)
+            panel.plot(
+                counts, scores, marker=_MARKS[number % len(_MARKS)], color=f"C{number}", linewidth=1.5, label=method
+            )
         panel.set_xscale("log", base=2)
         ticks = sorted({n for values in found.values() for n in values})
         panel.set_xticks(ticks, [str(n) for n in ticks])
