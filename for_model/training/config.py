@@ -84,8 +84,9 @@ class PseudoLabelConfig(Settings):
 class LossConfig(Settings):
     """What is minimised: gamma_sup * L_sup + gamma_pse * L_pse (section 3.3).
 
-    objective: `set`, the paper's set prediction loss on labels and on pseudo-labels (`losses.py`), or `ranking`, ours,
-        which ranks the batch's images for a name and learns unlabelled names from a soft teacher (`ranking_losses.py`).
+    objective: `set`, the paper's set prediction loss on labels and on pseudo-labels (`losses/set_prediction.py`), or
+        `ranking`, ours, which ranks the batch's images for a name and learns unlabelled names from a soft teacher
+        (`losses/ranking.py`).
     sup: gamma_sup, the weight of the loss on labels; 0 leaves it out (Table 1).
     pse: gamma_pse, the weight of the loss on pseudo-labels; 0 leaves it out (Table 1).
     no_object_weight: w of the embeddings that match nothing; 0 leaves the no-object class out.

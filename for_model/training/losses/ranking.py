@@ -1,6 +1,6 @@
 """Losses made for retrieval: they rank the images of a batch for a name, as mAP does. Ours, not the paper's.
 
-The set prediction loss (`losses.py`) ranks the names of a vocabulary within an image instead.
+The set prediction loss (`set_prediction.py`) ranks the names of a vocabulary within an image instead.
 Shapes: B images, N embeddings an image, C labelled names, V names of the teacher's vocabulary, M images of a dataset,
 Co joint width.
 """
