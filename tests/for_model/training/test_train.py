@@ -275,6 +275,7 @@ def plus(scenes: Path, **sections: dict) -> TrainConfig:
 
 
 class TestRanking:
+    @pytest.mark.slow
     def test_overfits_a_few_scenes(self, scenes: Path, tmp_path: Path) -> None:
         """Each base name ranks the scenes that hold it first, which the untrained head doesn't."""
         settings = plus(
