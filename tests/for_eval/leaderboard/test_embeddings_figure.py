@@ -14,10 +14,7 @@ LEADERBOARDS = REPOSITORY / "leaderboards"
 def test_points_are_those_of_the_tables() -> None:
     found = points(LEADERBOARDS, SUITES["miniscenes"])
     assert found["CLIP"][1] == pytest.approx((43.67, 43.30), abs=0.01)
-    assert set(found["FOR"]) == {
-        4,
-        8,
-    }  # the rows that learn from labels alone, or from pseudo-labels alone, aren't drawn
+    assert set(found["FOR"]) == {4, 8}  # the rows that learn from labels alone, or from pseudo-labels alone, aren't drawn
     assert found["FOR"][8] == pytest.approx((52.04, 48.66), abs=0.01)
 
 
