@@ -77,6 +77,22 @@ class AttentionPool(nn.Module):
         Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
+    def attend_once(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """`attend` for one query an image, several times as fast: no token goes through k or v.
+
+        The query goes through k the other way round, and the tokens' weighted mean through v: sums in another order,
+        which agree with those of `attend` to float32's rounding, not to the last digit.
+
+        query: [B, 1, Ce], tokens: [B, K', Ce], as of `attend`. Returns Y [B, 1, Co], not normalised.
+        """
+        heads = (self.num_heads, -1)
+        q = self.q_proj(query[:, 0]).unflatten(-1, heads)  # [B, heads, Ce / heads]
+        asked = torch.einsum("bhd,hdc->bhc", q, self.k_proj.weight.unflatten(0, heads))  # k's bias moves all alike
+        weights = (asked @ tokens.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, K']
+        Z = torch.einsum("bhc,hdc->bhd", weights.to(tokens.dtype) @ tokens, self.v_proj.weight.unflatten(0, heads))
+        Y: Tensor = self.c_proj(Z.flatten(1) + self.v_proj.bias)
+        return Y[:, None]
+
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2): no positions, no attention.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
 from for_model.heads.clip import ClipHead
 from for_model.heads.config import PlusSettings
@@ -33,7 +34,15 @@ class FrozenParts(NamedTuple):
 @torch.no_grad()
 def frozen_parts(X: Tensor, pool: Pool) -> FrozenParts:
     """X: [B, K, Ce] float32, the backbone's feature map -> the parts, float32."""
-    return FrozenParts(pool.project(X).float(), ClipHead()(X, pool))
+    return FrozenParts(pool.project(X).float(), _whole(X, pool))
+
+
+def _whole(X: Tensor, pool: Pool) -> Tensor:
+    """CLIP's own embedding (eq. 1), [B, 1, Co]: by the fast way where there is one."""
+    if not isinstance(pool, AttentionPool):
+        return ClipHead()(X, pool)
+    tokens = pool.tokens(X)
+    return F.normalize(pool.attend_once(tokens[:, :1], tokens).float(), dim=-1)
 
 
 class ForPlusHead(TrainableHead):

@@ -1,5 +1,6 @@
 """FOR+ against its formula written out with loops, on the pools of a CLIP ResNet, a CLIP ViT and photo-lite."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -108,6 +109,21 @@ def greedy_seeds(points: Tensor, weights: Tensor, count: int) -> list[int]:
         costs = [round(float(distances[[*seeds, k]].amin(0) @ weights), 8) for k in range(len(points))]
         seeds.append(min(range(len(points)), key=costs.__getitem__))
     return seeds + [seeds[0]] * (count - len(seeds))
+
+
+@torch.no_grad()
+def test_one_query_is_answered_as_by_attend(mini: ClipResnet, X: Tensor) -> None:
+    """In float64, where rounding is out of the way, and in float32."""
+    tokens = mini.pool.tokens(X)
+    torch.testing.assert_close(
+        mini.pool.attend_once(tokens[:, :1], tokens), mini.pool.attend(tokens[:, :1], tokens), atol=1e-5, rtol=1e-5
+    )
+    exact = copy.deepcopy(mini.pool).double()
+    for projection in (exact.q_proj, exact.k_proj, exact.v_proj, exact.c_proj):
+        projection.bias.normal_()
+    query, tokens = torch.randn(3, 1, mini.width, dtype=torch.float64), 3 * tokens.double()
+    got, expected = exact.attend_once(query, tokens), exact.attend(query, tokens)
+    torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "trained"])
