@@ -13,18 +13,19 @@ from for_model.errors import UsageError
 from for_model.files import write_bytes
 
 _GROUPS = ("base", "novel")
+_TABLES = ("main", "plus", "parts")
 _MARKS = "osD^vP*X"
 
 
 def points(out: Path, suite: Suite) -> dict[str, dict[int, tuple[float, float]]]:
-    """What the tables `main` and `plus` of a suite say, for rows that learn from all there is to learn from.
+    """What the tables of a suite say, for rows that learn from all there is to learn from.
 
     out: the leaderboards' folder.
     suite: of one dataset.
     Returns method -> embeddings an image -> mAP@50 of base and of novel names in percent, the mean over the seeds.
     """
     found: dict[str, dict[int, tuple[float, float]]] = {}
-    for row in (row for name in ("main", "plus") if name in suite.tables for row in suite.tables[name].rows):
+    for row in (row for name in _TABLES if name in suite.tables for row in suite.tables[name].rows):
         results = [each["all"] for each in results_of_row(out, suite, row)]
         if results and _learns_from_all(suite, row):
             scores = tuple(100 * mean(result["scores"][group]["map"] for result in results) for group in _GROUPS)

@@ -226,38 +226,57 @@ def _labelling() -> Table:
     )
 
 
-def _plus(config: Path, cells: int, seeds: int = 3) -> Table:
-    """FOR+ (ours, not the paper's) beside what it is compared with, by N and by what it learns from.
+_PLUS_COLUMNS = ("method", "embeddings an image", "objective", "labels", "other names")
+_TEACHER = "teacher"
 
-    config: of FOR+ of 8 embeddings.  cells: K.
+
+def _plus_row(config: Path, n: int, *settings: str, labels: str = "yes", names: str = _TEACHER) -> Row:
+    """A training of FOR+ with N embeddings. labels, names: what the row says that it learns from."""
+    label = (_TITLES["for+"], str(n), "ranking", labels, names)
+    return Row(label, settings=(f"head.queries={n}", *settings), config=config)
+
+
+def _plus(config: Path, cells: int) -> dict[str, Table]:
+    """FOR+ (ours, not the paper's): beside what it is compared with, and what it is made of.
+
+    config: of FOR+ of 8 embeddings.
+    cells: K.
     """
-    columns = ("method", "embeddings an image", "objective", "labels", "other names")
-    plus, dense, cluster, full = _TITLES["for+"], _TITLES["ft-dense-clip"], _TITLES["cluster-clip"], "teacher"
-    untrained = ("", "no", "no")
-    ranked = ("head.kind=ft-dense-clip",)
-
-    def trained(n: int, *settings: str, labels: str = "yes", names: str = full) -> Row:
-        return Row((plus, str(n), "ranking", labels, names), settings=(f"head.queries={n}", *settings), config=config)
-
-    return Table(
-        "FOR+ (ours): a partition of CLIP's own space, and losses that rank images",
-        (),
-        columns,
-        (
-            *(Row((cluster, str(n), *untrained), f"cluster-clip:{n}") for n in (8, 12)),
-            Row((dense, str(cells), "set", "yes", "pseudo-labels"), settings=("head.kind=ft-dense-clip",)),
-            Row((dense, str(cells), "ranking", "yes", full), settings=ranked, config=config),
-            Row((_TITLES["for"], "8", "set", "yes", "pseudo-labels"), settings=("head.queries=8",)),
-            trained(8),
-            trained(12),
-            trained(4),
-            trained(25),
-            trained(8, "pseudo_labels.without_novel=true", names="teacher without the novel names"),
-            trained(8, _SUP, names="no"),
-            trained(8, _PL, labels="no"),
-        ),
-        seeds,
+    set_dense = Row(
+        (_TITLES["ft-dense-clip"], str(cells), "set", "yes", "pseudo-labels"), settings=("head.kind=ft-dense-clip",)
     )
+    ranked_dense = Row(
+        (_TITLES["ft-dense-clip"], str(cells), "ranking", "yes", _TEACHER),
+        settings=("head.kind=ft-dense-clip",),
+        config=config,
+    )
+    return {
+        "plus": Table(
+            "FOR+ (ours) beside FOR and its baselines",
+            (),
+            _PLUS_COLUMNS,
+            (
+                *(Row((_TITLES["cluster-clip"], str(n), "", "no", "no"), f"cluster-clip:{n}") for n in (8, 12)),
+                set_dense,
+                Row((_TITLES["for"], "8", "set", "yes", "pseudo-labels"), settings=("head.queries=8",)),
+                _plus_row(config, 8),
+                _plus_row(config, 12),
+                _plus_row(config, 8, "pseudo_labels.without_novel=true", names="teacher without the novel names"),
+            ),
+            seeds=3,
+        ),
+        "parts": Table(
+            "What FOR+ (ours) is made of",
+            (),
+            _PLUS_COLUMNS,
+            (
+                _plus_row(config, 8, _SUP, names="no"),
+                _plus_row(config, 8, _PL, labels="no"),
+                *(_plus_row(config, n) for n in (4, 8, 12, 25)),
+                ranked_dense,
+            ),
+        ),
+    }
 
 
 def _literal() -> Table:
@@ -300,7 +319,7 @@ SUITES: dict[str, Suite] = {
                 "main": _main(25, (4, 8), (4, 8), tuned=True, seeds=3),
                 "vocabulary": _vocabulary("cluster-clip:8", "236 nouns", "236 nouns but the novel 17"),
                 **_ablations((2, 4, 8, 16), folds=1),
-                "plus": _plus(_CONFIGS / "for-plus-miniscenes.toml", 25),
+                **_plus(_CONFIGS / "for-plus-miniscenes.toml", 25),
                 "literal": _literal(),
             },
         ),
@@ -312,7 +331,7 @@ SUITES: dict[str, Suite] = {
                 "main": _main(49, (4, 8), (4, 8), tuned=True, seeds=3),
                 "vocabulary": _vocabulary("cluster-clip:8", *_IN21K_TENTH),
                 **_ablations((2, 4, 8, 16), folds=1, projections=False),
-                "plus": _plus(_CONFIGS / "for-plus-flickr8k.toml", 49),
+                **_plus(_CONFIGS / "for-plus-flickr8k.toml", 49),
                 "captions": _captions(_CONFIGS / "for-plus-flickr8k.toml"),
             },
         ),
