@@ -179,7 +179,9 @@ def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
     old = without_rankings(cached), without_rankings(committed)
     scored: list[str] = []
     original = tables.run_method
-    monkeypatch.setattr(tables, "run_method", lambda *given: scored.append(given[1].info.method) or original(*given))
+    monkeypatch.setattr(
+        tables, "run_method", lambda *given, **more: scored.append(given[1].info.method) or original(*given, **more)
+    )
     monkeypatch.setattr(tables.train, "Training", None)
     assert [verdict.ok for verdict in small.run("queries")] == [True, True]
     assert scored == ["for"]  # the other row has its rankings
