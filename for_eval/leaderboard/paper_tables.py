@@ -65,6 +65,7 @@ class Suite:
     split: what is scored.  config: the training that rows change settings of, and whose backbone methods run on.
     tables: by name.  protocols: in which ways the dataset is scored, `evaluate.RankingProtocol`.
     folder: of another dataset that this one may lie in too.
+    fetched: whether `python -m for_eval fetch` knows the dataset.
     """
 
     dataset: str
@@ -73,6 +74,7 @@ class Suite:
     tables: Mapping[str, Table]
     protocols: tuple[str, ...] = ("all",)
     folder: str = ""
+    fetched: bool = True
 
     def training(self, row: Row, seed: int, root: Path | None = None) -> TrainConfig:
         """What a trained row is trained by. root: the dataset's folder, None for a built-in one."""
@@ -334,6 +336,7 @@ SUITES: dict[str, Suite] = {
                 **_plus(_CONFIGS / "for-plus-flickr8k.toml", 49),
                 "captions": _captions(_CONFIGS / "for-plus-flickr8k.toml"),
             },
+            fetched=False,
         ),
         Suite(
             "coco",

@@ -75,10 +75,17 @@ def find_data(suite: Suite, data: Path | None) -> tuple[Path | None, Dataset]:
         if not root.is_dir() and suite.folder and (root.parent / suite.folder).is_dir():
             root = root.parent / suite.folder
         if not root.is_dir():
-            raise DataError(f"{root} doesn't exist: `python -m for_eval fetch {suite.dataset} --root {root}`")
+            raise DataError(f"{root} doesn't exist: {_how_to_get(suite, root)}")
     dataset = load_dataset(suite.dataset, root, suite.split)
-    dataset.check_files(f"`python -m for_eval fetch {suite.dataset} --root {root}` goes on with them")
+    dataset.check_files(_how_to_get(suite, root))
     return root, dataset
+
+
+def _how_to_get(suite: Suite, root: Path | None) -> str:
+    """What to do about a dataset that isn't there, or not whole."""
+    if not suite.fetched:
+        return "put it there, see docs/datasets.md"
+    return f"`python -m for_eval fetch {suite.dataset} --root {root}`"
 
 
 def run_tables(

@@ -123,7 +123,7 @@ def test_the_leaderboards_that_come_with_for() -> None:
     assert {"Tables 1 and 2", "Table 3", "Table 4", "Table 5", "Table 6", "Table 7", "miniscenes"} <= set(titles)
     for board in boards:
         scores = board.ours.filter(regex="mAP@50$")
-        assert ((scores > 0) & (scores < 100)).all(axis=None)
+        assert (((scores > 0) & (scores < 100)) | scores.isna()).all(axis=None)  # what was not measured is empty
         assert all(pd.api.types.is_numeric_dtype(scores[column]) for column in scores)
     queries, layers, labelled = read_ablations(FOLDER)
     assert [curve.x for curve in queries.paper] == [(5, 10, 25, 50)] * 2
