@@ -7,14 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from for_eval import commands
-from for_model.cli import run_command
+from for_model.cli import Parsers, package_parser, run_package
 from for_model.methods.registry import methods_help
 from for_search.commands import add_method_options
-
-_Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _EPILOG = """from photographs to a search, see python -m for_search --help; to a leaderboard:
   python -m for_eval fetch coco --root ~/coco --splits val
@@ -22,7 +19,7 @@ _EPILOG = """from photographs to a search, see python -m for_search --help; to a
 """
 
 
-def _add_leaderboard(parsers: _Parsers) -> None:
+def _add_leaderboard(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "leaderboard",
         help="score methods on a labelled dataset",
@@ -42,7 +39,7 @@ def _add_leaderboard(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_leaderboard)
 
 
-def _add_tables(parsers: _Parsers) -> None:
+def _add_tables(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "tables",
         help="train and score the paper's tables",
@@ -77,7 +74,7 @@ def _add_tables(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_tables)
 
 
-def _add_classes(parsers: _Parsers) -> None:
+def _add_classes(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "classes",
         help="which of nuImages's categories are base and which novel",
@@ -95,14 +92,14 @@ def _add_classes(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_classes)
 
 
-def _add_table(parsers: _Parsers) -> None:
+def _add_table(parsers: Parsers) -> None:
     parser = parsers.add_parser("table", help="make every CSV again from the JSON results alone")
     parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     parser.add_argument("--with-paper", action="store_true", help="print every table with the paper's rows below ours")
     parser.set_defaults(run=commands.run_table)
 
 
-def _add_figure(parsers: _Parsers) -> None:
+def _add_figure(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "figure",
         help="draw mAP@50 against embeddings an image",
@@ -117,7 +114,7 @@ def _add_figure(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_figure)
 
 
-def _add_compare(parsers: _Parsers) -> None:
+def _add_compare(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "compare",
         help="whether one result is better than another, and where",
@@ -137,7 +134,7 @@ def _add_compare(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_compare)
 
 
-def _add_fetch(parsers: _Parsers) -> None:
+def _add_fetch(parsers: Parsers) -> None:
     parser = parsers.add_parser("fetch", help="download COCO or LVIS, or check a dataset that you have")
     parser.description = (
         "Say where a dataset is published and under which licence, download and unpack what isn't there yet, and "
@@ -156,30 +153,13 @@ def _add_fetch(parsers: _Parsers) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m for_eval",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parsers = parser.add_subparsers(dest="command", required=True)
-    for add in (
-        _add_fetch,
-        _add_classes,
-        _add_leaderboard,
-        _add_tables,
-        _add_table,
-        _add_figure,
-        _add_compare,
-    ):
-        add(parsers)
-    return parser
+    commands = (_add_fetch, _add_classes, _add_leaderboard, _add_tables, _add_table, _add_figure, _add_compare)
+    return package_parser("for_eval", __doc__, _EPILOG, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
-    arguments = _parser().parse_args(argv)
-    return run_command(lambda: arguments.run(arguments))
+    return run_package(_parser(), argv)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
-from for_model.cli import run_command
+from for_model.cli import Parsers, package_parser, run_package
 from for_model.methods.registry import methods_help
 from for_search import commands
 from for_search.commands import add_method_options
-
-_Parsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 _EPILOG = """the way from a folder of photos to a search:
   python -m for_search embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
@@ -23,7 +20,7 @@ _EPILOG = """the way from a folder of photos to a search:
 """
 
 
-def _add_embed(parsers: _Parsers) -> None:
+def _add_embed(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "embed",
         help="images -> embedding store",
@@ -42,7 +39,7 @@ def _add_embed(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_embed)
 
 
-def _add_index(parsers: _Parsers) -> None:
+def _add_index(parsers: Parsers) -> None:
     parser = parsers.add_parser("index", help="embedding store -> search index")
     parser.add_argument("store", type=Path, help="a folder that embed wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
@@ -50,7 +47,7 @@ def _add_index(parsers: _Parsers) -> None:
     parser.set_defaults(run=commands.run_index)
 
 
-def _add_search(parsers: _Parsers) -> None:
+def _add_search(parsers: Parsers) -> None:
     parser = parsers.add_parser("search", help="text -> the images that contain it")
     parser.add_argument("index", type=Path, help="a folder that index wrote")
     parser.add_argument("text", help='a name ("dog") or a sentence')
@@ -63,22 +60,13 @@ def _add_search(parsers: _Parsers) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m for_search",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parsers = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_embed, _add_index, _add_search):
-        add(parsers)
-    return parser
+    commands = (_add_embed, _add_index, _add_search)
+    return package_parser("for_search", __doc__, _EPILOG, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
-    arguments = _parser().parse_args(argv)
-    return run_command(lambda: arguments.run(arguments))
+    return run_package(_parser(), argv)
 
 
 if __name__ == "__main__":

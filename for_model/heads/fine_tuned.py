@@ -9,7 +9,7 @@ from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
 from for_model.heads.clip import ClipHead
 from for_model.heads.dense import DenseHead
-from for_model.heads.projections import own_projections, value_residual, with_own
+from for_model.heads.projections import attend_adding, own_projections, value_residual, with_own
 from for_model.heads.protocol import TrainableHead
 
 
@@ -46,8 +46,7 @@ class FineTunedHead(TrainableHead):
         if isinstance(self._head, DenseHead):
             return F.normalize((pool.project(X) + self.residual(pool.cells(X))).float(), dim=-1)
         tokens = pool.tokens(X)
-        frozen, weights = pool.attend(tokens[:, :1], tokens, return_weights=True)  # [B, 1, Co], [B, 1, K + 1]
-        return F.normalize((frozen + self.residual(weights @ tokens)).float(), dim=-1)
+        return F.normalize(attend_adding(pool, self.residual, tokens[:, :1], tokens).float(), dim=-1)  # [B, 1, Co]
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """See `Head.evidence`."""

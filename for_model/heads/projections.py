@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
@@ -40,6 +40,18 @@ def value_residual(pool: Pool, hidden: int) -> nn.Module:
     if not hidden:
         return zeroed(nn.Linear(pool.width, pool.dim))
     return nn.Sequential(nn.Linear(pool.width, hidden), nn.ReLU(), zeroed(nn.Linear(hidden, pool.dim)))
+
+
+def attend_adding(pool: Pool, residual: nn.Module, queries: Tensor, tokens: Tensor) -> Tensor:
+    """The pool's attention with a trained map of the tokens added to its values: attend(queries) + r(A tokens).
+
+    residual: r, of `value_residual`.
+    queries, tokens: as of `Pool.attend`, whose weights are A.
+    Returns Y [B, N, Co], not normalised.
+    """
+    frozen, weights = pool.attend(queries, tokens, return_weights=True)  # [B, N, Co], [B, N, K']
+    added: Tensor = residual(weights @ tokens)
+    return frozen + added
 
 
 def zeroed(linear: nn.Linear) -> nn.Linear:

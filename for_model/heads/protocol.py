@@ -55,6 +55,12 @@ class TrainableHead(nn.Module):
     def forward(self, X: Tensor, pool: Pool) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable."""
 
+    def fit_to(self, means: Tensor) -> None:
+        """Take what it needs to know of the training images' features, before training; nothing for most heads.
+
+        means: [M, Ce] float32, the mean cell of each training image, at least one.
+        """
+
     @abstractmethod
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """See `Head.evidence`."""

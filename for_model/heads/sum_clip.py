@@ -13,7 +13,7 @@ from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
 from for_model.errors import UsageError
 from for_model.heads.config import Freeze, SumSettings
-from for_model.heads.projections import own_projections, value_residual, with_own
+from for_model.heads.projections import attend_adding, own_projections, value_residual, with_own
 from for_model.heads.protocol import TrainableHead
 
 _TRAINED: dict[Freeze, str] = {"none": "qkvc", "vo": "qk", "qkvo": ""}
@@ -105,8 +105,7 @@ class SumHead(TrainableHead):
         if self.residual is None:
             Y = with_own(pool, self.own).attend(queries, tokens)
         else:
-            frozen, weights = pool.attend(queries, tokens, return_weights=True)
-            Y = frozen + self.residual(weights @ tokens)
+            Y = attend_adding(pool, self.residual, queries, tokens)
         return F.normalize(Y.float(), dim=-1)
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:

@@ -148,6 +148,20 @@ class Kept(Features):
             yield rows, torch.from_numpy(self._array[rows]).to(self._device, torch.float32)
 
 
+def rows_in_order(count: int, size: int, first: int = 0) -> list[Rows]:
+    """The rows from `first` up to `count`, `size` at a time."""
+    return [np.arange(start, min(start + size, count)) for start in range(first, count, size)]
+
+
+def every_image(features: Features, size: int, what: str) -> "tqdm[tuple[Rows, Tensor]]":
+    """All usable images in the dataset's order, `size` at a time, with a progress bar: rows and X [b, K, Ce].
+
+    what: the bar's words.
+    """
+    order = rows_in_order(len(features.usable), size)
+    return tqdm(features.batches(order), total=len(order), desc=what, unit="batch", disable=None)
+
+
 def open_features(
     dataset: Dataset,
     backbone: ImageTextBackbone,
@@ -235,7 +249,7 @@ def _keep(source: OnTheFly, target: Path, shape: tuple[int, int], dtype: "np.dty
     mode, options = ("r+", {}) if done else ("w+", {"dtype": dtype, "shape": (count, *shape)})
     array = np.lib.format.open_memmap(array_path, mode, **options)
     starts = range(done, count, _CHUNK)
-    order = [np.arange(start, min(start + _BATCH, count)) for start in range(done, count, _BATCH)]
+    order = rows_in_order(count, _BATCH, first=done)
     with tqdm(total=count, initial=done, desc="feature maps", unit="image", disable=None) as bar:
         batches = source.batches(order)
         for start in starts:

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm import tqdm
 
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.errors import UsageError
@@ -22,7 +21,7 @@ from for_model.files import sha256_json
 from for_model.methods.clip_method import ClipMethod
 from for_model.tensor_files import write_weights
 from for_model.text import cached_category_embeddings
-from for_model.training.features import Features
+from for_model.training.features import Features, every_image
 
 log = logging.getLogger(__name__)
 
@@ -179,10 +178,9 @@ def stored_labels(
         return found
     texts = cached_category_embeddings(method, names)
     labels: list[list[PseudoLabel]] = [[] for _ in features.usable]
-    order = [np.arange(start, min(start + _BATCH, len(labels))) for start in range(0, len(labels), _BATCH)]
     device = method.backbone.device
     texts = texts.to(device)
-    for rows, X in tqdm(features.batches(order), total=len(order), desc="pseudo-labels", unit="batch", disable=None):
+    for rows, X in every_image(features, _BATCH, "pseudo-labels"):
         Y = method.encode_features(X).to(device)
         of_batch = pseudo_labels(Y, texts, scale * method.backbone.logit_scale, threshold)
         for row, of_image in zip(rows, of_batch, strict=True):

@@ -4,16 +4,17 @@ Ours, not the paper's: pseudo-labels (eq. 4) say yes or no to an image; this kee
 Shapes: M images of the dataset, V names, K cells, Ce backbone width, Co joint width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
 from for_model.backbones.protocol import ImageTextBackbone
 from for_model.heads.for_plus import FrozenParts, frozen_parts
-from for_model.training.features import Features, Rows
+from for_model.training.features import Features, Rows, every_image, rows_in_order
 from for_model.training.losses.ranking import best_cosines, teacher_logits
 
 _BATCH = 64
@@ -61,7 +62,7 @@ def survey(features: Features, backbone: ImageTextBackbone) -> Survey:
         dense = torch.zeros(count, backbone.n_cells, dim, dtype=torch.float16)
         frozen = Frozen(dense, torch.zeros(count, 1, dim, dtype=torch.float16))
     means = torch.zeros(count, backbone.width)  # [M, Ce], of each image's cells
-    for rows, X in _batches(features, "feature maps"):
+    for rows, X in every_image(features, _BATCH, "feature maps"):
         chosen = torch.from_numpy(rows)
         means[chosen] = backbone.pool.cells(X).mean(dim=1).cpu()
         if frozen is not None:
@@ -95,18 +96,24 @@ def soft_teacher(
     """
     count = len(features.usable)
     scores = [torch.zeros(count, len(texts)) for _ in FrozenParts._fields]  # [M, V] of Dense-CLIP and of CLIP
-    for rows, X in _batches(features, "soft teacher"):
-        parts = frozen_parts(X, backbone.pool) if frozen is None else frozen.of(rows, texts.device)
+    for rows, parts in _parts(features, backbone, frozen):
         for of_head, part in zip(scores, parts, strict=True):
-            of_head[torch.from_numpy(rows)] = best_cosines(torch.nn.functional.normalize(part, dim=-1), texts).cpu()
+            of_head[torch.from_numpy(rows)] = best_cosines(F.normalize(part, dim=-1), texts).cpu()
     usable = torch.from_numpy(features.usable)
     logits = torch.zeros(count, len(texts), dtype=torch.float16)
     logits[usable] = teacher_logits([of_head[usable] for of_head in scores], sharpness).half()
     return Teacher(logits)
 
 
-def _batches(features: Features, what: str) -> "tqdm[tuple[Rows, Tensor]]":
-    """All images of a dataset, some at a time, with a progress bar."""
-    count = len(features.usable)
-    order = [np.arange(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
-    return tqdm(features.batches(order), total=len(order), desc=what, unit="batch", disable=None)
+def _parts(
+    features: Features, backbone: ImageTextBackbone, frozen: Frozen | None
+) -> Iterator[tuple[Rows, FrozenParts]]:
+    """The frozen parts of all usable images, some at a time; no feature map is looked at where they are kept."""
+    if frozen is None:
+        for rows, X in every_image(features, _BATCH, "soft teacher"):
+            yield rows, frozen_parts(X, backbone.pool)
+        return
+    order = rows_in_order(len(features.usable), _BATCH)
+    for some in tqdm(order, desc="soft teacher", unit="batch", disable=None):
+        rows = some[features.usable[some]]
+        yield rows, frozen.of(rows, backbone.device)

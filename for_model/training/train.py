@@ -58,7 +58,7 @@ class Training:
             world.wait()
         torch.manual_seed(config.seed)
         self.head = make_head(config.head, self.backbone.pool).to(device)
-        if isinstance(self.head, ForPlusHead) and self.targets.survey is not None:
+        if self.targets.survey is not None:
             self.head.fit_to(self.targets.survey.means)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.head.named_parameters() if parameter.requires_grad
