@@ -23,7 +23,7 @@ from for_model.files import sha256_json
 from for_model.methods.protocol import Method
 from for_model.prompts import prompts_of
 from for_model.text import cached_category_embeddings
-from for_model.training.features import Features
+from for_model.training.features import Kept
 from for_search.query.ranking import BoolArray, Scores
 from for_search.store.embed import EmbedReport, embed
 from for_search.store.store import Store, open_store, store_path
@@ -134,7 +134,7 @@ def _mean(values: Any) -> float | None:
 
 
 def run_method(
-    dataset: Dataset, method: Method, device: str, stores: Path | None = None, features: Features | None = None
+    dataset: Dataset, method: Method, device: str, stores: Path | None = None, features: Kept | None = None
 ) -> list[tuple[dict[str, Any], Rankings]]:
     """Embed a dataset, unless that is done already, and score the embeddings.
 

@@ -26,7 +26,7 @@ from for_model.files import cache_dir, write_bytes
 from for_model.methods.build import build_method
 from for_model.methods.clip_method import ClipMethod
 from for_model.training import train
-from for_model.training.features import open_features
+from for_model.training.features import Kept, open_features
 
 log = logging.getLogger(__name__)
 
@@ -75,17 +75,17 @@ def find_data(suite: Suite, data: Path | None) -> tuple[Path | None, Dataset]:
         if not root.is_dir() and suite.folder and (root.parent / suite.folder).is_dir():
             root = root.parent / suite.folder
         if not root.is_dir():
-            raise DataError(f"{root} doesn't exist: {_how_to_get(suite, root)}")
+            how = f"`{_fetch_command(suite, root)}`" if suite.fetched else "put it there, see docs/datasets.md"
+            raise DataError(f"{root} doesn't exist: {how}")
     dataset = load_dataset(suite.dataset, root, suite.split)
-    dataset.check_files(_how_to_get(suite, root))
+    dataset.check_files(
+        f"`{_fetch_command(suite, root)}` goes on with them" if suite.fetched else "see docs/datasets.md"
+    )
     return root, dataset
 
 
-def _how_to_get(suite: Suite, root: Path | None) -> str:
-    """What to do about a dataset that isn't there, or not whole."""
-    if not suite.fetched:
-        return "put it there, see docs/datasets.md"
-    return f"`python -m for_eval fetch {suite.dataset} --root {root}`"
+def _fetch_command(suite: Suite, root: Path | None) -> str:
+    return f"python -m for_eval fetch {suite.dataset} --root {root}"
 
 
 def run_tables(
@@ -155,10 +155,11 @@ def measure(
     identity = json.loads(json.dumps(method.info.to_json()))
     if earlier is not None and all(result["method"] == identity for result, _ in earlier.values()):
         return earlier
-    features = None
+    kept = None
     if isinstance(method, ClipMethod):  # the trunk, which is most of the work, runs once for all rows
         features = open_features(dataset, method.backbone, config.features.cache_gib, exact=True)
-    scored = run_method(dataset, method, str(method.device), features=features)
+        kept = features if isinstance(features, Kept) else None
+    scored = run_method(dataset, method, str(method.device), features=kept)
     measured = {
         result["protocol"]: ({**result, "seed": seed, "training": training}, rankings) for result, rankings in scored
     }

@@ -26,7 +26,7 @@ from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.data.decoding import Pixels, decoded, default_workers
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods.protocol import Method, MethodInfo
-from for_model.training.features import Features
+from for_model.training.features import Kept
 from for_search.store.store import (
     FORMAT,
     MANIFEST,
@@ -96,7 +96,7 @@ def embed(
     workers: int | None = None,
     progress: bool = True,
     watch: Watch | None = None,
-    features: Features | None = None,
+    features: Kept | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, or go on with one that was begun.
 
@@ -144,7 +144,7 @@ class _Run:
     workers: int
     progress: bool
     watch: Watch | None
-    features: "Features | None"
+    features: Kept | None
 
     def start(self) -> EmbedReport:
         if (report := self._finished_report()) is not None:

@@ -81,6 +81,19 @@ def rows(out: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.parametrize("cache_gib", [0.0, 1.0], ids=["on the fly", "kept"])
+def test_a_damaged_image_is_counted_whether_feature_maps_are_kept_or_not(small: World, cache_gib: float) -> None:
+    with small.suite.config.open("a") as config:
+        config.write(f"[features]\ncache_gib = {cache_gib}\n")
+    root, dataset = find_data(small.suite, None)
+    (dataset.image_root / dataset.images[4].path).write_bytes(b"no image")
+    ((result, rankings),) = measure(small.suite, SMALL["main"].rows[0], 0, dataset, root).values()
+    assert (result["n_images"], result["n_skipped"]) == (11, 1)
+    assert result["skipped"][0]["id"] == dataset.images[4].id
+    assert len(rankings.image_ids) == 11
+    assert (result["images_per_second"] is None) == (cache_gib > 0)  # the time of kept feature maps says nothing
+
+
 @pytest.mark.slow
 def test_rows_are_trained_scored_and_averaged(small: World) -> None:
     verdicts = small.run("main")
