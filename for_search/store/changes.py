@@ -60,28 +60,30 @@ class Difference:
 def difference(dataset: Dataset, done: Mapping[ImageId, Done]) -> Difference:
     """Find the images of `dataset` that are new or have changed, and where the others' rows are.
 
-    An image is as it was when its file has the size and the time that are recorded; else when a file of the same
-    content was embedded, under whichever name: renamed and copied files keep their embeddings. Only files of which the
-    size is known are read for that. An image that was skipped is tried again when its file or its name has changed.
+    An image is as it was when its file has the size and the time that are recorded. Of the others those keep their rows
+    whose content was embedded under a name that is gone or holds something else now: renamed and touched files. Only
+    files of such a size are read for that. An image that was skipped is tried again when its file or name has changed.
     """
-    by_content = {each.stamp.sha256: each for each in done.values() if each.stamp and each.stamp.sha256 and each.shard}
-    sizes = {each.stamp.n_bytes for each in by_content.values() if each.stamp}
+    now = {record.id: file_stamp(dataset.image_root / record.path) for record in dataset.images}
+    same = {r.id: done[r.id] for r in dataset.images if r.id in done and _as_it_was(r, now[r.id], done[r.id])}
+    left: dict[str, list[Done]] = {}
+    for image_id, each in done.items():
+        if image_id not in same and each.shard is not None and each.stamp and each.stamp.sha256:
+            left.setdefault(each.stamp.sha256, []).append(each)
+    sizes = {each.stamp.n_bytes for several in left.values() for each in several if each.stamp}
     kept: dict[ImageId, Done] = {}
-    todo, stamps = [], {}
+    todo = []
     for record in dataset.images:
-        path = dataset.image_root / record.path
-        now, before = file_stamp(path), done.get(record.id)
-        if before is not None and _as_it_was(record, now, before):
-            kept[record.id] = before
+        path, stamp = dataset.image_root / record.path, now[record.id]
+        if record.id in same:
+            kept[record.id] = same[record.id]
             continue
-        content = sha256_of(path) if now.n_bytes in sizes else ""
-        same = by_content.get(content)
-        if same and now.looks_like(file_stamp(path)):
-            kept[record.id] = replace(same, record=record, stamp=replace(now, sha256=content))
+        content = sha256_of(path) if stamp.n_bytes in sizes else ""
+        if left.get(content) and stamp.looks_like(file_stamp(path)):
+            kept[record.id] = replace(left[content].pop(0), record=record, stamp=replace(stamp, sha256=content))
         else:
             todo.append(record)
-            stamps[record.id] = now
-    return Difference(kept, tuple(todo), stamps)
+    return Difference(kept, tuple(todo), {record.id: now[record.id] for record in todo})
 
 
 def is_up_to_date(dataset: Dataset, done: Mapping[ImageId, Done]) -> bool:

@@ -62,7 +62,7 @@ def check(root: Path, store_name: str = "store") -> None:
         (lambda root: (root / "03.png").unlink(), 0, 1),
         (lambda root: photo(root / "03.png", 2), 1, 0),
         (lambda root: (root / "03.png").rename(root / "zoo.png"), 0, 1),
-        (lambda root: shutil.copy(root / "03.png", root / "zoo.png"), 0, 0),
+        (lambda root: shutil.copy(root / "03.png", root / "zoo.png"), 1, 0),
         (lambda root: touch(root / "03.png"), 0, 0),
         (lambda root: ((root / "03.png").rename(root / "x.png"), (root / "05.png").rename(root / "03.png")), 0, 1),
         (lambda root: photo(root / "04.png", 3), 1, 0),
