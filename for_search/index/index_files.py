@@ -180,11 +180,27 @@ def open_index(path: Path, verify: Literal["quick", "full"] = "quick") -> Search
         # The index has changed since its manifest was read, and segments of before are gone.
 
 
-def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -> SearchIndex:
+def check_index(path: Path) -> Iterator[tuple[str, StoreError | None]]:
+    """Check every byte of an index: the name of each file, and what is wrong with it."""
     try:
-        manifest = _Manifest.from_json(value)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(path / MANIFEST, f"not the fields of {FORMAT}: {type(error).__name__} {error}") from error
+        manifest = _manifest_of(path, _read_manifest(path))
+    except StoreError as error:
+        yield MANIFEST, error
+        return
+    yield MANIFEST, None
+    for segment in manifest.segments:
+        for name, hashes in segment.files.items():
+            file = f"{segment.folder}/{name}"
+            try:
+                CheckedFile(path / file, hashes).check()
+            except StoreError as error:
+                yield file, error
+            else:
+                yield file, None
+
+
+def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -> SearchIndex:
+    manifest = _manifest_of(path, value)
     info = manifest.info
     n_images = sum(segment.n_images for segment in manifest.segments)
     ranks = np.full(n_images, -1)
@@ -217,6 +233,13 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
         manifest.places,
         n_bytes=sum(file.n_bytes for note in manifest.segments for file in note.files.values()),
     )
+
+
+def _manifest_of(path: Path, value: dict[str, Any]) -> _Manifest:
+    try:
+        return _Manifest.from_json(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged(path / MANIFEST, f"not the fields of {FORMAT}: {type(error).__name__} {error}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -271,8 +294,8 @@ def _update(store: Store, target: Path, kind: str | None, rebuild: bool) -> None
 def _earlier(target: Path) -> _Manifest | None:
     """The manifest of the index that is there; None when there is none that can be used."""
     try:
-        return _Manifest.from_json(_read_manifest(target))
-    except (StoreError, KeyError, TypeError, ValueError, AttributeError):
+        return _manifest_of(target, _read_manifest(target))
+    except StoreError:
         return None
 
 

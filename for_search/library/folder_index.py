@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from for_search.store.embed import Watch
 
 PHOTO_METHOD = "cluster-clip"  # it needs no training, and FOR comes with no head trained on photographs
+_REMEMBERED = "remembered"
 
 _log = logging.getLogger(__name__)
 
@@ -38,3 +39,16 @@ def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watc
         _log.info("indexing %d images of %s; the next start is quick", len(dataset.images), dataset.image_root)
     make_index(dataset, method, place / "store", index, progress, watch)
     return index
+
+
+def remember(index: Path) -> None:
+    """Note that an index of `folder_index` shall be among those that `remembered` lists."""
+    note = index.parent / _REMEMBERED
+    if not note.exists():
+        note.touch()
+
+
+def remembered() -> list[Path]:
+    """The indexes that were noted and are still there, in the order in which they were first noted."""
+    notes = [note for note in (cache_dir() / "folders").glob(f"*/{_REMEMBERED}") if (note.parent / "index").is_dir()]
+    return [note.parent / "index" for note in sorted(notes, key=lambda note: (note.stat().st_mtime_ns, note))]

@@ -162,12 +162,7 @@ def open_store(path: Path) -> Store:
     path = Path(path)
     while True:
         manifest = _read_manifest(path)
-        try:
-            store = _from_manifest(path, manifest)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                f"{path / MANIFEST} is damaged ({_short(error)}): delete the store and embed again"
-            ) from error
+        store = _store_of(path, manifest)
         try:
             store._maps.update({shard.file: _map_shard(path, shard, store.info) for shard in store.shards})
         except StoreError:
@@ -176,6 +171,33 @@ def open_store(path: Path) -> Store:
         else:
             return store
         # The store has changed since its manifest was read, and its earlier shards are gone.
+
+
+def check_store(path: Path) -> Iterator[tuple[str, StoreError | None]]:
+    """Check every byte of a store: the name of each file, and what is wrong with it."""
+    try:
+        store = _store_of(path, _read_manifest(path))
+    except StoreError as error:
+        yield MANIFEST, error
+        return
+    yield MANIFEST, None
+    for shard in store.shards:
+        yield shard.file, _problem(store, shard)
+
+
+def _problem(store: Store, shard: Shard) -> StoreError | None:
+    try:
+        store.shard(shard)
+    except StoreError as error:
+        return error
+    return None
+
+
+def _store_of(path: Path, manifest: dict[str, Any]) -> Store:
+    try:
+        return _from_manifest(path, manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path / MANIFEST} is damaged ({_short(error)}): delete the store and embed again") from error
 
 
 def store_path(dataset: Dataset, info: MethodInfo, stores: Path | None = None) -> Path:
