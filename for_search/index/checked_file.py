@@ -86,7 +86,7 @@ class CheckedFile:
 
 def damaged(path: Path, reason: str) -> StoreError:
     """The error of an index whose file `path` isn't what was written."""
-    return StoreError(f"{path} is damaged, {reason}: build the index again")
+    return StoreError(f"{path} is damaged, {reason}: build the index again, with --rebuild")
 
 
 def unreadable(path: Path, error: OSError) -> StoreError:

@@ -7,6 +7,7 @@ Legend: M images, N embeddings per image, Q queries, Co joint width.
 
 import bisect
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class SearchIndex:
     split: str
     image_root: str
     kind: str
-    images: tuple[ImageRecord, ...]
+    images: Sequence[ImageRecord]
     skipped: tuple[SkippedImage, ...]
     segments: tuple[Segment, ...]
     places: NDArray[np.int64]
@@ -66,11 +67,13 @@ class SearchIndex:
                 "search it with its own backbone and weights, or embed and index the images again"
             )
 
-    def search(self, queries: ArrayLike, k: int) -> list[list[Hit]]:
+    def search(self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None) -> list[list[Hit]]:
         """The k images that match each query best, by maximum similarity over an image's embeddings; exact.
 
         queries: [Q, Co] float32, unit-norm (scores are then cosines).
-        Returns Q lists of min(k, M) hits, distinct images, by descending score; equal scores in order of image id.
+        allowed: [M], the images to choose from, in the order of `images`; None for all.
+        Returns Q lists of k hits, or of all images that are allowed where these are fewer, distinct images, by
+        descending score; equal scores in order of image id.
         An empty `queries` gives an empty list.
         Raises UsageError for k < 1 or queries that aren't finite vectors, StoreError for another width than Co.
         """
@@ -78,7 +81,7 @@ class SearchIndex:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise UsageError(f"k is {k!r}: ask for at least 1 image")
         k = min(int(k), len(self.images))
-        found = [segment.best(checked, k) for segment in self.segments]
+        found = [segment.best(checked, k, allowed) for segment in self.segments]
         return [self._hits([best[query] for best in found], k) for query in range(len(checked))]
 
     def _hits(self, found: list[Best], k: int) -> list[Hit]:

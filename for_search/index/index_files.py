@@ -2,6 +2,7 @@
 
     INDEX/manifest.json     what is in the index, which rows are whose, all hashes
           segment-000001/   an engine's files over some of the store's shards; never changed once they are written
+          images-000001.sqlite   the table of images, see `for_search.store.image_table`; never changed either
           lock              held by whoever writes
 
 An index changes in one moment: new segments are written beside the old, and a new manifest is renamed over the old
@@ -15,8 +16,10 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +29,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_model import files
-from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
 from for_search.index.checked_file import BLOCK_BYTES, CheckedFile, FileHashes, damaged, unreadable
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.index.segment import Segment
+from for_search.store.image_table import Cell, ImageRow, ImageTable, write_image_table
 from for_search.store.merging import to_merge
 from for_search.store.store import FORMAT as STORE_FORMAT
 from for_search.store.store import Shard, SkippedImage, Store, open_store
@@ -43,8 +46,9 @@ _LOCK = "lock"
 _SMALL_KIND = "flat"  # of segments that hold less than half of the index: no engine finds rows of few faster
 
 # What an index's folder may hold; the second is the file of the format before this one.
-_OWN_NAME = re.compile(r"manifest\.json|index\.faiss|lock|segment-\d+|\.manifest\.json\..+\.tmp")
+_OWN_NAME = re.compile(r"manifest\.json|index\.faiss|lock|segment-\d+|images-\d+\.sqlite|\..+\.tmp")
 _SEGMENT = re.compile(r"segment-(\d+)")
+_TABLE = re.compile(r"images-(\d+)\.sqlite")
 
 
 @dataclass(frozen=True)
@@ -74,43 +78,51 @@ class _SegmentNote:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What an index's manifest says; `places` is None where image i is the i-th of the segments'."""
+    """What an index's manifest says.
 
+    store: the hash of the store's manifest that it was made from.
+    table: the table of images, its file's name and hashes.
+    places: [M] int64, the place of each image among those of all segments.
+    """
+
+    store: str
     kind: str
     info: MethodInfo
     dataset: str
     split: str
     image_root: str
     segments: tuple[_SegmentNote, ...]
-    images: tuple[ImageRecord, ...]
+    table: tuple[str, FileHashes]
+    n_images: int
     skipped: tuple[SkippedImage, ...]
     places: NDArray[np.int64]
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "_Manifest":
         """Raises KeyError, TypeError, ValueError or AttributeError for fields that aren't those of the format."""
-        images = tuple(ImageRecord(image["id"], image["path"]) for image in value["images"])
-        places = value["places"]
+        n_images, places = int(value["n_images"]), value["places"]
         made = cls(
+            str(value["store"]),
             str(value["kind"]),
             MethodInfo(**value["method"]),
             str(value["dataset"]),
             str(value["split"]),
             str(value["image_root"]),
             tuple(_SegmentNote.from_json(segment) for segment in value["segments"]),
-            images,
+            (str(value["table"]["file"]), FileHashes(**value["table"]["hashes"])),
+            n_images,
             tuple(SkippedImage(**image) for image in value["skipped"]),
-            np.arange(len(images)) if places is None else np.array(places, np.int64),
+            np.arange(n_images) if places is None else np.array(places, np.int64),
         )
         total = sum(segment.n_images for segment in made.segments)
-        if not images or len(made.places) != len(images) or min(made.info.n_embeddings, made.info.dim) < 1:
+        if n_images < 1 or len(made.places) != n_images or min(made.info.n_embeddings, made.info.dim) < 1:
             raise ValueError("they contradict each other")
         if np.bincount(made.places, minlength=total).max() > 1 or len(np.bincount(made.places)) > total:
             raise ValueError("its images have no rows of their own")
-        if any(not a.id < b.id for a, b in pairwise(images)):  # type: ignore[operator]
-            raise ValueError("image ids are not ascending")
-        if any(not _SEGMENT.fullmatch(segment.folder) for segment in made.segments):
-            raise ValueError("a segment leads out of the index")  # a manifest from elsewhere must not
+        if not all(_SEGMENT.fullmatch(segment.folder) for segment in made.segments) or not _TABLE.fullmatch(
+            made.table[0]
+        ):
+            raise ValueError("it leads out of the index")  # as one from elsewhere must not
         return made
 
     def to_json(self) -> dict[str, Any]:
@@ -118,6 +130,7 @@ class _Manifest:
         return files.sealed(
             {
                 "format": FORMAT,
+                "store": self.store,
                 "kind": self.kind,
                 "method": self.info.to_json(),
                 "dataset": self.dataset,
@@ -125,7 +138,8 @@ class _Manifest:
                 "image_root": self.image_root,
                 "segments": [asdict(segment) for segment in self.segments],
                 "places": None if places == list(range(len(places))) else places,
-                "images": [asdict(image) for image in self.images],
+                "table": {"file": self.table[0], "hashes": asdict(self.table[1])},
+                "n_images": self.n_images,
                 "skipped": [asdict(image) for image in self.skipped],
             }
         )
@@ -188,15 +202,31 @@ def check_index(path: Path) -> Iterator[tuple[str, StoreError | None]]:
         yield MANIFEST, error
         return
     yield MANIFEST, None
+    table_file, table_hashes = manifest.table
+    yield table_file, _problem(partial(_check_table, path / table_file, table_hashes, manifest.n_images))
     for segment in manifest.segments:
         for name, hashes in segment.files.items():
             file = f"{segment.folder}/{name}"
-            try:
-                CheckedFile(path / file, hashes).check()
-            except StoreError as error:
-                yield file, error
-            else:
-                yield file, None
+            yield file, _problem(partial(_check_file, path / file, hashes))
+
+
+def _check_file(path: Path, hashes: FileHashes) -> None:
+    CheckedFile(path, hashes).check()
+
+
+def _check_table(path: Path, hashes: FileHashes, n_images: int) -> None:
+    CheckedFile(path, hashes).check()
+    ids = [image.id for image in ImageTable.open(path)]
+    if len(ids) != n_images or any(not a < b for a, b in pairwise(ids)):  # type: ignore[operator]
+        raise damaged(path, "its ids are not ascending, or too few")
+
+
+def _problem(check: Callable[[], None]) -> StoreError | None:
+    try:
+        check()
+    except StoreError as error:
+        return error
+    return None
 
 
 def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -> SearchIndex:
@@ -204,7 +234,12 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
     info = manifest.info
     n_images = sum(segment.n_images for segment in manifest.segments)
     ranks = np.full(n_images, -1)
-    ranks[manifest.places] = np.arange(len(manifest.images))
+    ranks[manifest.places] = np.arange(manifest.n_images)
+    table_file, table_hashes = manifest.table
+    CheckedFile(path / table_file, table_hashes).check()
+    images = ImageTable.open(path / table_file)
+    if len(images) != manifest.n_images:
+        raise damaged(path / MANIFEST, f"it says {manifest.n_images} images, their table {len(images)}")
     segments, first = [], 0
     for kind in (manifest.kind, *(note.kind for note in manifest.segments)):
         if kind not in ENGINES:
@@ -227,7 +262,7 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
         manifest.split,
         manifest.image_root,
         manifest.kind,
-        manifest.images,
+        images,
         manifest.skipped,
         tuple(segments),
         manifest.places,
@@ -263,32 +298,57 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _update(store: Store, target: Path, kind: str | None, rebuild: bool) -> None:
-    """Write the manifest, and the segment, that make `target` the index of `store`; the lock is held."""
-    old = _earlier(target)
-    image_root = str(store.image_root.absolute())
+    """Write what makes `target` the index of `store`, unless it is that already; the lock is held."""
+    old = None if rebuild else _earlier(target)
     kind = kind or (old.kind if old else None) or _SMALL_KIND
-    same = old is not None and (old.info.to_json(), old.kind) == (store.info.to_json(), kind) and not rebuild
-    kept, new = _plan(store, old.segments if old and same else ())
-    numbers = [int(found[1]) for name in os.listdir(target) if (found := _SEGMENT.fullmatch(name))]  # noqa: PTH208
-    folder = f"segment-{max(numbers, default=0) + 1:06d}"
+    usable = old is not None and (old.info.to_json(), old.kind) == (store.info.to_json(), kind)
+    there = tuple(segment for segment in old.segments if _is_there(target, segment)) if old and usable else ()
+    if old and there == old.segments and old.store == store.sha256 and (target / old.table[0]).is_file():
+        return
+    names = [entry.name for entry in target.iterdir()]
+    numbers = [int(found[1]) for name in names if (found := _SEGMENT.fullmatch(name) or _TABLE.fullmatch(name))]
+    number = f"{max(numbers, default=0) + 1:06d}"
+    kept, new = _plan(store, there)
+    table = f"images-{number}.sqlite"
     if new:
         n_new = sum(shard.n_images for shard in new)
         most = 2 * n_new >= n_new + sum(segment.n_images for segment in kept)
-        kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / folder))
+        kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / f"segment-{number}"))
+    write_image_table(target / table, _rows(store))
     manifest = _Manifest(
+        store.sha256,
         kind,
         store.info,
         store.dataset,
         store.split,
-        image_root,
+        str(store.image_root.absolute()),
         kept,
-        store.images,
+        (table, FileHashes.of(target / table)),
+        len(store.images),
         store.skipped,
         _places(store, kept),
     )
-    if old is None or manifest.to_json() != old.to_json():
-        files.write_json(target / MANIFEST, manifest.to_json())
-    _remove_all_but(target, {segment.folder for segment in kept})
+    files.write_json(target / MANIFEST, manifest.to_json())
+    _remove_all_but(target, {table, *(segment.folder for segment in kept)})
+
+
+def _rows(store: Store) -> Iterator[ImageRow]:
+    """The rows of the table of images."""
+    for image in store.images:
+        stamp = store.stamps.get(image.id)
+        cells: dict[str, Cell] = {}
+        if stamp is not None and stamp.n_bytes:
+            changed = datetime.fromtimestamp(stamp.mtime_ns // 10**9, timezone.utc)
+            cells = {"size": stamp.n_bytes, "mtime": f"{changed:%Y-%m-%d %H:%M:%S}", "content": stamp.sha256 or None}
+        yield ImageRow(image, cells)
+
+
+def _is_there(target: Path, segment: _SegmentNote) -> bool:
+    """Whether a segment's files have their sizes; what is in them is compared by whoever searches."""
+    try:
+        return all((target / segment.folder / n).stat().st_size == h.n_bytes for n, h in segment.files.items())
+    except OSError:
+        return False
 
 
 def _earlier(target: Path) -> _Manifest | None:
@@ -365,7 +425,7 @@ def _writing(target: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            if {entry.name for entry in target.iterdir()} == {_LOCK}:
+            if not (target / MANIFEST).exists():
                 shutil.rmtree(target, ignore_errors=True)
             raise
 

@@ -48,24 +48,21 @@ class Segment:
     ranks: NDArray[np.int64]
     files: tuple[CheckedFile, ...] = ()
 
-    @property
-    def n_alive(self) -> int:
-        """How many images are still in the index."""
-        return int((self.ranks >= 0).sum())
-
     def check(self) -> None:
         """Compare every byte with what was written, unless that is done. Raises StoreError when one differs."""
         for file in self.files:
             file.check()
 
-    def best(self, queries: NDArray[np.float32], k: int) -> list[Best]:
+    def best(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> list[Best]:
         """The k images that match each query best, of those that are still in the index; exact.
 
         queries: [Q, Co] float32, finite.
+        allowed: by rank, the images to choose from; None for all.
         k: at least 1; fewer images are given where the segment has no more.
         """
         self.check()
-        k = min(k, self.n_alive)
+        ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
+        k = min(k, int((ranks >= 0).sum()))
         total = len(self.ranks) * self.n_embeddings
         results: list[Best] = [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(
             queries
@@ -79,7 +76,7 @@ class Segment:
             for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
                 all_scores, all_rows = self.engine.search_rows(queries[part], fetch)
                 for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
-                    best = self._best_of(scores, rows, k)
+                    best = self._best_of(ranks, scores, rows, k)
                     # A later row could still reach an image's score, or tie with the last image, unless it must be
                     # worse than the k-th image; so only then (or with nothing left to fetch) is the answer final.
                     if fetch == total or rows[-1] < 0 or (len(best.ranks) == k and scores[-1] < best.scores[-1]):
@@ -90,15 +87,15 @@ class Segment:
             fetch *= _FETCH_GROWTH
         return results
 
-    def _best_of(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Best:
+    def _best_of(self, ranks: NDArray[np.int64], scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Best:
         """The best row of each of the k best images among [F] fetched rows; a row of -1 is none."""
         images, embeddings = np.divmod(rows, self.n_embeddings)
-        ranks = np.where(rows >= 0, self.ranks[images], -1)
-        order = np.lexsort((embeddings, ranks, -scores))
-        order = order[ranks[order] >= 0]
-        _, first = np.unique(ranks[order], return_index=True)
+        found = np.where(rows >= 0, ranks[images], -1)
+        order = np.lexsort((embeddings, found, -scores))
+        order = order[found[order] >= 0]
+        _, first = np.unique(found[order], return_index=True)
         chosen = order[np.sort(first)[:k]]
-        return Best(scores[chosen], ranks[chosen], embeddings[chosen])
+        return Best(scores[chosen], found[chosen], embeddings[chosen])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """The segment's images in blocks of about as many rows as are scored at once: first image and number."""

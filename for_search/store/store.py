@@ -68,6 +68,7 @@ class Store:
     shards: the files, in the order of their rows.
     own_rows: [M] int64, the row of each image among those of all shards; None where row i is image i's.
     stamps: image id -> its file as it was embedded or skipped; without the ids of images that aren't files.
+    sha256: the hash that the manifest has of itself: that of another store, or of this one in another state, differs.
     """
 
     path: Path
@@ -80,6 +81,7 @@ class Store:
     shards: tuple[Shard, ...]
     own_rows: NDArray[np.int64] | None = field(default=None, compare=False)
     stamps: Mapping[ImageId, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    sha256: str = field(default="", compare=False)
     _maps: dict[str, NDArray[np.float16]] = field(default_factory=dict, compare=False, repr=False)
     _sound: set[str] = field(default_factory=set, compare=False, repr=False)
 
@@ -249,6 +251,7 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         shards=tuple(Shard(**shard) for shard in manifest["shards"]),
         own_rows=None if rows is None else np.array(rows, dtype=np.int64),
         stamps={image["id"]: Stamp(**image["stamp"]) for image in listed if image["stamp"]},
+        sha256=manifest["sha256"],
     )
     if any(a >= b for a, b in pairwise(store.ids)):  # type: ignore[operator]
         raise ValueError("image ids are not ascending")

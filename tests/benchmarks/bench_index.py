@@ -1,5 +1,6 @@
 """How long exact search and the score matrix take: `pytest tests/benchmarks/bench_index.py --benchmark-only`."""
 
+from dataclasses import replace
 from typing import Any
 
 import faiss

@@ -140,6 +140,18 @@ def test_images_that_are_gone_never_take_a_place(library: Library, monkeypatch: 
     assert [hit.image.id for hit in index.search(query, 5)[0]] == [i for i, _, _ in library.answer(query[0], 5)]
 
 
+def test_only_what_is_allowed_is_found(library: Library) -> None:
+    library.add(1, 3)
+    library.remove(0, 2)
+    index = library.update()
+    queries = dyadic_units((3, DIM), seed=4)
+    for chosen in ({1, 4, 9, 50}, {3}, set()):
+        allowed = np.array([image.id in chosen for image in index.images])
+        for query, hits in zip(queries, index.search(queries, 3, allowed), strict=True):
+            expected = [each for each in library.answer(query, 99) if each[0] in chosen][:3]
+            assert [(hit.image.id, hit.score, hit.embedding) for hit in hits] == expected
+
+
 def test_random_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment, "_FIRST_FETCH", 2)
     rng = np.random.default_rng(0)
@@ -239,5 +251,5 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(library: Library, mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("for_search.index.checked_file.os.open", denied)
-    with pytest.raises(StoreError, match=r"index\.faiss can't be read \(Permission denied\)"):
+    with pytest.raises(StoreError, match=r"can't be read \(Permission denied\): check its permi"):
         open_index(library.index)

@@ -216,7 +216,7 @@ class TestOpen:
         store = make_store(tmp_path / "store", random_units((9, 3, 8)))
         build_index(tmp_path / "store", tmp_path / "deep" / "index")
         index = open_index(tmp_path / "deep" / "index", verify="full")
-        assert (index.images, index.skipped, index.info) == (store.images, store.skipped, store.info)
+        assert (tuple(index.images), index.skipped, index.info) == (store.images, store.skipped, store.info)
         assert (index.kind, index.dataset, index.split) == ("flat", "tiny", "val")
         assert index.image_root == str(tmp_path / "images")
         assert index.n_bytes == data_of(index).stat().st_size >= 9 * 3 * 8 * 2
@@ -227,7 +227,7 @@ class TestOpen:
         make_store(tmp_path / "store", random_units((9, 3, 8)))
         for name in ("a", "b"):
             build_index(tmp_path / "store", tmp_path / name)
-        for file in (MANIFEST, "segment-000001/index.faiss"):
+        for file in (MANIFEST, "images-000001.sqlite", "segment-000001/index.faiss"):
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
     def check_refused(self, path: Path, match: str, verify: str = "quick") -> None:
@@ -265,9 +265,10 @@ class TestOpen:
                 [{"file": "x.npy", "n_images": 4, "sha256": ""}],
                 "holds 6 rows of width 8; .* says 8 of",
             ),
-            ("images", [], "contradict"),
-            ("images", [{"id": i, "path": "x.jpg"} for i in (1, 1, 2)], "not ascending"),
-            ("images", 7, "not the fields"),
+            ("n_images", 0, "contradict"),
+            ("n_images", "three", "not the fields"),
+            ("table", {"file": "../x.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "leads out of the index"),
+            ("table", {"file": "images-000009.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "is missing"),
             ("places", [0, 1, 1], "no rows of their own"),
             ("places", [0, 1, 3], "no rows of their own"),
             ("places", [0, 1], "contradict"),
@@ -361,23 +362,26 @@ class TestBuild:
         ):
             build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
         monkeypatch.undo()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         assert entries(tmp_path) == ["index", "store"]
 
     def test_a_killed_build_leaves_the_old_index_and_the_next_cleans_up(self, tmp_path: Path) -> None:
         old = make_index(tmp_path, random_units((30, 2, 8)))
         child = self.start_build_that_hangs(tmp_path)
         try:
-            assert entries(old.path) == ["lock", MANIFEST, "segment-000001", "segment-000002"]
+            assert entries(old.path) == [
+                *("images-000001.sqlite", "images-000002.sqlite", "lock", MANIFEST),
+                *("segment-000001", "segment-000002"),
+            ]
             with pytest.raises(StoreError, match="is being written by another process"):
                 build_index(tmp_path / "store", tmp_path / "index")
-            assert open_index(tmp_path / "index", verify="full").images == old.images
+            assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
-        build_index(tmp_path / "store", tmp_path / "index")
-        assert entries(old.path) == ["lock", MANIFEST, "segment-000001"]
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
+        build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
+        assert entries(old.path) == ["images-000003.sqlite", "lock", MANIFEST, "segment-000003"]
 
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
