@@ -19,6 +19,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def seconds_of(action: Callable[[], object]) -> float:
     start = time.perf_counter()
