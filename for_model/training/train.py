@@ -269,7 +269,8 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
 def load_training_data(config: TrainConfig) -> Dataset:
     """The images and labels that a training is told to use. Raises DataError, also for missing images."""
     data = config.data
-    dataset = load_dataset(data.dataset, Path(data.root).expanduser() if data.root else None, data.split)
+    root = Path(data.root).expanduser() if data.root else None
+    dataset = load_dataset(data.dataset, root, data.split, root_option="data.root=FOLDER")
     if data.labels == "captions":
         dataset = labels_from_captions(dataset, read_captions(captions_path(dataset)))
     if data.images:

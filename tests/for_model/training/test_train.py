@@ -460,6 +460,12 @@ def test_missing_images_stop_a_training_before_it_starts(scenes: Path, tmp_path:
     assert line["skipped"] == 1
 
 
+def test_a_missing_root_is_asked_for_as_a_setting() -> None:
+    given = config_from({"data": {"dataset": "flickr8k", "split": "train"}})
+    with pytest.raises(UsageError, match=r"^dataset 'flickr8k' needs a folder: give it with data\.root=FOLDER$"):
+        load_training_data(given)
+
+
 def test_captions_in_place_of_annotations(scenes: Path, tmp_path: Path) -> None:
     root = tmp_path / "scenes"
     shutil.copytree(scenes, root)
