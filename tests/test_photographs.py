@@ -1,4 +1,4 @@
-"""Real photographs, from a folder to the page: 80 of COCO's, indexed once with photo-lite for all tests of this file."""
+"""Real photographs, from a folder to the page: 80 of COCO, indexed once with photo-lite for all tests of this file."""
 
 import gc
 from pathlib import Path

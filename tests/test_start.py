@@ -30,7 +30,7 @@ def modules(*names):
     for name in names:
         import_module(name)
 
-modules("for_model.methods.registry", "for_model.data.registry", "for_model.backbones.registry")
+modules("for_model.methods.registry", "for_model.data.registry")
 modules(*(f"{package}.__main__" for package in ("for_model", "for_search", "for_eval", "for_app")))
 look("names and --help")
 modules("for_model.training.config")

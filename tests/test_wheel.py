@@ -93,6 +93,6 @@ def test_an_installed_wheel_searches_the_built_in_scenes(wheel: Path, tmp_path: 
     done = run(str(commands / "python"), "-c", _FIRST_START)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {answer["index"].partition(": ")[2] for answer in answers} >= {"CLIP", "Cluster-CLIP", "FOR", "FOR+"}
+    assert {answer["index"].partition(": ")[2] for answer in answers} >= {"CLIP", "Cluster-CLIP 8", "FOR 8", "FOR+ 8"}
     for answer in answers:
         assert [hit["rank"] for hit in answer["hits"]] == [1, 2, 3]
