@@ -5,6 +5,7 @@ Legend: M images of an index, N embeddings an image, Co joint width.
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from for_search.query.ranking import top_k
 from for_search.refine.calibration import Calibration, calibrate
 from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 from for_search.refine.feedback import Examples, Feedback, examples_of
-from for_search.refine.refiner_protocol import LinearScorer, Scorer
+from for_search.refine.refiner_protocol import LinearScorer, Refiner, Scorer
 from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
 _BLOCK_ROWS = 1 << 14  # embeddings scored at once
@@ -26,17 +27,28 @@ _BLOCK_ROWS = 1 << 14  # embeddings scored at once
 class Refinement:
     """What was learnt from a text and marks, for one index.
 
-    scorer: of embeddings. Without any mark it is the text itself, and so the order of images is exactly the text's.
-    calibration: from scores to probabilities; None without any mark, as then nothing is known of them.
+    text: [Co], the text's embedding; None without a text.
     examples: the marks that were learnt from, and those whose images are gone.
-    fit_ms: how long it took to learn.
+    learner: the refiner.
+    sample: of the index; None where there is no mark.
+    scorer: of embeddings. Without any mark it is the text itself, and so the order of images is exactly the text's.
+    fit_ms: how long it took to learn the scorer.
     """
 
     index: SearchIndex
-    scorer: Scorer
-    calibration: Calibration | None
+    text: NDArray[np.float32] | None
     examples: Examples
+    learner: Refiner
+    sample: CatalogueSample | None
+    scorer: Scorer
     fit_ms: float
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """From scores to probabilities, found when it is first asked for; None without any mark: nothing is known."""
+        if self.sample is None:
+            return None
+        return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
 
     @property
     def marked(self) -> frozenset[ImageId]:
@@ -129,12 +141,11 @@ def refine_index(
         raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")
     if not examples.right and not len(examples.wrong):
         assert text is not None
-        return Refinement(index, LinearScorer(text), None, examples, 0.0)
+        return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
     sample = sample or sample_catalogue(index)
     start = time.perf_counter()
     scorer = learner.fit(text, examples, sample)
-    calibration = calibrate(learner, scorer, text, examples, sample)
-    return Refinement(index, scorer, calibration, examples, (time.perf_counter() - start) * 1e3)
+    return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 
 
 def whole_answer(refinement: Refinement, threshold: float = 0.5) -> WholeAnswer:

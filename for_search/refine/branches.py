@@ -1,8 +1,8 @@
 """Decision branches: a union of boxes on few dimensions, grown from what is right (CLIP-Branches, Lülf et al. 2024).
 
-The dimensions are the catalogue's first 32 principal axes, scaled to unit variance. A box bounds a few of them, drawn at
-random, and so is a range query. It is grown from a right part: the nearest right part that it doesn't hold is taken in
-as long as the weighted Gini impurity of inside and outside falls; its sides are then moved half way to the nearest
+The dimensions are the catalogue's first 32 principal axes, scaled to unit variance. A box bounds a few of them, drawn
+at random, and so is a range query. It is grown from a right part: the nearest right part that it doesn't hold is taken
+in as long as the weighted Gini impurity of inside and outside falls; its sides are then moved half way to the nearest
 example outside. The best box of several draws is kept, the right parts in it are done with, and so on until all are. An
 ensemble of such unions, each of a bootstrap sample, is averaged. Boxes give few different scores; the text orders the
 images of one score, by less than a box counts.

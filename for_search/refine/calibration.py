@@ -1,9 +1,9 @@
 """From a scorer's scores to probabilities: Platt's logistic curve on marks that the scorer wasn't fitted to.
 
-The scorer is fitted again without each third of the marks, which it then scores; scores are standardised by the mean and
-deviation of the catalogue sample's, so that those of different fits can be compared. Marks are of images near the top
-and say little of the rest: the sampled images count as not meant, together as much as half the marks. With few marks a
-prior on slope and offset prevails, which one class only doesn't tip over.
+The scorer is fitted again without each third of the marks, which it then scores; scores are standardised by the mean
+and deviation of the catalogue sample's, so that those of different fits can be compared. Marks are of images near
+the top and say little of the rest: the sampled images count as not meant, together as much as half the marks. With few
+marks a prior on slope and offset prevails, which one class only doesn't tip over.
 """
 
 from dataclasses import dataclass

@@ -56,9 +56,7 @@ class Refiner(Protocol):
         ...
 
 
-def best_parts(
-    parts: tuple[NDArray[np.float32], ...], scorer: Scorer, dim: int
-) -> NDArray[np.float32]:
+def best_parts(parts: tuple[NDArray[np.float32], ...], scorer: Scorer, dim: int) -> NDArray[np.float32]:
     """The best part of each right image under a scorer: P arrays [n, Co] -> [P, Co] float32."""
     if not parts:
         return np.zeros((0, dim), np.float32)
