@@ -149,9 +149,9 @@ def summaries(names: Sequence[dict[str, Any]], group: str) -> dict[str, dict[str
     group: `base`, `novel`, `all`, or `hard`, those whose AP by the text alone is below HARD.
 
     Returns rounds -> scores. `n_names` have right images left that weren't shown, and `ap_unseen`, `ap_unseen_text`,
-    their difference `gain` and the share that is `worse` by more than WORSE are of those; `found` (the share of the right
-    images that was shown), `ap_list`, `precision` and `recall` are of all names of the group. `precision_error` is the
-    mean distance of the estimated precision from the precision. What nothing is known of is None.
+    their difference `gain` and the share that is `worse` by more than WORSE are of those; `found` (the share of the
+    right images that was shown), `ap_list`, `precision` and `recall` are of all names of the group. `precision_error`
+    is the mean distance of the estimated precision from the precision. What nothing is known of is None.
     """
     chosen = [name for name in names if group in ("all", name["group"]) or (group == "hard" and _text_ap(name) < HARD)]
     table = {}

@@ -66,14 +66,17 @@ class Refinement:
 
         Raises UsageError for k < 1.
         """
-        wanted = k + len(self.marked)
-        if isinstance(self.scorer, LinearScorer):
-            hits = self.index.search(self.scorer.query[None], wanted)[0]
-        else:
-            scores = self.scores()
-            hits = [self._hit(column, float(scores[column])) for column in top_k(scores[None], wanted)[0].tolist()]
+        if k < 1:
+            raise UsageError(f"k is {k}: ask for at least 1 image")
         marked = self.marked
-        return [hit for hit in hits if hit.image.id not in marked][:k]
+        return [hit for hit in self.best(k + len(marked)) if hit.image.id not in marked][:k]
+
+    def best(self, k: int) -> list[Hit]:
+        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1."""
+        if isinstance(self.scorer, LinearScorer):
+            return self.index.search(self.scorer.query[None], k)[0]
+        scores = self.scores()
+        return [self._hit(column, float(scores[column])) for column in top_k(scores[None], k)[0].tolist()]
 
     def scores(self) -> NDArray[np.float32]:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""

@@ -8,6 +8,7 @@ carried to an index by another method of the same text space.
 
 import json
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing import Any
 from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import sha256_json, write_json
 from for_model.methods.protocol import MethodInfo
-from for_search.query.searcher import Searcher
+from for_search.query.searcher import Searcher, SearchResult
 from for_search.refine.answer import Refinement, refine_index
 from for_search.refine.catalogue_sample import CatalogueSample
-from for_search.refine.feedback import Feedback, feedback_of
+from for_search.refine.feedback import Feedback, feedback_of, read_marks
 from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
 FORMAT = "for-concept/1"
@@ -161,6 +162,39 @@ def delete_concept(folder: Path, name: str) -> None:
     except FileNotFoundError:
         known = ", ".join(concept_names(folder)) or "none yet"
         raise UsageError(f"no concept is called {name!r} in {folder}, there are: {known}") from None
+
+
+def describe_concept(folder: Path, name: str) -> str:
+    """A line about a concept, or what is wrong with its file."""
+    try:
+        concept = read_concept(folder, name)
+    except DataError as error:
+        return f"{name}: {error}"
+    feedback = concept.feedback
+    return f"{name}: {concept.text or 'no text'}, {feedback.n_right} right, {feedback.n_wrong} wrong"
+
+
+def concept_name(text: str) -> str | None:
+    """`concept:jumping dog` -> `jumping dog`; None for a text that names no concept."""
+    return text[len(PREFIX) :].strip() if text.startswith(PREFIX) else None
+
+
+def read_text_of(path: Path) -> str:
+    """The text of a file of marks that is a concept's, "" where it is a bare list. Raises DataError as `read_marks`."""
+    read_marks(path)
+    value = json.loads(path.read_bytes())
+    text = value.get("text", "") if isinstance(value, dict) else ""
+    return text if isinstance(text, str) else ""
+
+
+def find_by_concept(
+    searcher: Searcher, concept: Concept, k: int, sample: CatalogueSample | None = None
+) -> SearchResult:
+    """The k best images of a concept, marked ones among them at their scores, as a search for a text gives them."""
+    start = time.perf_counter()
+    learnt = refine_by_concept(searcher, concept, sample)
+    hits = learnt.best(k)
+    return SearchResult(PREFIX + concept.name, k, tuple(hits), 0.0, (time.perf_counter() - start) * 1e3)
 
 
 def refine_by_concept(searcher: Searcher, concept: Concept, sample: CatalogueSample | None = None) -> Refinement:
