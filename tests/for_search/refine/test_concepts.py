@@ -65,7 +65,7 @@ def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concep
     assert (found.query, list(found.hits)) == ("concept:jumping dog", direct.best(5))
     delete_concept(folder, "jumping dog")
     for gone in (delete_concept, read_concept):
-        with pytest.raises(UsageError, match="no concept is called 'jumping dog' in .*, there are: none yet"):
+        with pytest.raises(UsageError, match=r"no concept is called 'jumping dog' in .*, there are: none yet"):
             gone(folder, "jumping dog")
 
 
@@ -132,9 +132,7 @@ def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: Conc
     assert [row["image"] for row in found["images"]] == ids
     assert found["precision"] == pytest.approx(answer.precision)
     links = sorted((tmp_path / "links").iterdir())
-    assert [link.readlink() for link in links] == [
-        searcher.image_path(planted.index.images[i]) for i in answer.images
-    ]
+    assert [link.readlink() for link in links] == [searcher.image_path(planted.index.images[i]) for i in answer.images]
     for form in ("links", "coco"):
         with pytest.raises(UsageError, match="not an empty folder"):
             export_answer(searcher, answer, right, "dog", tmp_path / form, form)
