@@ -107,13 +107,13 @@ def run_search(arguments: argparse.Namespace) -> None:
 def run_concept_create(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import open_index
     from for_search.refine.concepts import make_concept, read_text_of, write_concept
-    from for_search.refine.feedback import examples_of, read_marks
+    from for_search.refine.feedback import marked_embeddings, read_marks
 
     index = open_index(arguments.index)
     feedback = read_marks(arguments.marks)
     text = read_text_of(arguments.marks) if arguments.text is None else arguments.text
     concept = make_concept(arguments.name, index.info, feedback, text, arguments.refiner, arguments.threshold)
-    gone = len(examples_of(index, feedback).gone)
+    gone = len(marked_embeddings(index, feedback).gone)
     path = write_concept(arguments.concepts, concept, arguments.replace)
     note = f"; {gone} marks are of images or parts that {arguments.index} doesn't have, they are kept" if gone else ""
     print(f"{path}: {feedback.n_right} right, {feedback.n_wrong} wrong{note}")

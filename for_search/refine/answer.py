@@ -16,7 +16,7 @@ from for_search.index.index import Hit, SearchIndex
 from for_search.query.ranking import top_k
 from for_search.refine.calibration import Calibration, calibrate
 from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
-from for_search.refine.feedback import Examples, Feedback, examples_of
+from for_search.refine.feedback import Examples, Feedback, marked_embeddings
 from for_search.refine.refiner_protocol import LinearScorer, Refiner, Scorer
 from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
@@ -134,11 +134,11 @@ def refine_index(
     text: [Co] float32, unit-norm; None for what only marks tell.
     refiner: one of REFINERS.
     sample: of the index; None to draw it now.
-    named_parts: see `examples_of`.
+    named_parts: see `marked_embeddings`.
     Raises UsageError for an unknown refiner, and without a text and any right image of the index.
     """
     learner = refiner_of(refiner)
-    examples = examples_of(index, feedback, named_parts)
+    examples = marked_embeddings(index, feedback, named_parts)
     if text is None and not examples.right:
         gone = f" ({len(examples.gone)} marked images are gone)" if examples.gone else ""
         raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")

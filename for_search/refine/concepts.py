@@ -24,13 +24,12 @@ from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
 FORMAT = "for-concept/1"
 PREFIX = "concept:"  # of a text that names a concept
-CONCEPTS = Path("concepts")  # the folder, where none is given
 _NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 _FIELDS = {"format", "name", "text", "refiner", "threshold", "space", "method_sha256", "marks"}
 
 
 @dataclass(frozen=True)
-class Concept:
+class KeptConcept:
     """A concept.
 
     name: under which it is kept.
@@ -83,9 +82,9 @@ def make_concept(
     text: str = "",
     refiner: str = DEFAULT_REFINER,
     threshold: float = 0.5,
-) -> Concept:
-    """A concept of the marks given on an index that the method of `info` made. Raises as `Concept` does."""
-    return Concept(name, text, feedback, refiner, threshold, info.text_space, sha256_json(info.to_json()))
+) -> KeptConcept:
+    """A concept of the marks given on an index that the method of `info` made. Raises as `KeptConcept` does."""
+    return KeptConcept(name, text, feedback, refiner, threshold, info.text_space, sha256_json(info.to_json()))
 
 
 def check_name(name: str) -> str:
@@ -95,7 +94,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def write_concept(folder: Path, concept: Concept, replace: bool = False) -> Path:
+def write_concept(folder: Path, concept: KeptConcept, replace: bool = False) -> Path:
     """Write CONCEPTS/NAME.json. Raises UsageError where one of the name is there and isn't to be replaced."""
     path = folder / f"{check_name(concept.name)}.json"
     if path.exists() and not replace:
@@ -107,7 +106,7 @@ def write_concept(folder: Path, concept: Concept, replace: bool = False) -> Path
     return path
 
 
-def read_concept(folder: Path, name: str) -> Concept:
+def read_concept(folder: Path, name: str) -> KeptConcept:
     """A concept.
 
     Raises UsageError where there is none of the name, with those that there are, and DataError, in a line that says
@@ -128,7 +127,7 @@ def read_concept(folder: Path, name: str) -> Concept:
     return _concept_of(value, path)
 
 
-def _concept_of(value: Any, path: Path) -> Concept:
+def _concept_of(value: Any, path: Path) -> KeptConcept:
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
         raise DataError(f"{path} is of format {found!r}, expected {FORMAT!r}: make the concept again from its marks")
@@ -145,7 +144,7 @@ def _concept_of(value: Any, path: Path) -> Concept:
         if name != path.stem:
             raise UsageError(f"its name is {name!r}, which is not the file's")
         text_space = (backbone, weights, space["dim"])
-        return Concept(name, text, feedback_of(value["marks"]), refiner, value["threshold"], text_space, method)
+        return KeptConcept(name, text, feedback_of(value["marks"]), refiner, value["threshold"], text_space, method)
     except (UsageError, KeyError, TypeError) as error:
         raise DataError(f"{path} isn't a sound concept: {error}; mend it, or make the concept again") from error
 
@@ -188,7 +187,7 @@ def read_text_of(path: Path) -> str:
 
 
 def find_by_concept(
-    searcher: Searcher, concept: Concept, k: int, sample: CatalogueSample | None = None
+    searcher: Searcher, concept: KeptConcept, k: int, sample: CatalogueSample | None = None
 ) -> SearchResult:
     """The k best images of a concept, marked ones among them at their scores, as a search for a text gives them."""
     start = time.perf_counter()
@@ -197,7 +196,7 @@ def find_by_concept(
     return SearchResult(PREFIX + concept.name, k, tuple(hits), 0.0, (time.perf_counter() - start) * 1e3)
 
 
-def refine_by_concept(searcher: Searcher, concept: Concept, sample: CatalogueSample | None = None) -> Refinement:
+def refine_by_concept(searcher: Searcher, concept: KeptConcept, sample: CatalogueSample | None = None) -> Refinement:
     """Learn a concept again, for an index of its text space.
 
     sample: of the index; None to draw it now.

@@ -143,7 +143,7 @@ def read_marks(path: Path) -> Feedback:
     return feedback_of(values.get("marks") if isinstance(values, dict) else values)
 
 
-def examples_of(index: SearchIndex, feedback: Feedback, named_parts: bool = True) -> Examples:
+def marked_embeddings(index: SearchIndex, feedback: Feedback, named_parts: bool = True) -> Examples:
     """The embeddings of the marked images; what the index doesn't have is left out and listed as `gone`.
 
     named_parts: whether the numbers of embeddings in the marks are the index's. They aren't where another method made

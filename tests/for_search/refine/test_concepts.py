@@ -13,7 +13,7 @@ from for_model.methods.protocol import LazyMethod
 from for_search.query.searcher import Searcher
 from for_search.refine.answer import refine_index, whole_answer
 from for_search.refine.concepts import (
-    Concept,
+    KeptConcept,
     concept_names,
     delete_concept,
     describe_concept,
@@ -42,11 +42,11 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 
 @pytest.fixture(scope="module")
-def concept(planted: Planted) -> Concept:
+def concept(planted: Planted) -> KeptConcept:
     return make_concept("jumping dog", planted.index.info, feedback_of(planted.marks(40)), "dog", threshold=0.6)
 
 
-def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concept: Concept) -> None:
+def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concept: KeptConcept) -> None:
     folder = tmp_path / "concepts"
     assert concept_names(folder) == []
     path = write_concept(folder, concept)
@@ -86,7 +86,7 @@ def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concep
     ],
 )
 def test_a_concept_edited_by_hand_gets_one_line_and_stays(
-    tmp_path: Path, concept: Concept, change: object, line: str
+    tmp_path: Path, concept: KeptConcept, change: object, line: str
 ) -> None:
     path = write_concept(tmp_path, concept)
     path.write_text(change if isinstance(change, str) else json.dumps({**concept.to_json(), **change}))
@@ -105,7 +105,7 @@ def test_names_that_are_no_files(name: str, planted: Planted) -> None:
 
 
 def test_a_concept_of_another_space_is_refused_and_one_of_another_method_is_learnt_again(
-    tmp_path: Path, concept: Concept
+    tmp_path: Path, concept: KeptConcept
 ) -> None:
     other = make_planted(tmp_path / "space", 20, weights_sha256="cd" * 32)
     with pytest.raises(StoreError, match=r"concept 'jumping dog' was made with RN-mini \(abab.*make the concept again"):
@@ -113,12 +113,12 @@ def test_a_concept_of_another_space_is_refused_and_one_of_another_method_is_lear
     method = make_planted(tmp_path / "method", method="for")
     named = [{**mark, **({"embedding": 0} if mark["right"] else {})} for mark in method.marks(40)]
     moved = make_concept("moved", method.index.info, feedback_of(named), "dog")
-    kept = Concept(**{**vars(moved), "method_sha256": "of another"})
+    kept = KeptConcept(**{**vars(moved), "method_sha256": "of another"})
     parts = [len(refine_by_concept(_searcher(method), each).examples.right[0]) for each in (moved, kept)]
     assert parts == [1, method.index.info.n_embeddings]
 
 
-def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: Concept) -> None:
+def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: KeptConcept) -> None:
     searcher = _searcher(planted)
     answer = whole_answer(refine_by_concept(searcher, concept), concept.threshold)
     ids = [planted.index.images[i].id for i in answer.images]
@@ -140,7 +140,9 @@ def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: Conc
         export_answer(searcher, answer, right, "dog", tmp_path / "xml", "xml")
 
 
-def test_labels_for_training_are_read_by_the_reader_of_coco(tmp_path: Path, planted: Planted, concept: Concept) -> None:
+def test_labels_for_training_are_read_by_the_reader_of_coco(
+    tmp_path: Path, planted: Planted, concept: KeptConcept
+) -> None:
     searcher = _searcher(planted)
     searcher.image_root.mkdir(exist_ok=True)
     answer = whole_answer(refine_by_concept(searcher, concept))

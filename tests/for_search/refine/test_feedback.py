@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from for_model.errors import DataError, UsageError
-from for_search.refine.feedback import MAX_MARKS, Mark, examples_of, feedback_of, read_marks
+from for_search.refine.feedback import MAX_MARKS, Mark, feedback_of, marked_embeddings, read_marks
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -68,13 +68,13 @@ def test_examples_are_parts_and_say_what_is_gone(planted: Planted) -> None:
             {"image": 99999, "right": True},
         ]
     )
-    examples = examples_of(planted.index, feedback)
+    examples = marked_embeddings(planted.index, feedback)
     np.testing.assert_array_equal(examples.right[0], planted.index.embeddings(ids[0])[2:3])
     np.testing.assert_array_equal(examples.right[1], planted.index.embeddings(ids[1]))
     np.testing.assert_array_equal(examples.wrong, planted.index.embeddings(ids[2])[None])
     assert examples.gone == (Mark(99999, True),)
-    unnamed = examples_of(planted.index, feedback, named_parts=False)
+    unnamed = marked_embeddings(planted.index, feedback, named_parts=False)
     assert len(unnamed.right[0]) == planted.index.info.n_embeddings
-    gone = examples_of(planted.index, feedback_of([{"image": ids[0], "right": True, "embedding": 77}]))
+    gone = marked_embeddings(planted.index, feedback_of([{"image": ids[0], "right": True, "embedding": 77}]))
     assert gone.right == ()
     assert len(gone.gone) == 1
