@@ -151,7 +151,8 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
     from for_app.page import build_app
 
-    app = build_app(library, arguments.allow_build or (_is_private(arguments.host) and not arguments.share))
+    own = _is_private(arguments.host) and not arguments.share
+    app = build_app(library, arguments.allow_build or own, own)
     url = serve(app, arguments.host, arguments.port, arguments.share, auth)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()

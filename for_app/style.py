@@ -1,10 +1,11 @@
-"""How the page looks: its theme and its CSS."""
-
-from pathlib import Path
+"""How the page looks: its theme, its CSS, and the scripts that move it."""
 
 import gradio as gr
 
-CSS = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("style.css", "boards.css"))
+_STYLES = ("page.css", "viewer.css", "boards.css")
+HEAD = "".join(f'<link rel="stylesheet" href="for/static/{name}">' for name in _STYLES) + (
+    '<script type="module" src="for/static/main.js"></script>'
+)
 
 
 def theme() -> gr.Theme:

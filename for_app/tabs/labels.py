@@ -12,7 +12,7 @@ from for_app.uploads import DECODED_PX, uploaded_image
 from for_app.views.labels import labels_html
 from for_app.views.pictures import pictures_of
 from for_app.views.regions import draw_regions
-from for_model.errors import UsageError
+from for_model.methods.registry import DEFAULT_BACKBONE
 from for_search.library.label_service import (
     DEFAULT_THRESHOLD,
     DEFAULT_THRESHOLDS,
@@ -24,6 +24,7 @@ from for_search.library.library import Library
 from for_search.query.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
 
 N_SAMPLES = 12
+_CHOOSE_ONE = "<p>Choose an image, or drop one: its names are looked for then.</p>"
 _CHOICES = (
     ("the dataset's own names", "dataset"),
     ("ImageNet-21K", "imagenet21k"),
@@ -39,6 +40,7 @@ class _Parts:
 
     picked: the image, an id of the index or an upload.
     shown: the ids of the images to choose from.
+    of_index: the name of the index that they are of.
     """
 
     upload: gr.Image
@@ -53,17 +55,19 @@ class _Parts:
     labels: gr.HTML
     picked: gr.State
     shown: gr.State
+    of_index: gr.State
 
 
-def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
+def labels_tab(library: Library, current: gr.Textbox, opened: gr.Textbox) -> None:
     """Build the tab.
 
     current: holds the name of the index whose backbone and images are used.
-    tab: this one, for when it is opened.
+    opened: holds the name of the tab that is shown.
     """
     gr.HTML(
         "<p>What FOR learns from where nobody has labelled anything: the names that Cluster-CLIP sees in an image, "
-        "each with its probability and the part of the image that shows it.</p>",
+        "each with its probability and the part of the image that shows it. It knows only the names to choose from: "
+        "whatever an image shows, each part of it gets the best of them, right or not.</p>",
         elem_classes="hint",
     )
     with gr.Row(elem_id="label-row"):
@@ -114,12 +118,13 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
             )
             labels = gr.HTML(elem_id="label-list")
     parts = _Parts(
-        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels, gr.State(None), gr.State([])
+        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels,
+        gr.State(None), gr.State([]), gr.State(""),
     )  # fmt: skip
-    _connect(library, current, tab, parts)
+    _connect(library, current, opened, parts)
 
 
-def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> None:
+def _connect(library: Library, current: gr.Textbox, opened: gr.Textbox, p: _Parts) -> None:
     """Connect the tab's events with what labels images."""
 
     def label(
@@ -128,22 +133,23 @@ def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> 
         if vocabulary == OWN and not (own or "").strip():
             return gr.skip(), gr.skip()  # they are about to be typed
         if picked is None:
-            raise UsageError("choose an image first, or drop one")
+            return gr.skip(), gr.skip()  # the names are chosen first
         image = uploaded_image(picked, target=DECODED_PX) if isinstance(picked, dict) else picked
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="embedding the names, once", unit="names")
 
         shown, found = label_image(library, name, image, vocabulary, own, least, report)
-        return draw_regions(shown, found), labels_html(found)
+        drawn_only = isinstance(picked, dict) and library.searcher(name).index.info.backbone == DEFAULT_BACKBONE
+        return draw_regions(shown, found), labels_html(found, DEFAULT_BACKBONE if drawn_only else None)
 
-    def open_tab(name: str, shown: list) -> tuple[Any, ...]:
-        return (gr.skip(),) * 5 if shown else change_index(name)
-
-    def change_index(name: str) -> tuple[Any, ...]:
+    def open_tab(name: str, tab: str, before: str) -> tuple[Any, ...]:
+        if tab != "labels" or name == before:
+            return (gr.skip(),) * len(filled)
         pictures, ids = _samples(library, name, seed=0)
         vocabulary = default_vocabulary(library, name)
-        return pictures, ids, ids[0], vocabulary, _slider(vocabulary)
+        own_box = gr.Column(visible=vocabulary == OWN)
+        return pictures, ids, None, None, vocabulary, own_box, _slider(vocabulary), None, _CHOOSE_ONE, name
 
     def other_images(name: str) -> tuple[Any, ...]:
         return _samples(library, name, seed=time.time_ns())
@@ -156,9 +162,13 @@ def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> 
 
     private: dict[str, Any] = {"api_visibility": "private"}
     quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
-    opened = [p.samples, p.shown, p.picked, p.vocabulary, p.threshold]
-    events = [
-        tab.select(page_event(library, open_tab), [current, p.shown], opened, **quiet),
+    # Nothing is labelled before an image is chosen: the names would be embedded for it, which may take minutes.
+    filled = [
+        *(p.samples, p.shown, p.picked, p.upload, p.vocabulary, p.own_box, p.threshold, p.drawing, p.labels, p.of_index)
+    ]
+    for event in (opened.change, current.change):
+        event(page_event(library, open_tab), [current, opened, p.of_index], filled, **quiet)
+    asks = [
         p.samples.select(page_event(library, choose), p.shown, [p.picked, p.upload], **quiet),
         p.upload.upload(lambda value: value, p.upload, p.picked, preprocess=False, **quiet),
         p.vocabulary.input(page_event(library, change_vocabulary), p.vocabulary, [p.own_box, p.threshold], **quiet),
@@ -170,12 +180,10 @@ def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> 
         "show_progress_on": p.labels,
         **private,
     }
-    for event in events:
-        event.success(**labelling)
+    for asked in asks:
+        asked.success(**labelling)
     gr.on([p.threshold.input, p.own.submit, p.use.click], trigger_mode="always_last", **labelling)
     p.others.click(page_event(library, other_images), current, [p.samples, p.shown], **quiet)
-    # the next visit of the tab shows the new index's images
-    current.change(lambda: [], None, p.shown, **quiet)
 
 
 def _samples(library: Library, name: str, seed: int) -> tuple[list[Image.Image], list[int | str]]:

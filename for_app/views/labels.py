@@ -9,8 +9,11 @@ from for_search.query.image_labels import ImageLabel, ImageLabels, Verdict
 _VERDICTS: dict[Verdict, str] = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not annotated"}
 
 
-def labels_html(found: ImageLabels) -> str:
-    """The labels as an HTML list: the number of the region, the name, its probability, and whether it is right."""
+def labels_html(found: ImageLabels, stranger_to: str | None = None) -> str:
+    """The labels as an HTML list: the number of the region, the name, its probability, and whether it is right.
+
+    stranger_to: a backbone that has never seen such an image, if so, which is said.
+    """
     numbers = region_numbers(found)
     facts = []
     if found.n_found > len(found.labels):
@@ -25,6 +28,7 @@ def labels_html(found: ImageLabels) -> str:
         threshold=f"{found.threshold:g}",
         facts=facts,
         missed=found.missed,
+        stranger_to=stranger_to,
     )
 
 
