@@ -2,10 +2,9 @@
 
 import gradio as gr
 
-_STYLES = ("page.css", "viewer.css", "boards.css")
-HEAD = "".join(f'<link rel="stylesheet" href="for/static/{name}">' for name in _STYLES) + (
-    '<script type="module" src="for/static/main.js"></script>'
-)
+from for_app.views.templates import render
+
+HEAD = render("head")
 
 
 def theme() -> gr.Theme:

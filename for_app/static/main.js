@@ -177,9 +177,26 @@ class Page {
     window.scrollTo(0, 0);
   }
 
-  /** An image may be dropped or pasted anywhere, but where Gradio's own field for one is shown. */
+  /** Have an image labelled, on the Pseudo-labels tab. */
+  async labelFile(file) {
+    if (!file) return;
+    of("label-said").textContent = `Sending ${file.name || "the image"} …`;
+    try {
+      tell("label-upload", await uploadImage(file));
+      of("label-said").textContent = "";
+    } catch (error) {
+      of("label-said").textContent = error.message;
+    }
+  }
+
+  take(file) {
+    if (this.tab === "labels") this.labelFile(file);
+    else this.searchWithFile(file);
+  }
+
+  /** An image may be dropped or pasted anywhere. */
   connectDrops() {
-    const hasFile = (event) => this.tab !== "labels" && [...(event.dataTransfer?.types || [])].includes("Files");
+    const hasFile = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
     const showing = (shown) => { of("dropping").hidden = !shown; };
     addEventListener("dragover", (event) => {
       if (!hasFile(event)) return;
@@ -191,19 +208,24 @@ class Page {
       if (!hasFile(event)) return;
       event.preventDefault();
       showing(false);
-      this.searchWithFile(event.dataTransfer.files[0]);
+      this.take(event.dataTransfer.files[0]);
     });
     addEventListener("paste", (event) => {
       const file = [...(event.clipboardData?.files || [])].find((each) => each.type.startsWith("image/"));
-      if (!file || this.tab === "labels") return;
+      if (!file) return;
       event.preventDefault();
-      this.searchWithFile(file);
+      this.take(file);
+    });
+    of("label-choose").addEventListener("click", () => of("label-file").click());
+    of("label-file").addEventListener("change", () => {
+      this.labelFile(of("label-file").files[0]);
+      of("label-file").value = "";
     });
   }
 }
 
 // Gradio puts the page's elements into the document some time after it has loaded.
-const ready = () => ["bar", "grid", "viewer", "comparison", "boards"].every(of) && document.querySelector("#current :is(textarea, input)");
+const ready = () => ["bar", "grid", "viewer", "comparison", "boards", "label-drop"].every(of) && document.querySelector("#current :is(textarea, input)");
 function start() {
   if (!ready()) return false;
   window.FOR = new Page();

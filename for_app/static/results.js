@@ -5,6 +5,7 @@ import { askJson, routeTo } from "./server.js";
 const of = (id) => document.getElementById(id);
 const STEP = 24; // hits asked for at a time
 const MOST = 240; // that the server gives at a time
+const NEAR_PX = 100; // more is asked for when the end is as near as that
 const SLOW_MS = 1200;
 
 export class Results {
@@ -17,9 +18,7 @@ export class Results {
       const shot = event.target.closest(".shot");
       if (shot) page.note({ open: String(this.hits[Number(shot.dataset.n)].id) }, false), this.openAsked();
     });
-    new IntersectionObserver((entries) => {
-      if (entries.some((entry) => entry.isIntersecting) && !this.ended && !this.below) this.more();
-    }, { rootMargin: "600px" }).observe(of("rest"));
+    new IntersectionObserver(() => this.fill(), { rootMargin: `${NEAR_PX}px` }).observe(of("rest"));
     this.connectLeast();
   }
 
@@ -58,7 +57,10 @@ export class Results {
       if (error.name !== "AbortError") this.fail(error.message);
     } finally {
       clearTimeout(slow);
-      if (this.controller === controller) this.rest();
+      if (this.controller === controller) {
+        this.rest();
+        requestAnimationFrame(() => this.fill());
+      }
     }
   }
 
@@ -86,6 +88,12 @@ export class Results {
     }
   }
 
+  /** Ask for more hits while the end of those that are shown can be seen, as long as they match. */
+  async fill() {
+    const atEnd = of("rest").offsetParent && of("rest").getBoundingClientRect().top < innerHeight + NEAR_PX;
+    if (atEnd && !this.below && (await this.more())) requestAnimationFrame(() => this.fill());
+  }
+
   get ended() {
     return this.hits.length >= (this.total ?? 0);
   }
@@ -104,7 +112,6 @@ export class Results {
   draw(from = 0) {
     const grid = of("grid");
     if (from === 0) grid.replaceChildren();
-    grid.querySelector(".filler")?.remove();
     const least = this.least;
     for (const [n, hit] of this.hits.entries()) {
       if (n < from) continue;
@@ -112,10 +119,6 @@ export class Results {
       if (low && !grid.querySelector(".line")) grid.append(this.line(n));
       grid.append(this.item(n, hit, low));
     }
-    const filler = document.createElement("li"); // so that the last row isn't stretched
-    filler.className = "filler";
-    filler.role = "presentation";
-    grid.append(filler);
     of("more").hidden = this.ended;
     of("more").textContent = this.below ? "Show more that match less" : "Show more";
     this.sayFound();

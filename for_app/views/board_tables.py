@@ -18,6 +18,7 @@ from for_model.methods.registry import METHODS
 
 _OF_PAPER = "The paper's own numbers, not measured here: other images, another model"
 _UNIT = " mAP@50"
+_ROWS = ("source", "method", "losses", "labelled", "queries", "decoder layers", "frozen", "pseudo-labels from")
 _SPREAD = re.compile(r"^(base|novel|all) (low|high|std)$")
 _SCORE = re.compile(r"^(base|novel|all) mAP@50$|^(COCO|LVIS|nuImages) (base|novel|all)$")
 
@@ -51,9 +52,10 @@ def _curves_html(folder: Path) -> str:
 def _table(caption: str, frame: pd.DataFrame) -> dict[str, Any]:
     """What the template shows of a table: its columns, and of each row the cells."""
     main = set(main_columns(frame).columns)
-    names = [name for name in frame.columns if not _SPREAD.search(name) and name != "source"]
-    if _is_of_paper(frame):
-        names = ["source", *names]
+    names = [name for name in frame.columns if not _SPREAD.search(name)]
+    names = [name for name in names if name != "source" or (frame[name] != MEASURED).any()]
+    # what the rows are of, then the scores, then what else is known: a phone shows the scores too
+    names.sort(key=lambda name: 1 if _SCORE.search(name) else 0 if name in _ROWS else 2)
     best = {name: frame[name].max() for name in names if _SCORE.search(name)}
     columns = [
         {
@@ -133,7 +135,3 @@ def _spread_words(frame: pd.DataFrame) -> str:
     std = [name for name in frame.columns if name.endswith(" std")]
     known = bool(std) and bool(frame[std].notna().any(axis=None))
     return "The dark end of a bar is the standard deviation over seeds." if known else ""
-
-
-def _is_of_paper(frame: pd.DataFrame) -> bool:
-    return "source" in frame.columns and not (frame["source"] == MEASURED).all()

@@ -98,7 +98,8 @@ def about_html(index: SearchIndex) -> str:
     facts = {
         "Dataset": f"{index.dataset} ({index.split})",
         "Images": f"{len(index.images):,} searched, {len(index.skipped):,} skipped",
-        "Method": f"{info.method}, {info.n_embeddings} embeddings of width {info.dim} an image",
+        "Method": f"{method_title(info.method, info.n_embeddings)}, "
+        f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} of width {info.dim} an image",
         "Backbone": f"{info.backbone} at {info.image_size} pixels, "
         f"weights {info.weights} (sha256 {info.weights_sha256[:12]})",
         "Index": f"{index.kind}, {_size(index.n_bytes)} on disk, {_size(index.n_bytes / len(index.images))} an image",
