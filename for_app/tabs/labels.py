@@ -28,6 +28,7 @@ from for_search.library.library import Library
 from for_search.query.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
 
 N_SAMPLES = 12
+_LOOK = '() => document.querySelector("#label-drawing").scrollIntoView({ block: "nearest", behavior: "smooth" })'
 _CHOOSE_ONE = "<p>Choose an image, or drop one: its names are looked for then.</p>"
 _CHOICES = (
     ("the dataset's own names", "dataset"),
@@ -81,6 +82,7 @@ def labels_tab(library: Library, current: gr.Textbox, opened: gr.Textbox) -> Non
             upload = gr.Textbox("", elem_id="label-upload", label="The upload", visible="hidden", container=False)
             samples = gr.Gallery(
                 label="Images of this index",
+                show_label=False,
                 columns=4,
                 height="auto",
                 format="jpeg",
@@ -181,7 +183,7 @@ def _connect(library: Library, current: gr.Textbox, opened: gr.Textbox, p: _Part
         **private,
     }
     for asked in asks:
-        asked.success(**labelling)
+        asked.success(**labelling).success(None, None, None, js=_LOOK, **quiet)
     gr.on([p.threshold.input, p.own.submit, p.use.click], trigger_mode="always_last", **labelling)
     p.others.click(page_event(library, other_images), current, [p.samples, p.shown], **quiet)
 
