@@ -33,8 +33,10 @@ assert for_search(["embed", *scenes, "--backbone", "RN-mini", "--device", "cpu",
 assert for_search(["index", "store", "--out", "index"]) == 0
 print("---")
 assert for_search(["search", "index", "an umbrella", "-k", "3", "--json", "--device", "cpu"]) == 0
-from for_app.style import CSS
-assert CSS
+from for_app.style import HEAD
+from for_app.routes.showing import STATIC
+assert 'src="for/static/main.js"' in HEAD
+assert (STATIC / "main.js").is_file() and (STATIC / "page.css").is_file()
 """
 
 

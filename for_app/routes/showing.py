@@ -22,7 +22,7 @@ from for_search.query.side_by_side import ask_side_by_side
 
 MAX_AT_A_TIME = 240  # hits in one answer; the page asks again for more
 MAX_COMPARED = 24
-_STATIC = Path(__file__).parents[1] / "static"
+STATIC = Path(__file__).parents[1] / "static"
 _SIZES = {"thumbnail": THUMBNAIL_PX, "large": LARGE_PX}
 _PRIVATE = {"Cache-Control": "private, max-age=600"}  # the index may be made again meanwhile
 
@@ -46,7 +46,7 @@ def plain_routes(library: Library, own: bool = False) -> list[BaseRoute]:
         **({"original": show.original} if own else {}),
     }
     routes = [plain_route(library, f"/for/{name}", answering, limiter) for name, answering in answers.items()]
-    return [*routes, Mount("/for/static", StaticFiles(directory=_STATIC))]
+    return [*routes, Mount("/for/static", StaticFiles(directory=STATIC))]
 
 
 class _Answers:
