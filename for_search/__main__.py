@@ -40,10 +40,26 @@ def _add_embed(parsers: Parsers) -> None:
 
 
 def _add_index(parsers: Parsers) -> None:
-    parser = parsers.add_parser("index", help="embedding store -> search index")
+    parser = parsers.add_parser(
+        "index",
+        help="embedding store -> search index",
+        description="Build the index of a store. Killed at any moment and started again, a compact one goes on.",
+    )
     parser.add_argument("store", type=Path, help="a folder that embed wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--kind", default="flat", help="flat: exact (default)")
+    parser.add_argument(
+        "--engine",
+        default="flat",
+        help="flat: exact, reads every embedding (default); compact: reads short codes of them, an eighth of the "
+        "memory, and finds nearly all of the best at a fraction of the time",
+    )
+    parser.add_argument(
+        "--recall",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="of the best 50 images, how many a compact index is to find (default 0.99); it is measured and recorded",
+    )
     parser.set_defaults(run=commands.run_index)
 
 
@@ -52,6 +68,7 @@ def _add_search(parsers: Parsers) -> None:
     parser.add_argument("index", type=Path, help="a folder that index wrote")
     parser.add_argument("text", help='a name ("dog") or a sentence')
     parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
+    parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
     parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")

@@ -82,8 +82,15 @@ def run_embed(arguments: argparse.Namespace) -> None:
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
-    index = build_index(arguments.store, arguments.out, arguments.kind)
-    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
+    index = build_index(arguments.store, arguments.out, arguments.engine, arguments.recall)
+    print(
+        f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
+        f"{index.recall or 'exact'}"
+    )
+    if index.recall is None and arguments.engine == "compact":
+        print("so few images are scanned as fast as they can be")
+    elif index.recall is not None and index.recall.mean < arguments.recall:
+        print(f"that is less than the {arguments.recall:g} asked for: search with --exact where it matters")
 
 
 def run_search(arguments: argparse.Namespace) -> None:
@@ -92,8 +99,10 @@ def run_search(arguments: argparse.Namespace) -> None:
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
-    result = searcher.search(arguments.text, arguments.k)
+    result = searcher.search(arguments.text, arguments.k, exact=arguments.exact)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         print(format_hits_text(result))
+        if searcher.index.recall is not None and not arguments.exact:
+            print(f"{searcher.index.recall}; --exact looks at every embedding")

@@ -1,4 +1,4 @@
-"""The search index: an embedding store arranged for search, and the exact ranking of distinct images.
+"""The search index: an embedding store arranged for search, and the ranking of distinct images.
 
 An index is a folder: the engine's file and `manifest.json`, which repeats what a searcher needs of the store, so that
 the store itself may be deleted. Row r of the engine is embedding r % N of image r // N, images in ascending id order.
@@ -17,10 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.engine_protocol import Engine
+from for_search.index.engine_protocol import Engine, Recall
 from for_search.store.store import SkippedImage
 
-_FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
 _FETCH_GROWTH = 4
 _FETCH_BUDGET = 1 << 22  # rows fetched at once over all queries, 12 bytes each
 _BLOCK_ROWS = 1 << 14  # rows scored at once, when all are
@@ -61,6 +60,11 @@ class SearchIndex:
     def kind(self) -> str:
         return self.vectors.kind
 
+    @property
+    def recall(self) -> Recall | None:
+        """How complete the answers are; None where they are exact."""
+        return self.vectors.recall
+
     def check_method(self, info: MethodInfo) -> None:
         """Raise StoreError unless texts encoded by the method of `info` can be compared with this index."""
         if info.text_space != self.info.text_space:
@@ -69,11 +73,19 @@ class SearchIndex:
                 "search it with its own backbone and weights, or embed and index the images again"
             )
 
-    def search(self, queries: ArrayLike, k: int) -> list[list[Hit]]:
-        """The k images that match each query best, by maximum similarity over an image's embeddings; exact.
+    def search(
+        self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The k images that match each query best, by maximum similarity over an image's embeddings.
+
+        Exact, but where the index's engine has a `recall`: it may then leave out one of them, as seldom as that says.
+        Scores and order are exact in any case.
 
         queries: [Q, Co] float32, unit-norm (scores are then cosines).
-        Returns Q lists of min(k, M) hits, distinct images, by descending score; equal scores in order of image id.
+        allowed: [M], the images to choose from, in the order of `images`; None for all.
+        exact: look at every embedding, whatever the engine.
+        Returns Q lists of k hits, or of all images that are allowed where these are fewer, distinct images, by
+        descending score; equal scores in order of image id.
         An empty `queries` gives an empty list.
         Raises UsageError for k < 1 or queries that aren't finite vectors, StoreError for another width than Co.
         """
@@ -82,15 +94,16 @@ class SearchIndex:
             raise UsageError(f"k is {k!r}: ask for at least 1 image")
         k = min(int(k), len(self.images))
         total = len(self.images) * self.info.n_embeddings
+        allowed_rows = None if allowed is None else np.repeat(allowed, self.info.n_embeddings)
         results: list[list[Hit]] = [[] for _ in checked]
         waiting = np.arange(len(checked))
-        fetch = max(_FIRST_FETCH, 2 * k)
+        fetch = self.vectors.first_fetch(k)
         while waiting.size:
             fetch = min(fetch, total)
             step = max(1, _FETCH_BUDGET // fetch)
             unfinished = []
             for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
-                all_scores, all_rows = self.vectors.search_rows(checked[part], fetch)
+                all_scores, all_rows = self.vectors.search_rows(checked[part], fetch, allowed_rows, exact)
                 for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
                     best = _best_rows(scores, rows, self.info.n_embeddings, k)
                     # A later row could still reach an image's score, or tie with the last image, unless it must be

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_model import files
 from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.engine_protocol import Engine, damaged
+from for_search.index.engine_protocol import BuildOptions, Engine, damaged
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.store.store import FORMAT as STORE_FORMAT
+from for_search.store.store import MANIFEST as STORE_MANIFEST
 from for_search.store.store import SkippedImage, Store, open_store
 
 FORMAT = "for-index/2"
@@ -30,24 +32,37 @@ MANIFEST = "manifest.json"
 _START_BYTES = 4096
 
 
-def build_index(store_path: Path, out: Path, kind: str = "flat") -> SearchIndex:
+def build_index(
+    store_path: Path, out: Path, kind: str = "flat", recall: float = 0.99, texts: NDArray[np.float32] | None = None
+) -> SearchIndex:
     """Build the search index of an embedding store.
 
     out: the index's folder. An index that is there already is replaced, once the new one is complete; anything else
-    there is refused. Killed at any moment, the build leaves the old index or none, never half of one.
-    Raises UsageError for an unknown kind or an `out` that isn't an index, StoreError for a store that is missing,
-    damaged or empty, or when the index can't be written.
+    there is refused. Killed at any moment, the build leaves the old index or none, never half of one, and the next one
+    goes on where this one ended, if its engine can.
+    kind: of the engine.
+    recall: the share of the best 50 images that an approximate engine is to find.
+    texts: [T, Co] float32, texts to measure that with; None for embeddings of the store, moved away as texts are.
+    Raises UsageError for an unknown kind, a recall that isn't above 0 and up to 1, or an `out` that isn't an index,
+    StoreError for a store that is missing, damaged or empty, or when the index can't be written.
     """
     if kind not in ENGINES:
-        raise UsageError(f"no index kind {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
+        raise UsageError(f"no engine {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
+    if not 0 < recall <= 1:
+        raise UsageError(f"a recall of {recall:g}: ask for a share above 0 and up to 1, such as 0.99")
     store = open_store(store_path)
     if not store.images:
         raise StoreError(f"{store_path} holds no image: there is nothing to index")
     target = Path(out).resolve()
     _refuse_foreign(target)
     try:
-        with _replacing(target) as folder:
-            _write(store, ENGINES[kind], folder)
+        with contextlib.ExitStack() as stack:
+            partial = None
+            if ENGINES[kind].resumes:
+                key = [FORMAT, files.sha256_file(store_path / STORE_MANIFEST), kind]
+                partial = stack.enter_context(_kept_on_kill(target, key))
+            folder = stack.enter_context(_replacing(target))
+            _write(store, ENGINES[kind], folder, BuildOptions(store.info.n_embeddings, recall, texts, partial))
     except OSError as error:
         raise StoreError(f"can't write the index to {out}: {error.strerror or error}") from error
     return open_index(Path(out))
@@ -124,13 +139,13 @@ def _check_file(path: Path, n_bytes: int, start_sha256: str, sha256: str | None)
         raise StoreError(f"can't read {path}: {error.strerror or error}; build the index again") from error
 
 
-def _write(store: Store, engine: type[Engine], folder: Path) -> None:
+def _write(store: Store, engine: type[Engine], folder: Path, options: BuildOptions) -> None:
     """Write the complete index of `store` into the empty `folder`, down to the disk."""
     store.verify()
     dim = store.info.dim
     shards = tqdm(store.iter_shards(), "index", total=len(store.shards), unit="shard", disable=None)
     blocks = (np.asarray(shard).reshape(-1, dim) for shard in shards)
-    engine.build(blocks, len(store.images) * store.info.n_embeddings, dim, folder)
+    engine.build(blocks, len(store.images) * store.info.n_embeddings, dim, folder, options)
     listed = {}
     for name in engine.file_names:
         path = folder / name
@@ -172,6 +187,32 @@ def _refuse_foreign(target: Path) -> None:
     known = {MANIFEST}.union(*(engine.file_names for engine in ENGINES.values()))
     if not target.is_dir() or not {entry.name for entry in target.iterdir()} <= known:
         raise UsageError(f"{target} exists and isn't a search index: choose another folder for the index")
+
+
+@contextlib.contextmanager
+def _kept_on_kill(target: Path, key: list[Any]) -> Iterator[Path]:
+    """Yield the folder beside `target` that keeps what a build has done so far, for the next one if this one is killed.
+
+    key: what makes two builds the same. What builds of another key left behind is removed.
+    On success the folder is removed. Raises StoreError when another process is at the same build.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.parent / f".{target.name}.{files.sha256_json(key)[:16]}.partial"
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        if stale != folder:
+            with contextlib.suppress(OSError, StoreError), _locked(stale):
+                shutil.rmtree(stale)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(folder))
+        except OSError:  # a file system without locks
+            folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            if folder.exists() and {entry.name for entry in folder.iterdir()} <= {"lock"}:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
