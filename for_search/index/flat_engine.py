@@ -8,7 +8,7 @@ import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
@@ -81,7 +81,7 @@ class FlatEngine:
         allowed: NDArray[np.bool_] | None = None,
         exact: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, rows = self._index.search(queries, n_rows, params=faiss.SearchParameters(sel=selector(allowed)))
+        scores, rows = self._index.search(queries, n_rows, params=search_parameters(sel=selector(allowed)))
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
@@ -92,9 +92,15 @@ class FlatEngine:
         return widened(np.array(part, dtype=np.float16))
 
 
-def selector(allowed: NDArray[np.bool_] | None) -> faiss.IDSelector | None:
+def selector(allowed: NDArray[np.bool_] | None) -> Any:
     """FAISS's form of the rows to choose from; None for all."""
-    return None if allowed is None else faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    bitmap: Any = faiss.IDSelectorBitmap  # its Python side takes the array, which its types don't say
+    return None if allowed is None else bitmap(np.packbits(allowed, bitorder="little"))
+
+
+def search_parameters(kind: Any = faiss.SearchParameters, **values: Any) -> Any:
+    """FAISS's parameters of one search; that they take their values by name, its types don't say."""
+    return kind(**values)
 
 
 def widened(values: NDArray[np.float16]) -> NDArray[np.float32]:

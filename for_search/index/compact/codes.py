@@ -19,6 +19,7 @@ Legend: R rows, Co joint width, D dimensions kept, P partitions.
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -72,20 +73,22 @@ def train(rows: RowsFile) -> faiss.IndexPreTransform:
     # FAISS warns on stdout of few rows to a centre; tiny indexes have no more.
     kmeans.cp.min_points_per_centroid = 1
     kmeans.train(sample)
-    nearest = kmeans.index.search(sample[:_PCA_ROWS], 1)[1][:, 0]
-    rotation = _principal(sample[:_PCA_ROWS] - kmeans.centroids[nearest], kept)  # [D, D]
+    found: Any = kmeans.centroids  # [P, D] float32
+    _, nearest = kmeans.assign(sample[:_PCA_ROWS])
+    rotation = _principal(sample[:_PCA_ROWS] - found[nearest], kept)  # [D, D]
     order = np.stack([np.arange(n_pairs), kept - 1 - np.arange(n_pairs)], axis=1)[:, : max(1, kept // n_pairs)]
     rotation = rotation[:, order.reshape(-1)]
     centres = faiss.IndexFlat(kept, faiss.METRIC_L2)
-    centres.add(np.ascontiguousarray(kmeans.centroids @ rotation))
-    partitioned = faiss.IndexIVFPQFastScan(centres, kept, partitions, n_pairs, 4, faiss.METRIC_INNER_PRODUCT)
-    partitioned.by_residual = True
-    partitioned.pq.cp.min_points_per_centroid = 1
-    partitioned.train(np.ascontiguousarray(sample @ rotation))
+    centres.add(np.ascontiguousarray(found @ rotation))
+    coded = faiss.IndexIVFPQFastScan(centres, kept, partitions, n_pairs, 4, faiss.METRIC_INNER_PRODUCT)
+    coded.by_residual = True
+    coded.pq.cp.min_points_per_centroid = 1
+    coded.train(np.ascontiguousarray(sample @ rotation))
     projection = faiss.LinearTransform(rows.dim, kept, False)
     faiss.copy_array_to_vector(np.ascontiguousarray((basis @ rotation).T).ravel(), projection.A)
     projection.is_trained = True
-    return faiss.clone_index(faiss.IndexPreTransform(projection, partitioned))  # a copy that owns its parts
+    copy: Any = faiss.clone_index(faiss.IndexPreTransform(projection, coded))  # one that owns its parts
+    return copy
 
 
 def encode(
@@ -107,8 +110,14 @@ def encode(
 
 def finish(codes: faiss.IndexPreTransform) -> None:
     """Let queries choose partitions by inner product, once all rows are in the nearest one."""
-    centres = faiss.downcast_index(faiss.downcast_index(codes.index).quantizer)
+    centres = faiss.downcast_index(partitioned(codes).quantizer)
     centres.metric_type = faiss.METRIC_INNER_PRODUCT
+
+
+def partitioned(codes: faiss.IndexPreTransform) -> faiss.IndexIVFPQFastScan:
+    """The part of the index that holds the partitions."""
+    inner: Any = faiss.downcast_index(codes.index)
+    return inner
 
 
 def write(codes: faiss.IndexPreTransform, path: Path) -> None:
@@ -128,7 +137,7 @@ def read(path: Path, n_rows: int | None, dim: int) -> faiss.IndexPreTransform | 
         return None
     if not isinstance(codes, faiss.IndexPreTransform) or codes.d != dim:
         return None
-    if not isinstance(faiss.downcast_index(codes.index), faiss.IndexIVFPQFastScan):
+    if not isinstance(partitioned(codes), faiss.IndexIVFPQFastScan):
         return None
     return codes if n_rows is None or codes.ntotal == n_rows else None
 

@@ -5,7 +5,6 @@ Legend: R rows in all, N rows an image, Q queries, Co joint width, F rows fetche
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -19,13 +18,11 @@ from for_search.index.compact import codes as row_codes
 from for_search.index.compact.calibration import Setting, choose, interpolated
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall, damaged
-from for_search.index.flat_engine import FlatEngine, selector
+from for_search.index.flat_engine import FlatEngine, search_parameters, selector
 
 MIN_ROWS = 100_000  # below, the scan takes some 10 ms: there is little to gain
 _SCAN_BELOW = 16  # when so small a part of the rows is allowed, scoring all of them is as fast, and exact
 _SCAN_ABOVE = 40  # reading one row of its own takes as long as scanning so many
-
-log = logging.getLogger(__name__)
 
 
 class CompactEngine:
@@ -82,13 +79,11 @@ class CompactEngine:
             settings, recall = choose(
                 rows,
                 lambda queries, count, n_probe: _first_pass(codes, queries, count, n_probe, None),
-                faiss.downcast_index(codes.index).nlist,
+                row_codes.partitioned(codes).nlist,
                 max(1, n_rows // _SCAN_ABOVE),
                 options,
             )
             row_codes.write(codes, folder / "codes.faiss")
-            if recall.mean < options.recall:
-                log.warning("asked for a recall of %g, measured %.4f: the rows are hard to tell", *_pair(recall))
         else:
             (folder / "codes.faiss").write_bytes(b"none\n")
         note = {
@@ -138,7 +133,7 @@ class CompactEngine:
         # Where a part of the rows is allowed, as many of them lie in more partitions.
         n_probe = interpolated(self.settings, n_rows, "n_rows", "n_probe") * total // n_allowed
         chosen = _first_pass(self._codes, queries, n_rows, n_probe, allowed)
-        scores, rows = (np.empty((len(queries), n_rows), dtype) for dtype in (np.float32, np.int64))
+        scores, rows = np.empty((len(queries), n_rows), np.float32), np.empty((len(queries), n_rows), np.int64)
         for number, query in enumerate(queries):
             scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
         return scores, rows
@@ -166,18 +161,15 @@ def _first_pass(
 ) -> NDArray[np.int64]:
     """The rows whose codes score highest, [Q, n_rows] int64, best first; at least `n_rows` must be allowed."""
     chosen_by = selector(allowed)
-    partitions = faiss.downcast_index(codes.index).nlist
+    partitions = row_codes.partitioned(codes).nlist
     while True:
         n_probe = min(n_probe, partitions)
-        inner = faiss.SearchParametersIVF(nprobe=n_probe, sel=chosen_by)
-        _, rows = codes.search(queries, n_rows, params=faiss.SearchParametersPreTransform(index_params=inner))
+        inner = search_parameters(faiss.SearchParametersIVF, nprobe=n_probe, sel=chosen_by)
+        outer = search_parameters(faiss.SearchParametersPreTransform, index_params=inner)
+        _, rows = codes.search(queries, n_rows, params=outer)
         if n_probe == partitions or rows.min() >= 0:
             return rows
         n_probe *= 2  # the partitions held fewer rows than wanted
-
-
-def _pair(recall: Recall) -> tuple[float, float]:
-    return recall.asked, recall.mean
 
 
 def _is_none(path: Path) -> bool:
