@@ -14,7 +14,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from for_search.index.engine_protocol import BuildOptions, damaged
+from for_search.index.checked_file import damaged
+from for_search.index.engine_protocol import BuildOptions
 
 _FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
 

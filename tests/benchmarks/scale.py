@@ -116,7 +116,7 @@ def memory_gb() -> tuple[float, float]:
 
 def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float32] | None) -> dict[str, Any]:
     base, started = memory_gb()[0], time.perf_counter()
-    index = build_index(store, out, "compact", recall, texts)
+    index = build_index(store, out, "compact", recall=recall, texts=texts)
     seconds = time.perf_counter() - started
     said = index.recall.to_json() if index.recall else None
     return {
@@ -124,7 +124,7 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
         "peak_gb_above_base": memory_gb()[1] - base,
         "index_gb": index.n_bytes / 1e9,
         "recall_by_the_build": said,
-        "settings": json.loads((out / "compact.json").read_bytes())["settings"],
+        "settings": [json.loads(path.read_bytes())["settings"] for path in out.glob("*/compact.json")],
     }
 
 
@@ -250,10 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             in_its_own_process(make_store, store, arguments.images, arguments.embeddings, arguments.dim)
             queries = World(arguments.dim).texts(arguments.queries, seed=0)
         results |= in_its_own_process(measure_build, store, index, arguments.recall, texts)
+        print(json.dumps(results), file=sys.stderr, flush=True)
         if not arguments.store:
             shutil.rmtree(store)
         for measure in (measure_search, measure_cold):
             results |= in_its_own_process(measure, index, queries)
+            print(json.dumps(results), file=sys.stderr, flush=True)
     print(json.dumps(results, indent=1))
     if arguments.out:
         arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

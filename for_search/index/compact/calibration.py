@@ -17,7 +17,7 @@ from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall
 
 KS = (50, 1000)  # images asked for that settings are chosen for; between them they are interpolated
-_N_QUERIES = {50: 128, 1000: 32}  # of each kind: texts, and the index's own embeddings
+_N_QUERIES = {50: 128, 1000: 16}  # of each kind: texts, and the index's own embeddings
 _MAX_FETCH = 100  # times k rows are looked at for settings
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
@@ -137,7 +137,7 @@ def _choose_for(
     n_fetches = np.unique(np.geomspace(min(2 * k, most), most, 24).astype(np.int64))
     reached: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
     fallback: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
-    shares_of_partitions = np.unique(np.geomspace(max(1, partitions // 32), partitions, 9).astype(np.int64))
+    shares_of_partitions = np.unique(np.geomspace(max(1, partitions // 32), partitions, 8).astype(np.int64))
     for n_probe in tqdm(shares_of_partitions.tolist(), f"settings for {k}", unit="setting", disable=None):
         places = [_places(truth, first_pass(truth.queries, most, n_probe)) for truth in truths]  # [Q, k] each
         for n_fetch in n_fetches.tolist():

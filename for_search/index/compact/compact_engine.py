@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.files import write_json
+from for_search.index.checked_file import damaged
 from for_search.index.compact import codes as row_codes
 from for_search.index.compact.calibration import Setting, choose, interpolated
 from for_search.index.compact.rows_file import RowsFile
-from for_search.index.engine_protocol import BuildOptions, Recall, damaged
+from for_search.index.engine_protocol import BuildOptions, Recall
 from for_search.index.flat_engine import FlatEngine, search_parameters, selector
 
 MIN_ROWS = 100_000  # below, the scan takes some 10 ms: there is little to gain

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
-from for_search.index.engine_protocol import damaged
+from for_search.index.checked_file import damaged
 from for_search.index.flat_engine import widened
 
 _MAX_READ = 1 << 30  # bytes at once; systems read at most 2 GiB
