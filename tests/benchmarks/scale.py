@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -130,6 +131,7 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
 
 def measure_search(out: Path, queries: NDArray[np.float32]) -> dict[str, Any]:
     """Time and recall; the queries are asked by turns, one of them exactly, so that both see the same machine."""
+    faiss.omp_set_num_threads(1)  # two threads wait for each other where others are at work
     base = memory_gb()[0]
     index = open_index(out)
     for query in queries:
@@ -169,6 +171,7 @@ def _side_by_side(index: SearchIndex, asked: list[NDArray[np.float32]], k: int) 
 
 def measure_cold(out: Path, queries: NDArray[np.float32]) -> dict[str, float]:
     """The same with the rows out of the page cache, before each query of the compact engine and before one scan."""
+    faiss.omp_set_num_threads(1)
     index = open_index(out)
     compact_s = []
     for query in queries[:N_COLD]:
