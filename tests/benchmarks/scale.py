@@ -121,7 +121,10 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
     seconds = time.perf_counter() - started
     said = index.recall.to_json() if index.recall else None
     return {
-        "seconds": seconds,
+        "images": len(index.images),
+        "embeddings": index.info.n_embeddings,
+        "dim": index.info.dim,
+        "build_seconds": seconds,
         "peak_gb_above_base": memory_gb()[1] - base,
         "index_gb": index.n_bytes / 1e9,
         "recall_by_the_build": said,
@@ -234,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--recall", type=float, default=0.99, help="to ask the build for")
-    parser.add_argument("--store", type=Path, help="use a store that is there, with --texts, instead of making one")
+    parser.add_argument("--store", type=Path, help="a store that is there, instead of making one")
     parser.add_argument("--texts", type=Path, help="[T, Co] .npy: the first half for the build, the others as queries")
     parser.add_argument(
         "--folder", type=Path, default=cache_dir() / "benchmarks", help="for the index, removed at the end"
@@ -242,16 +245,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--check", action="store_true", help="end with an error where a target isn't reached")
     arguments = parser.parse_args(argv)
-    results: dict[str, Any] = {"images": arguments.images, "embeddings": arguments.embeddings, "dim": arguments.dim}
+    results: dict[str, Any] = {}
     with _folder(arguments.folder) as folder:
         store, index = arguments.store or folder / "store", folder / "index"
-        texts = None
-        if arguments.store:
-            texts = np.load(arguments.texts, allow_pickle=False)
-            texts, queries = texts[: len(texts) // 2], texts[len(texts) // 2 :][: arguments.queries]
-        else:
+        if arguments.store is None:
             in_its_own_process(make_store, store, arguments.images, arguments.embeddings, arguments.dim)
-            queries = World(arguments.dim).texts(arguments.queries, seed=0)
+        if arguments.texts is None:
+            texts, queries = None, World(arguments.dim).texts(arguments.queries, seed=0)
+        else:
+            given = np.load(arguments.texts, allow_pickle=False)
+            texts, queries = given[: len(given) // 2], given[len(given) // 2 :][: arguments.queries]
         results |= in_its_own_process(measure_build, store, index, arguments.recall, texts)
         print(json.dumps(results), file=sys.stderr, flush=True)
         if not arguments.store:
