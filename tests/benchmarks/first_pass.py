@@ -63,7 +63,7 @@ def trained(factory: str, values: NDArray[np.float32]) -> faiss.Index:
     index = faiss.index_factory(values.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     index.train(values[:: max(1, len(values) // (1 << 15))])
     index.add(values)
-    return faiss.downcast_index(index)
+    return index
 
 
 def searching(index: faiss.Index) -> Search:
