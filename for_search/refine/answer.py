@@ -69,10 +69,13 @@ class Refinement:
         marked = self.marked
         return [hit for hit in self.best(k + len(marked)) if hit.image.id not in marked][:k]
 
-    def best(self, k: int) -> list[Hit]:
-        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1."""
+    def best(self, k: int, exact: bool = False) -> list[Hit]:
+        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1.
+
+        exact: look at every embedding, whatever the index's engine.
+        """
         if isinstance(self.scorer, LinearScorer):
-            return self.index.search(self.scorer.query[None], k)[0]
+            return self.index.search(self.scorer.query[None], k, exact=exact)[0]
         scores = self.scores()
         return [self._hit(column, float(scores[column])) for column in top_k(scores[None], k)[0].tolist()]
 
