@@ -211,7 +211,7 @@ def concepts(library: Library) -> dict[str, Any]:
 
 
 def stats(library: Library, index: str = "") -> dict[str, Any]:
-    """What an index holds, and the names of all indexes."""
+    """What an index holds, how complete its answers are (`recall`, None where they are exact), and all indexes."""
     name = index or library.default
     held = library.searcher(name).index
     return {
@@ -222,6 +222,7 @@ def stats(library: Library, index: str = "") -> dict[str, Any]:
         "split": held.split,
         "method": held.info.to_json(),
         "kind": held.kind,
+        "recall": None if held.recall is None else {**held.recall.to_json(), "text": str(held.recall)},
         "n_images": len(held.images),
         "n_bytes": held.n_bytes,
         "skipped": [{"id": image.id, "reason": image.reason} for image in held.skipped],

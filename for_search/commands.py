@@ -106,11 +106,17 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
-    index = build_index(arguments.store, arguments.out, arguments.kind, rebuild=arguments.rebuild)
+    index = build_index(
+        arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+    )
     print(
         f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
-        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}"
+        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}, {index.recall or 'exact'}"
     )
+    if index.recall is None and index.kind == "compact":
+        print("so few images are scanned as fast")
+    elif index.recall is not None and index.recall.mean < index.recall.asked:
+        print(f"that is less than the {index.recall.asked:g} asked for: search with --exact where it matters")
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
@@ -133,13 +139,15 @@ def run_search(arguments: argparse.Namespace) -> None:
     )
     name = concept_name(arguments.text)
     if name is None:
-        result = searcher.search(arguments.text, arguments.k)
+        result = searcher.search(arguments.text, arguments.k, exact=arguments.exact)
     else:
         result = find_by_concept(searcher, read_concept(arguments.concepts, name), arguments.k)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         print(format_hits_text(result))
+        if searcher.index.recall is not None and not arguments.exact:
+            print(f"{searcher.index.recall}; --exact looks at every embedding")
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:
