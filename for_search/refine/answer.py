@@ -87,7 +87,8 @@ class Refinement:
         parts = []
         for start in range(0, n_images, block):
             count = min(block, n_images - start)
-            rows = self.index.vectors.rows(start * n_embeddings, count * n_embeddings)
+            images = (self.index.images[start + i] for i in range(count))
+            rows = np.concatenate([self.index.embeddings(image.id) for image in images])
             parts.append(self.scorer.score(rows).reshape(count, n_embeddings).max(axis=1))
         return np.concatenate(parts)
 
