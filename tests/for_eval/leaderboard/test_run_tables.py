@@ -353,6 +353,16 @@ def test_every_row_of_every_table_can_be_made(suite: Suite) -> None:
     assert (training.data.dataset, training.data.root) == (suite.dataset, "/data")
 
 
+def test_the_help_names_every_dataset_and_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tables", "--help"])
+    words = "".join(capsys.readouterr().out.split())
+    names = dict.fromkeys(name for suite in SUITES.values() for name in suite.tables)
+    assert f"someof{','.join(SUITES)}(all)" in words
+    ((_, listed),) = [part.split("someof") for part in words.split("--onlyNAMES")[2:]]
+    assert set(listed.partition("(all)")[0].split(",")) == set(names)
+
+
 def test_embeddings_an_image_are_those_of_the_backbone() -> None:
     """The second label of the main tables, which the paper has too: K cells at the image size of the config."""
     for suite in (suite for suite in SUITES.values() if "main" in suite.tables):
