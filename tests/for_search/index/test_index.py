@@ -1,4 +1,3 @@
-import functools
 import json
 import os
 import signal
@@ -9,9 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -64,8 +62,9 @@ def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def write_to_full_disk(write_index: Callable[[faiss.Index, str], None], index: faiss.Index, path: str) -> None:
-    write_index(index, "/dev/full")
+def open_on_full_disk(path: Path, mode: str = "r", **options: Any) -> IO[Any]:
+    """/dev/full refuses every byte, as a full disk does."""
+    return open("/dev/full" if path.name == "index.faiss" else path, mode, **options)  # noqa: PTH123
 
 
 @pytest.fixture
@@ -74,12 +73,12 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     calls = []
     search_rows = FlatEngine.search_rows
 
-    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int):  # type: ignore[no-untyped-def]
+    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int, *options):  # type: ignore[no-untyped-def]
         calls.append((len(queries), n_rows))
-        return search_rows(self, queries, n_rows)
+        return search_rows(self, queries, n_rows, *options)
 
     monkeypatch.setattr(FlatEngine, "search_rows", recorded)
-    monkeypatch.setattr(segment_module, "_FIRST_FETCH", 2)
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 2)
     return calls
 
 
@@ -98,7 +97,7 @@ class TestSearch:
         k: int,
         first_fetch: int,
     ) -> None:
-        monkeypatch.setattr(segment_module, "_FIRST_FETCH", first_fetch)
+        monkeypatch.setattr(flat_engine, "_FIRST_FETCH", first_fetch)
         embeddings = random_units((n_images, n_embeddings, dim), seed=1)
         queries = random_units((6, dim), seed=2)
         index = make_index(tmp_path, embeddings)
@@ -254,8 +253,8 @@ class TestOpen:
         ("key", "value", "match"),
         [
             ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
-            ("kind", "hnsw", "kind 'hnsw', known are flat"),
-            ("segments.kind", "hnsw", "kind 'hnsw', known are flat"),
+            ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
+            ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.folder", "../elsewhere", "leads out of the index"),
             ("segments.files", {}, "contradict"),
             ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "contradict"),
@@ -314,7 +313,7 @@ class TestOpen:
 class TestBuild:
     def test_refuses_an_unknown_kind_and_an_empty_store(self, tmp_path: Path) -> None:
         make_store(tmp_path / "store", np.zeros((0, 2, 8), np.float32))
-        with pytest.raises(UsageError, match="'ivf': choose one of flat"):
+        with pytest.raises(UsageError, match="'ivf': choose one of compact, flat"):
             build_index(tmp_path / "store", tmp_path / "index", kind="ivf")
         with pytest.raises(StoreError, match="nothing to index"):
             build_index(tmp_path / "store", tmp_path / "index")
@@ -351,10 +350,7 @@ class TestBuild:
             whole[-1] ^= 1
             shard.write_bytes(whole)
         elif damage == "engine":
-            # /dev/full refuses every byte, as a full disk does
-            monkeypatch.setattr(
-                flat_engine.faiss, "write_index", functools.partial(write_to_full_disk, faiss.write_index)
-            )
+            monkeypatch.setattr(Path, "open", open_on_full_disk)
         else:
             monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(

@@ -1,0 +1,241 @@
+"""What marks are worth: one JSON result a row (dataset, method, refiner), and the table that is made from them.
+
+`OUT/results/refine/*.json` are the source of truth and hold every name's scores; `OUT/refine.csv` is made from them
+alone. A row that is there already, of the same embeddings, isn't made again.
+"""
+
+import csv
+import io
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
+from for_model.data.dataset import Dataset
+from for_model.errors import DataError, UsageError
+from for_model.files import read_note, sha256_file, slug, write_bytes, write_json
+from for_model.methods.clip_method import ClipMethod
+from for_model.methods.protocol import Method
+from for_model.methods.registry import method_title
+from for_model.text import cached_category_embeddings
+from for_model.training.features import Kept, open_features
+from for_search.index.index_files import build_index
+from for_search.refine.catalogue_sample import sample_catalogue
+from for_search.refine.refiners import REFINERS
+from for_search.store.embed import embed
+from for_search.store.store import MANIFEST, store_path
+
+FORMAT = "for-refine/1"
+HARD = 0.3  # names whose AP by the text alone is below this
+WORSE = 0.05  # AP that a name may lose
+_FEATURES_GIB = 10.0
+_GROUPS = ("all", "base", "novel", "hard")
+# Of a round's scores: heading of the column, decimals, and whether it is a share, written in percent.
+_COLUMNS = (
+    ("names", "n_names", 0, False),
+    ("AP unseen, text", "ap_unseen_text", 1, True),
+    ("AP unseen", "ap_unseen", 1, True),
+    ("gain", "gain", 1, True),
+    ("names worse by 5", "worse", 1, True),
+    ("AP list", "ap_list", 1, True),
+    ("found", "found", 1, True),
+    ("precision", "precision", 1, True),
+    ("recall", "recall", 1, True),
+    ("off in precision", "precision_error", 1, True),
+    ("fit ms", "fit_ms", 0, False),
+    ("whole answer ms", "whole_ms", 0, False),
+)
+
+
+def parse_refiners(names: str) -> list[str]:
+    """`linear,rocchio` -> the names; an empty string for all. Raises UsageError that lists them."""
+    known = [TEXT_ALONE, *REFINERS]
+    chosen = [name.strip() for name in names.split(",") if name.strip()] or known
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"no refiner is called {name!r}: choose some of {', '.join(known)}")
+    return chosen
+
+
+def measure_refiners(
+    dataset: Dataset, method: Method, refiners: Sequence[str], out: Path, stores: Path | None = None
+) -> Iterator[Path]:
+    """Simulate a search for every base and novel name, by each refiner, and write a result each; yields their paths.
+
+    dataset: with labels.
+    method: embeds it, unless its store is there.
+    refiners: some of REFINERS, and TEXT_ALONE.
+    out: the folder of the leaderboards.
+    stores: see `store_path`.
+    Raises DataError for a dataset without labels, and what embedding raises.
+    """
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    if not scored or not dataset.labels:
+        raise DataError(
+            f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
+        )
+    store = store_path(dataset, method.info, stores)
+    if not (store / MANIFEST).exists():
+        features = None
+        if isinstance(method, ClipMethod):
+            found = open_features(dataset, method.backbone, _FEATURES_GIB, exact=True)
+            features = found if isinstance(found, Kept) else None
+        embed(dataset, method, store, features=features)
+    store_sha256 = sha256_file(store / MANIFEST)
+    categories = [dataset.categories[i] for i in scored]
+    paths = {refiner: _path(out, dataset, method, refiner) for refiner in refiners}
+    todo = [name for name, path in paths.items() if (read_note(path) or {}).get("store_sha256") != store_sha256]
+    if todo:
+        texts = cached_category_embeddings(method, [category.name for category in categories]).numpy()  # [C, Co]
+        with tempfile.TemporaryDirectory() as folder:
+            index = build_index(store, Path(folder) / "index")
+            relevance = dataset.relevance([image.id for image in index.images])[scored]  # [C, M]
+            sample = sample_catalogue(index)
+            for refiner in todo:
+                names = []
+                for category, text, relevant in tqdm(
+                    list(zip(categories, texts, relevance, strict=True)),
+                    desc=f"{dataset.name} {method.info.method} {refiner}",
+                    unit="name",
+                    disable=None,
+                ):
+                    if relevant.any():
+                        rounds = simulate(index, text.astype(np.float32), relevant, refiner, sample)
+                        names.append(
+                            {
+                                "name": category.name,
+                                "group": category.group,
+                                "n_relevant": int(relevant.sum()),
+                                "rounds": [_rounded(asdict(each)) for each in rounds],
+                            }
+                        )
+                result = {
+                    "format": FORMAT,
+                    "dataset": dataset.name,
+                    "split": dataset.split,
+                    "method": method.info.to_json(),
+                    "refiner": refiner,
+                    "page": PAGE,
+                    "n_images": len(index.images),
+                    "store_sha256": store_sha256,
+                    "scores": {group: summaries(names, group) for group in _GROUPS},
+                    "names": names,
+                }
+                write_json(paths[refiner], result)
+    yield from paths.values()
+
+
+def _path(out: Path, dataset: Dataset, method: Method, refiner: str) -> Path:
+    info = method.info
+    head = info.settings.get("head_sha256", "")[:8]
+    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, refiner)
+    return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
+
+
+def _rounded(scores: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
+
+
+def summaries(names: Sequence[dict[str, Any]], group: str) -> dict[str, dict[str, Any]]:
+    """Means over the names of a group, after each number of rounds.
+
+    names: as a result has them.
+    group: `base`, `novel`, `all`, or `hard`, those whose AP by the text alone is below HARD.
+
+    Returns rounds -> scores. `n_names` have right images left that weren't shown, and `ap_unseen`, `ap_unseen_text`,
+    their difference `gain` and the share that is `worse` by more than WORSE are of those; `found` (the share of the
+    right images that was shown), `ap_list`, `precision` and `recall` are of all names of the group. `precision_error`
+    is the mean distance of the estimated precision from the precision. What nothing is known of is None.
+    """
+    chosen = [name for name in names if group in ("all", name["group"]) or (group == "hard" and _text_ap(name) < HARD)]
+    table = {}
+    for rounds in ROUNDS:
+        found = [(name, each) for name in chosen for each in name["rounds"] if each["rounds"] == rounds]
+        left = [each for _, each in found if each["ap_unseen"] is not None]
+        gains = [each["ap_unseen"] - each["ap_unseen_text"] for each in left]
+        sure = [each for _, each in found if each["precision"] is not None]
+        table[str(rounds)] = {
+            "n_names": len(left),
+            "ap_unseen_text": _mean([each["ap_unseen_text"] for each in left]),
+            "ap_unseen": _mean([each["ap_unseen"] for each in left]),
+            "gain": _mean(gains),
+            "worse": _mean([float(gain < -WORSE) for gain in gains]),
+            "ap_list": _mean([each["ap_list"] for _, each in found]),
+            "found": _mean([each["found"] / name["n_relevant"] for name, each in found]),
+            "precision": _mean([each["precision"] for each in sure]),
+            "recall": _mean([each["recall"] for _, each in found if each["recall"] is not None]),
+            "precision_error": _mean([abs(each["precision"] - each["estimated_precision"]) for each in sure]),
+            "fit_ms": _median([each["fit_ms"] for _, each in found if each["fit_ms"] is not None]),
+            "whole_ms": _median([each["whole_ms"] for _, each in found if each["whole_ms"] is not None]),
+        }
+    return table
+
+
+def _text_ap(name: dict[str, Any]) -> float:
+    return float(name["rounds"][0]["ap_list"])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def read_refine_results(out: Path) -> list[dict[str, Any]]:
+    """All results under OUT/results/refine. Raises DataError for a damaged one."""
+    results = []
+    for path in sorted((out / "results" / "refine").glob("*.json")):
+        result = read_note(path)
+        if result is None or result.get("format") != FORMAT:
+            raise DataError(f"{path} is no result of the format {FORMAT}: delete it and run refine again")
+        results.append(result)
+    return results
+
+
+def write_refine_table(out: Path) -> Path:
+    """Write OUT/refine.csv, a line for each result, group of names and number of rounds; returns its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    same = ("dataset", "split", "method", "embeddings an image", "refiner", "group", "rounds")
+    writer.writerow([*same, *(heading for heading, *_ in _COLUMNS)])
+    for result in read_refine_results(out):
+        info = result["method"]
+        title = method_title(info["method"], info["n_embeddings"])
+        head = (result["dataset"], result["split"], title, info["n_embeddings"], result["refiner"])
+        for group, table in result["scores"].items():
+            for rounds, scores in table.items():
+                cells = [_cell(scores[key], decimals, percent) for _, key, decimals, percent in _COLUMNS]
+                writer.writerow([*head, group, rounds, *cells])
+    path = out / "refine.csv"
+    write_bytes(path, text.getvalue().encode())
+    return path
+
+
+def _cell(value: float | None, decimals: int, percent: bool) -> str:
+    return "" if value is None else f"{value * (100 if percent else 1):.{decimals}f}"
+
+
+def refine_summary(paths: Sequence[Path]) -> str:
+    """A short table of some results after two rounds, for a terminal: gains in AP of unseen images, in points."""
+    lines = [
+        f"{'dataset':<11}{'method':<22}{'refiner':<12}{'AP text':>8}{'gain':>7}{'hard':>7}{'worse':>7}{'found':>7}"
+    ]
+    for path in paths:
+        result = read_note(path)
+        if result is None:
+            continue
+        info = result["method"]
+        every, hard = (result["scores"][group]["2"] for group in ("all", "hard"))
+        cells = (every["ap_unseen_text"], every["gain"], hard["gain"], every["worse"], every["found"])
+        numbers = [f"{_cell(value, 1, True):>{width}}" for value, width in zip(cells, (8, 7, 7, 7, 7), strict=True)]
+        title = method_title(info["method"], info["n_embeddings"])
+        lines.append(f"{result['dataset']:<11}{title:<22}{result['refiner']:<12}{''.join(numbers)}")
+    return "\n".join(lines)
