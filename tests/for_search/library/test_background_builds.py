@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from for_model.errors import UsageError
 from for_search.library import background_builds as module
 from for_search.library.background_builds import Builder, BuildState
 from for_search.library.folder_index import folder_index
 from for_search.library.library import Library
+from tests.helpers.fake_method import noise
 from tests.helpers.tiny_index import make_searcher
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
@@ -40,7 +40,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     generator = np.random.default_rng(0)
     for number in range(6):
-        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        noise(generator, 40, 40).save(root / f"{number}.png")
     (root / "broken.png").write_bytes(b"no image")
     return root
 
