@@ -82,7 +82,7 @@ class CheckedFile:
                 raise damaged(self.path, "its bytes differ from those that were written")
 
     def check_behind(self) -> None:
-        """Compare all blocks in a thread, which the first call starts. Raises StoreError once one is found to differ."""
+        """Compare all blocks in a thread that the first call starts. Raises StoreError once one is found to differ."""
         with self._lock:
             if self._behind is None:
                 self._behind = threading.Thread(target=self._check_one_by_one, name="check", daemon=True)
