@@ -6,12 +6,14 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from for_model.data.registry import datasets_help
+from for_model.errors import UsageError
 
 if TYPE_CHECKING:
     from for_model.methods.protocol import Method
+    from for_search.query.searcher import Query, Searcher
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +89,41 @@ def run_index(arguments: argparse.Namespace) -> None:
 
 
 def run_search(arguments: argparse.Namespace) -> None:
+    from for_search.query.combination import Combination, find_combination, format_combined_text
     from for_search.query.searcher import format_hits_text, load_searcher
 
+    several = (arguments.all_of, arguments.any_of, arguments.none_of)
+    if any(several) and (arguments.like is not None or arguments.text):
+        raise UsageError("--all, --any and --none stand in place of a text and of --like: give either")
+    if not any(several) and arguments.like is None and not arguments.text:
+        raise UsageError("nothing to search for: give a text, --like an image, or --all, --any and --none")
+    combination = Combination(*several) if any(several) else None
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
-    result = searcher.search(arguments.text, arguments.k)
-    if arguments.json:
-        print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    if combination is not None:
+        found = find_combination(searcher, combination, arguments.k)
+        _print_found(found.to_json() if arguments.json else format_combined_text(found))
+        return
+    query = _query(searcher, arguments)
+    result = searcher.judged(query, searcher.find(query, arguments.k))
+    _print_found(result.to_json() if arguments.json else format_hits_text(result))
+
+
+def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
+    """The text, the image of --like, or the one moved towards the other."""
+    if arguments.like is None:
+        return searcher.text_query(arguments.text)
+    path = Path(arguments.like)
+    if path.is_file():
+        from for_model.data.images import load_image
+
+        picture = load_image(path, target=2 * searcher.index.info.image_size)
+        image = searcher.image_query(picture, f"like {path.name}")
     else:
-        print(format_hits_text(result))
+        image = searcher.like_query(arguments.like)
+    return searcher.mixed_query(image, arguments.text, arguments.weight) if arguments.text else image
+
+
+def _print_found(found: dict[str, Any] | str) -> None:
+    print(found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False))
