@@ -27,13 +27,13 @@ from for_model.methods.protocol import LazyMethod, MethodInfo
 from for_search.index.index import SearchIndex
 
 CALIBRATIONS = Path(__file__).with_name("calibrations.json")
+_RANDOM_NAMES = Path(__file__).with_name("random_names.txt")
 FORMAT = "for-calibrations/1"
 MIN_IMAGES = 30  # of fewer, the mean and spread of a text's scores say too little
 N_FEATURES = 3  # z, level, spread
 
 _MAX_SAMPLE = 1000  # images
 _MAX_NUMBERS = 1 << 23  # of a sample, 32 MB
-_NAME_STEP = 100  # every so manieth name of ImageNet-21K is one of the random names: 201 of them
 _BLOCK_NUMBERS = 1 << 22  # scores held at once
 _LEAST_DEVIATION, _LEAST_SPREAD = 1e-6, 1e-3  # all images may score the same
 _MAX_LOGIT = 30.0
@@ -156,11 +156,10 @@ def sample_positions(n_images: int, n_embeddings: int, dim: int) -> NDArray[np.i
     return np.linspace(0, n_images - 1, size).astype(np.int64)
 
 
-def random_names() -> list[str]:
-    """The V names whose scores a text's are compared with: some of ImageNet-21K's, the same in every run."""
-    from for_model.training.pseudo_labels import vocabulary
-
-    return vocabulary("imagenet21k")[::_NAME_STEP]
+@cache
+def random_names() -> tuple[str, ...]:
+    """The V names whose scores a text's are compared with: every hundredth of ImageNet-21K's, the first included."""
+    return tuple(_RANDOM_NAMES.read_text(encoding="utf-8").splitlines())
 
 
 def calibration_of(info: MethodInfo) -> Calibration:
@@ -224,7 +223,7 @@ def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
 
 def _kept(info: MethodInfo, sample: NDArray[np.float32]) -> Path:
     """The file of an index's numbers, which depend on its sample, the text encoder and the random names."""
-    what = json.dumps([list(info.text_space), list(sample.shape), _NAME_STEP]).encode()
+    what = json.dumps([list(info.text_space), list(sample.shape), random_names()]).encode()
     return cache_dir() / "calibration" / f"{hashlib.sha256(what + sample.tobytes()).hexdigest()}.json"
 
 

@@ -59,6 +59,10 @@ class Combination:
             *(("none", text) for text in self.none_of),
         )
 
+    def cutoff(self, of_one: float) -> float:
+        """The least probability of a good match: that of an image in which each thing wanted just reaches its own."""
+        return of_one ** (len(self.all_of) + bool(self.any_of))
+
     @property
     def label(self) -> str:
         """The combination in words: `dog and umbrella, without person`."""
@@ -188,7 +192,8 @@ def find_combination(searcher: Searcher, combination: Combination, k: int = 10) 
         hits.append(CombinedHit(image, float(together[column]), matches))
     search_ms = (time.perf_counter() - start) * 1e3
     encode_ms = sum(query.encode_ms for query in queries)
-    return CombinedResult(combination, k, tuple(hits), scales[0].calibration.cutoff, encode_ms, search_ms)
+    cutoff = combination.cutoff(scales[0].calibration.cutoff)
+    return CombinedResult(combination, k, tuple(hits), cutoff, encode_ms, search_ms)
 
 
 def format_combined_text(result: CombinedResult) -> str:
