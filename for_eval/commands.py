@@ -82,19 +82,19 @@ def run_tables(arguments: argparse.Namespace) -> None:
 def run_calibration(arguments: argparse.Namespace) -> None:
     from for_eval.queries import calibration_study as calibration
     from for_eval.queries.asked import ask
-    from for_eval.queries.study_files import write_result
+    from for_eval.queries.study_files import write_study
 
     if arguments.package and arguments.fit_split is None:
         raise UsageError("--package writes what was fitted: say to which split with --fit-split")
     results = []
     for method, to_measure, to_fit in _studied(arguments):
         fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
-        results.append(calibration.study(fitted, ask(to_measure, method, to_fit=False)))
-        print(write_result(arguments.out, calibration.FOLDER, results[-1]), flush=True)
+        results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False)))
+        print(write_study(arguments.out, calibration.CALIBRATION_FOLDER, results[-1]), flush=True)
     if arguments.package:
         calibration.write_calibrations(results)
         print(calibration.CALIBRATIONS)
-    print(calibration.write_table(arguments.out))
+    print(calibration.write_calibration_table(arguments.out))
     if arguments.figure is not None:
         from for_eval.queries.reliability_figure import write_reliability_figure
 
@@ -105,12 +105,12 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 def run_combinations(arguments: argparse.Namespace) -> None:
     from for_eval.queries import combination_study as combinations
     from for_eval.queries.asked import ask
-    from for_eval.queries.study_files import write_result
+    from for_eval.queries.study_files import write_study
 
     for method, to_measure, _ in _studied(arguments):
-        result = combinations.study(ask(to_measure, method, to_fit=False))
-        print(write_result(arguments.out, combinations.FOLDER, result), flush=True)
-    print(combinations.write_table(arguments.out))
+        result = combinations.study_combinations(ask(to_measure, method, to_fit=False))
+        print(write_study(arguments.out, combinations.COMBINATION_FOLDER, result), flush=True)
+    print(combinations.write_combination_table(arguments.out))
 
 
 def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset", "Dataset | None"]]:
@@ -133,13 +133,17 @@ def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset
 def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.results import write_tables
     from for_eval.leaderboard.run_tables import write_table_csvs
-    from for_eval.queries import calibration_study, combination_study
+    from for_eval.queries.calibration_study import CALIBRATION_FOLDER, write_calibration_table
+    from for_eval.queries.combination_study import COMBINATION_FOLDER, write_combination_table
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     studies = [
-        study.write_table(arguments.out)
-        for study in (calibration_study, combination_study)
-        if (arguments.out / "results" / study.FOLDER).is_dir()
+        write(arguments.out)
+        for folder, write in (
+            (CALIBRATION_FOLDER, write_calibration_table),
+            (COMBINATION_FOLDER, write_combination_table),
+        )
+        if (arguments.out / "results" / folder).is_dir()
     ]
     if arguments.with_paper:
         from for_eval.leaderboard.paper_rows import read_paper, with_paper

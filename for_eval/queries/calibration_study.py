@@ -16,7 +16,7 @@ from for_eval.leaderboard.columns import Column, to_csv
 from for_eval.leaderboard.evaluate import run_facts
 from for_eval.metrics.calibration_scores import auroc, best_cutoff, f1, reliability
 from for_eval.queries.asked import Asked
-from for_eval.queries.study_files import read_results
+from for_eval.queries.study_files import read_studies
 from for_model.errors import UsageError
 from for_model.files import write_bytes, write_json
 from for_search.query.calibration import (
@@ -30,36 +30,36 @@ from for_search.query.calibration import (
 )
 from for_search.query.ranking import top_k
 
-FOLDER = "calibration"  # of `OUT/results`
-RESULT_FORMAT = "for-calibration-result/1"
+CALIBRATION_FOLDER = "calibration"  # of `OUT/results`
+CALIBRATION_RESULT = "for-calibration-result/1"
 HITS = 12  # of each text, the best ones, which is what people look at
 TOLERATED = 1  # of the nonsense words fitted to: which happens to score highest says little of other words
-CHOSEN = "z with level and spread"
+CHOSEN_RULE = "z with level and spread"
 
-Features = NDArray[np.float64]  # [names, M, F]
-_Rule = Callable[[Asked, NDArray[np.float32]], Features]
+RuleFeatures = NDArray[np.float64]  # [names, M, F]
+_Rule = Callable[[Asked, NDArray[np.float32]], RuleFeatures]
 
 
-def chosen_features(asked: Asked, scores: NDArray[np.float32]) -> Features:
+def chosen_features(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     """[names, M] scores -> the features of the chosen rule, as a search has them."""
     return features(scores, asked.sample, NameScores.of(asked.random[:, asked.sample]))
 
 
-def _z_per_query(asked: Asked, scores: NDArray[np.float32]) -> Features:
+def _z_per_query(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     return chosen_features(asked, scores)[..., :1]
 
 
-def _z_per_image(asked: Asked, scores: NDArray[np.float32]) -> Features:
+def _z_per_image(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     """The score against those of the random names for the same image."""
     names = NameScores.of(asked.random)
     return ((scores - names.mean) / names.deviation)[..., None]
 
 
-def _both(asked: Asked, scores: NDArray[np.float32]) -> Features:
+def _both(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     return np.concatenate([_z_per_query(asked, scores), _z_per_image(asked, scores)], axis=-1)
 
 
-def _softmax_share(asked: Asked, scores: NDArray[np.float32], scale: float = 20.0) -> Features:
+def _softmax_share(asked: Asked, scores: NDArray[np.float32], scale: float = 20.0) -> RuleFeatures:
     """The logarithm of the text's share in a softmax against the random names (eq. 4)."""
     others = np.logaddexp.reduce(scale * asked.random.astype(np.float64), axis=0)  # [M]
     own = scale * scores.astype(np.float64)
@@ -72,11 +72,11 @@ RULES: dict[str, _Rule] = {
     "z per image": _z_per_image,
     "z per query": _z_per_query,
     "z per query and per image": _both,
-    CHOSEN: chosen_features,
+    CHOSEN_RULE: chosen_features,
 }
 
 
-def fit(asked: Asked, rule: _Rule) -> tuple[float, list[float], float]:
+def fit_rule(asked: Asked, rule: _Rule) -> tuple[float, list[float], float]:
     """The bias, the weights and the cut-off of a rule's logistic, by maximum likelihood over all names and images.
 
     The cut-off is that of the best F1 among those that at most TOLERATED of the split's nonsense words reach.
@@ -93,11 +93,11 @@ def fit(asked: Asked, rule: _Rule) -> tuple[float, list[float], float]:
     return bias, weights, best_cutoff(probabilities, y, float(nonsense[-1 - TOLERATED]))
 
 
-def _probability(bias: float, weights: Sequence[float], found: Features) -> NDArray[np.float64]:
+def _probability(bias: float, weights: Sequence[float], found: RuleFeatures) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.clip(found @ np.array(weights) + bias, -30, 30)))
 
 
-def measure(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float], cutoff: float) -> dict[str, Any]:
+def measure_rule(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float], cutoff: float) -> dict[str, Any]:
     """How good a rule's probabilities are on a split, as JSON values.
 
     auroc_pairs: of all pairs of an image and a category. auroc_within: the mean over the categories of their own.
@@ -151,27 +151,27 @@ def _precision(probabilities: NDArray[np.float64], truth: NDArray[np.bool_], cut
     return float(truth[found].mean()) if found.any() else None
 
 
-def study(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]:
-    """One method's result: every rule fitted to one split and measured on the other; see `measure` for the scores.
+def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]:
+    """One method's result: every rule fitted to one split and measured on the other; see `measure_rule`.
 
-    to_fit: None to measure with the numbers that come with FOR, those of the method and those of other backbones.
+    to_fit: None to measure the numbers that come with FOR, those of the method and those of other backbones.
     """
     rules: dict[str, Any] = {}
     for name, rule in RULES.items():
         if to_fit is not None:
-            bias, weights, cutoff = fit(to_fit, rule)
+            bias, weights, cutoff = fit_rule(to_fit, rule)
             rules[name] = {
                 "bias": bias,
                 "weights": weights,
-                **measure(to_measure, rule, bias, weights, cutoff),
+                **measure_rule(to_measure, rule, bias, weights, cutoff),
             }
     if to_fit is None:
-        rules[f"{CHOSEN} as packaged"] = _measured(to_measure, calibration_of(to_measure.info))
+        rules[f"{CHOSEN_RULE} as packaged"] = _measured(to_measure, calibration_of(to_measure.info))
     others = other_backbones(to_measure.info.backbone)
     if others is not None:
-        rules[f"{CHOSEN} fitted to other backbones"] = _measured(to_measure, others)
+        rules[f"{CHOSEN_RULE} fitted to other backbones"] = _measured(to_measure, others)
     return {
-        "format": RESULT_FORMAT,
+        "format": CALIBRATION_RESULT,
         "dataset": to_measure.dataset,
         "split": to_measure.split,
         "fitted_to": None if to_fit is None else f"{to_fit.dataset} {to_fit.split}",
@@ -186,7 +186,7 @@ def study(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]:
 
 
 def _measured(asked: Asked, numbers: Calibration) -> dict[str, Any]:
-    scores = measure(asked, chosen_features, numbers.bias, numbers.weights, numbers.cutoff)
+    scores = measure_rule(asked, chosen_features, numbers.bias, numbers.weights, numbers.cutoff)
     return {"bias": numbers.bias, "weights": list(numbers.weights), **scores}
 
 
@@ -211,7 +211,7 @@ def write_calibrations(results: Sequence[dict[str, Any]], path: Path = CALIBRATI
     if path.exists():
         content = json.loads(path.read_bytes())
     for result in results:
-        numbers = result["rules"][CHOSEN]
+        numbers = result["rules"][CHOSEN_RULE]
         method = result["method"]
         content["methods"][f"{method['backbone']}/{method['method']}"] = _to_json(
             numbers["bias"], numbers["weights"], numbers["cutoff"], result["fitted_to"]
@@ -239,7 +239,7 @@ def _to_json(bias: float, weights: Sequence[float], cutoff: float, fitted_to: st
     }
 
 
-COLUMNS: tuple[Column, ...] = (
+CALIBRATION_COLUMNS: tuple[Column, ...] = (
     Column("dataset", ("dataset",)),
     Column("split", ("split",)),
     Column("fitted to", ("fitted_to",)),
@@ -268,12 +268,12 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def write_table(out: Path) -> Path:
+def write_calibration_table(out: Path) -> Path:
     """Write `out/calibration.csv`, a line a method and rule. Raises UsageError when there are no results."""
-    results = read_results(out, FOLDER, RESULT_FORMAT)
+    results = read_studies(out, CALIBRATION_FOLDER, CALIBRATION_RESULT)
     if not results:
         raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval calibration` first")
     rows = [{**each, "rule": rule, **scores} for each in results for rule, scores in each["rules"].items()]
     path = out / "calibration.csv"
-    write_bytes(path, to_csv(rows, COLUMNS).encode())
+    write_bytes(path, to_csv(rows, CALIBRATION_COLUMNS).encode())
     return path

@@ -17,18 +17,18 @@ from for_eval.leaderboard.evaluate import SEED, K, run_facts
 from for_eval.metrics.retrieval import retrieval_scores
 from for_eval.queries.asked import Asked
 from for_eval.queries.calibration_study import chosen_features
-from for_eval.queries.study_files import read_results
+from for_eval.queries.study_files import read_studies
 from for_model.errors import DataError, UsageError
 from for_model.files import write_bytes
 from for_search.query.calibration import calibration_of
 from for_search.query.ranking import top_k
 
-FOLDER = "combinations"  # of `OUT/results`
-RESULT_FORMAT = "for-combination-result/1"
+COMBINATION_FOLDER = "combinations"  # of `OUT/results`
+COMBINATION_RESULT = "for-combination-result/1"
 N_PAIRS, N_WITHOUT = 200, 100
 LEAST_TOGETHER = 2  # images that hold both names of a pair, at least
 FIRST = 10  # images that are looked at for what was asked to be absent
-CHOSEN = "product of probabilities"
+CHOSEN_COMBINATION = "product of probabilities"
 SENTENCE = "one embedding of the sentence"
 
 
@@ -54,7 +54,7 @@ def _soft_min(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
 
 TOGETHER: dict[str, _Rule] = {
     "smaller probability": lambda t, a, b: np.minimum(t.p[a], t.p[b]),
-    CHOSEN: lambda t, a, b: t.p[a] * t.p[b],
+    CHOSEN_COMBINATION: lambda t, a, b: t.p[a] * t.p[b],
     "soft minimum of log probabilities": lambda t, a, b: _soft_min(np.log(t.p[a]), np.log(t.p[b])),
     "smaller z": lambda t, a, b: np.minimum(t.z[a], t.z[b]),
     "soft minimum of z": lambda t, a, b: _soft_min(t.z[a], t.z[b]),
@@ -63,7 +63,7 @@ TOGETHER: dict[str, _Rule] = {
 }
 WITHOUT: dict[str, _Rule] = {
     "smaller probability": lambda t, a, b: np.minimum(t.p[a], 1 - t.p[b]),
-    CHOSEN: lambda t, a, b: t.p[a] * (1 - t.p[b]),
+    CHOSEN_COMBINATION: lambda t, a, b: t.p[a] * (1 - t.p[b]),
     "soft minimum of log probabilities": lambda t, a, b: _soft_min(np.log(t.p[a]), np.log1p(-t.p[b])),
     "smaller z": lambda t, a, b: np.minimum(t.z[a], -t.z[b]),
     "soft minimum of z": lambda t, a, b: _soft_min(t.z[a], -t.z[b]),
@@ -93,7 +93,7 @@ def draw_pairs(relevance: NDArray[np.bool_], seed: int = SEED) -> tuple[list[tup
     return both, [alone[i] for i in rng.permutation(len(alone))[:N_WITHOUT]]
 
 
-def study(asked: Asked) -> dict[str, Any]:
+def study_combinations(asked: Asked) -> dict[str, Any]:
     """One method's result on a split, as JSON values: mAP@50 of every rule, and of the sentence's one embedding.
 
     together: of pairs of names.  without: of one name without another; `unwanted` is the share of the FIRST images that
@@ -113,7 +113,7 @@ def study(asked: Asked) -> dict[str, Any]:
     without = {rule: np.stack([score(things, a, b) for a, b in alone]) for rule, score in WITHOUT.items()}
     without[SENTENCE] = asked.score([f"{names[a]} without {names[b]}" for a, b in alone]).astype(np.float64)
     return {
-        "format": RESULT_FORMAT,
+        "format": COMBINATION_RESULT,
         "dataset": asked.dataset,
         "split": asked.split,
         "method": asked.info.to_json(),
@@ -139,7 +139,7 @@ def _share_of_first(scores: NDArray[np.float64], holds: NDArray[np.bool_]) -> fl
     return float(np.take_along_axis(holds, top_k(scores, FIRST), axis=1).mean())
 
 
-COLUMNS: tuple[Column, ...] = (
+COMBINATION_COLUMNS: tuple[Column, ...] = (
     Column("dataset", ("dataset",)),
     Column("split", ("split",)),
     Column("backbone", ("method", "backbone")),
@@ -152,9 +152,9 @@ COLUMNS: tuple[Column, ...] = (
 )
 
 
-def write_table(out: Path) -> Path:
+def write_combination_table(out: Path) -> Path:
     """Write `out/combinations.csv`, a line a method, split and rule. Raises UsageError when there are no results."""
-    results = read_results(out, FOLDER, RESULT_FORMAT)
+    results = read_studies(out, COMBINATION_FOLDER, COMBINATION_RESULT)
     if not results:
         raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval combinations` first")
     rows = [
@@ -163,5 +163,5 @@ def write_table(out: Path) -> Path:
         for rule in dict.fromkeys([*each["together"], *each["without"]])
     ]
     path = out / "combinations.csv"
-    write_bytes(path, to_csv(rows, COLUMNS).encode())
+    write_bytes(path, to_csv(rows, COMBINATION_COLUMNS).encode())
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from for_eval.leaderboard.comparison_report import figure_format
-from for_eval.queries.calibration_study import CHOSEN, HITS
+from for_eval.queries.calibration_study import CHOSEN_RULE, HITS
 from for_model.files import write_bytes
 from for_model.methods.registry import method_title
 
@@ -15,7 +15,7 @@ def write_reliability_figure(path: Path, results: Sequence[dict[str, Any]]) -> N
     """Draw the reliability of the last rule that a result has fitted to its own split, over the best hits of each text.
 
     path: a .png, .svg or .pdf; UsageError for another ending.
-    results: as `calibration_study.study` gives them, at least one.
+    results: as `calibration_study.study_calibration` gives them, at least one.
     """
     from matplotlib.figure import Figure
 
@@ -47,4 +47,4 @@ def write_reliability_figure(path: Path, results: Sequence[dict[str, Any]]) -> N
 def drawn_rule(result: dict[str, Any]) -> dict[str, Any]:
     """The scores of the chosen rule, fitted to the result's split or, if it has none, as it comes with FOR."""
     rules = result["rules"]
-    return next(scores for rule, scores in rules.items() if rule.startswith(CHOSEN))
+    return next(scores for rule, scores in rules.items() if rule.startswith(CHOSEN_RULE))

@@ -8,7 +8,7 @@ from for_model.errors import DataError
 from for_model.files import slug, write_json
 
 
-def write_result(out: Path, folder: str, result: dict[str, Any]) -> Path:
+def write_study(out: Path, folder: str, result: dict[str, Any]) -> Path:
     """Write a result under `out/results/FOLDER`; a later one of the same dataset, split and method takes its place."""
     method = result["method"]
     name = slug(result["dataset"], result["split"], method["backbone"], method["method"], str(method["n_embeddings"]))
@@ -17,7 +17,7 @@ def write_result(out: Path, folder: str, result: dict[str, Any]) -> Path:
     return path
 
 
-def read_results(out: Path, folder: str, format: str) -> list[dict[str, Any]]:
+def read_studies(out: Path, folder: str, format: str) -> list[dict[str, Any]]:
     """All results of a study, by the names of their files. Raises DataError for a damaged or foreign one."""
     results = []
     for path in sorted((out / "results" / folder).glob("*.json")):
