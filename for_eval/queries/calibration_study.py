@@ -26,6 +26,7 @@ from for_search.query.calibration import (
     NameScores,
     calibration_of,
     features,
+    mean_calibration,
     read_calibrations,
 )
 from for_search.query.ranking import top_k
@@ -191,18 +192,9 @@ def _measured(asked: Asked, numbers: Calibration) -> dict[str, Any]:
 
 
 def other_backbones(backbone: str) -> Calibration | None:
-    """The mean of the packaged numbers of all backbones but one, as if it were unknown; None for none."""
-    known, _ = read_calibrations()
-    return mean_calibration([each for name, each in known.items() if name.split("/")[0] != backbone])
-
-
-def mean_calibration(known: Sequence[Calibration]) -> Calibration | None:
-    """The mean of several methods' numbers, which is what an unknown method gets; None for none."""
-    if not known:
-        return None
-    z, level, spread = (float(each) for each in np.mean([each.weights for each in known], axis=0))
-    bias, cutoff = (float(np.mean([getattr(each, field) for each in known])) for field in ("bias", "cutoff"))
-    return Calibration(bias, (z, level, spread), cutoff, fitted=False)
+    """What a backbone would get if it were unknown: the mean of all others' numbers; None where there are none."""
+    others = [each for name, each in read_calibrations().items() if name.split("/")[0] != backbone]
+    return mean_calibration(others) if others else None
 
 
 def write_calibrations(results: Sequence[dict[str, Any]], path: Path = CALIBRATIONS) -> None:
@@ -213,30 +205,14 @@ def write_calibrations(results: Sequence[dict[str, Any]], path: Path = CALIBRATI
     for result in results:
         numbers = result["rules"][CHOSEN_RULE]
         method = result["method"]
-        content["methods"][f"{method['backbone']}/{method['method']}"] = _to_json(
-            numbers["bias"], numbers["weights"], numbers["cutoff"], result["fitted_to"]
-        )
-    known = dict(sorted(content["methods"].items()))
-    mean = mean_calibration([Calibration(e["bias"], tuple(e["weights"]), e["cutoff"]) for e in known.values()])
-    assert mean is not None  # a result was just added
-    write_json(
-        path,
-        {
-            "format": FORMAT,
-            "methods": known,
-            "any": _to_json(mean.bias, mean.weights, mean.cutoff, "the mean of all methods"),
-        },
-    )
+        content["methods"][f"{method['backbone']}/{method['method']}"] = {
+            "bias": round(numbers["bias"], 3),
+            "weights": [round(weight, 3) for weight in numbers["weights"]],
+            "cutoff": round(numbers["cutoff"], 3),
+            "fitted_to": result["fitted_to"],
+        }
+    write_json(path, {"format": FORMAT, "methods": dict(sorted(content["methods"].items()))})
     read_calibrations.cache_clear()
-
-
-def _to_json(bias: float, weights: Sequence[float], cutoff: float, fitted_to: str) -> dict[str, Any]:
-    return {
-        "bias": round(bias, 3),
-        "weights": [round(weight, 3) for weight in weights],
-        "cutoff": round(cutoff, 3),
-        "fitted_to": fitted_to,
-    }
 
 
 CALIBRATION_COLUMNS: tuple[Column, ...] = (

@@ -13,6 +13,7 @@ Shapes: S images of the sample, N embeddings an image, Q texts, V random names, 
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,7 @@ class Calibration:
 
     bias, weights: of the logistic; the weights are those of z, level and spread, see `features`.
     cutoff: in 0..1, the least probability of a good match.
-    fitted: whether they were fitted for this very method and backbone, or for all that FOR knows together.
+    fitted: whether they were fitted for this very method and backbone, or are the mean of others.
     """
 
     bias: float
@@ -163,32 +164,46 @@ def random_names() -> tuple[str, ...]:
 
 
 def calibration_of(info: MethodInfo) -> Calibration:
-    """The numbers of a method on a backbone; where none were fitted, those of all that were fitted together.
+    """The numbers of a method on a backbone.
 
-    Raises DataError when the file of the numbers is damaged.
+    Where none were fitted they are the mean of those of the other methods on its backbone; of an unknown backbone the
+    mean of all, with which probabilities are less right, see docs/search.md. Raises DataError when the file of the
+    numbers is damaged.
     """
-    known, fallback = read_calibrations()
-    return known.get(f"{info.backbone}/{info.method}", fallback)
+    known = read_calibrations()
+    if f"{info.backbone}/{info.method}" in known:
+        return known[f"{info.backbone}/{info.method}"]
+    kin = [each for name, each in known.items() if name.split("/")[0] == info.backbone]
+    return mean_calibration(kin or list(known.values()))
+
+
+def mean_calibration(known: Sequence[Calibration]) -> Calibration:
+    """The mean of the numbers of several methods, at least one, for a method that none were fitted for."""
+    z, level, spread = (float(each) for each in np.mean([each.weights for each in known], axis=0))
+    bias, cutoff = (float(np.mean([getattr(each, field) for each in known])) for field in ("bias", "cutoff"))
+    return Calibration(bias, (z, level, spread), cutoff, fitted=False)
 
 
 @cache
-def read_calibrations(path: Path = CALIBRATIONS) -> tuple[dict[str, Calibration], Calibration]:
-    """The fitted numbers by `BACKBONE/METHOD`, and those for what isn't among them. Raises DataError for a bad file."""
+def read_calibrations(path: Path = CALIBRATIONS) -> dict[str, Calibration]:
+    """The fitted numbers by `BACKBONE/METHOD`, at least one's. Raises DataError for a bad file."""
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"its format is {content['format']!r}, expected {FORMAT!r}")
         known = {name: _calibration(each) for name, each in content["methods"].items()}
-        return known, _calibration(content["any"], fitted=False)
+        if not known:
+            raise ValueError("it holds no method")
+        return known
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} can't be read ({error}): install FOR again, or make it with `python -m for_eval calibration --fit`"
+            f"{path} can't be read ({error}): install FOR again, or run `python -m for_eval calibration --package`"
         ) from error
 
 
-def _calibration(numbers: dict[str, Any], fitted: bool = True) -> Calibration:
+def _calibration(numbers: dict[str, Any]) -> Calibration:
     z, level, spread = (float(each) for each in numbers["weights"])
-    return Calibration(float(numbers["bias"]), (z, level, spread), float(numbers["cutoff"]), fitted)
+    return Calibration(float(numbers["bias"]), (z, level, spread), float(numbers["cutoff"]))
 
 
 def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:

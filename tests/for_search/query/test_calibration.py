@@ -58,15 +58,18 @@ def test_a_probability_by_hand() -> None:
 
 
 def test_the_packaged_numbers() -> None:
-    known, fallback = read_calibrations()
+    known = read_calibrations()
     assert {"RN-mini/clip", "RN-mini/for", "RN-mini/for+", "photo-lite/cluster-clip"} <= known.keys()
-    for numbers in (*known.values(), fallback):
+    for numbers in known.values():
         assert numbers.weights[0] > 0  # or a better score would be less probable
         assert 0 < numbers.cutoff < 1
     assert calibration_of(method_info(8, 4)) == known["RN-mini/cluster-clip"]
     unknown = calibration_of(method_info(8, 4, backbone="RN50"))
-    assert unknown == fallback
+    assert unknown.bias == pytest.approx(np.mean([each.bias for each in known.values()]))
     assert not unknown.fitted
+    kin = calibration_of(method_info(8, 4, backbone="photo-lite", method="for+"))
+    photos = [each.cutoff for name, each in known.items() if name.startswith("photo-lite/")]
+    assert kin.cutoff == pytest.approx(np.mean(photos))
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": "for-calibrations/0"}', '{"format": "for-calibrations/1"}'])
