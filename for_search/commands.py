@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from for_model.data.registry import datasets_help
-from for_model.errors import UsageError
+from for_model.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from for_model.data.dataset import Dataset
     from for_model.methods.protocol import Method
     from for_search.query.searcher import Query, Searcher
 
@@ -67,30 +68,73 @@ def method_of(arguments: argparse.Namespace, name: str) -> "Method":
 def run_embed(arguments: argparse.Namespace) -> None:
     from for_model.data.registry import load_dataset
     from for_model.methods.registry import parse_method
-    from for_search.store.embed import embed
 
     parse_method(arguments.method)
+    if arguments.watch and arguments.dataset != "folder":
+        raise UsageError(f"--watch follows a folder of images, got --dataset {arguments.dataset}: leave it out")
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     method = method_of(arguments, arguments.method)
+    _embed_and_index(arguments, dataset, method)
+    if arguments.watch:
+        from for_search.library.folder_watch import follow
+
+        print(f"following {dataset.image_root} (Ctrl-C ends it)", flush=True)
+        follow(
+            dataset.image_root,
+            lambda: _embed_and_index(arguments, load_dataset("folder", arguments.root), method, quiet=True),
+        )
+
+
+def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: "Method", quiet: bool = False) -> None:
+    """Bring the store, and the index if one was named, up to date, and tell it; `quiet` doesn't tell of nothing."""
+    from for_search.index.index_files import build_index
+    from for_search.store.embed import embed
+
     report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
-    print(
-        f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
-        f"{report.images_per_second:.1f} images a second"
-    )
-    if report.n_skipped:
-        print(f"the reasons are in {report.store / 'manifest.json'} under skipped")
+    new = report.n_images + report.n_skipped - report.resumed_images
+    if new or report.n_removed or not quiet:
+        print(
+            f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
+            f"{report.images_per_second:.1f} images a second; "
+            f"{new} embedded now, {report.resumed_images} kept, {report.n_removed} removed"
+        )
+        if report.n_skipped:
+            print(f"the reasons are in {report.store / 'manifest.json'} under skipped", flush=True)
+    if arguments.index is not None:
+        build_index(report.store, arguments.index)
 
 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
-    index = build_index(arguments.store, arguments.out, arguments.kind)
-    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
+    index = build_index(
+        arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+    )
+    print(
+        f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
+        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}, {index.recall or 'exact'}"
+    )
+    if index.recall is None and index.kind == "compact":
+        print("so few images are scanned as fast")
+    elif index.recall is not None and index.recall.mean < index.recall.asked:
+        print(f"that is less than the {index.recall.asked:g} asked for: search with --exact where it matters")
+
+
+def run_verify(arguments: argparse.Namespace) -> None:
+    from for_search.index.verify import verify
+
+    damaged = 0
+    for file, error in verify(arguments.path):
+        print(f"{file}: {error or 'sound'}", flush=True)
+        damaged += error is not None
+    if damaged:
+        raise StoreError(f"{arguments.path}: {damaged} of its files not as written")
 
 
 def run_search(arguments: argparse.Namespace) -> None:
     from for_search.query.combination import Combination, find_combination, format_combined_text
     from for_search.query.searcher import format_hits_text, load_searcher
+    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
     several = (arguments.all_of, arguments.any_of, arguments.none_of)
     if any(several) and (arguments.like is not None or arguments.text):
@@ -98,6 +142,10 @@ def run_search(arguments: argparse.Namespace) -> None:
     if not any(several) and arguments.like is None and not arguments.text:
         raise UsageError("nothing to search for: give a text, --like an image, or --all, --any and --none")
     combination = Combination(*several) if any(several) else None
+    name = concept_name(arguments.text)
+    if name is not None and arguments.like is not None:
+        raise UsageError("a concept can't be mixed with an image: leave --like out")
+    concept = None if name is None else read_concept(arguments.concepts, name)
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
@@ -105,9 +153,14 @@ def run_search(arguments: argparse.Namespace) -> None:
         found = find_combination(searcher, combination, arguments.k)
         _print_found(found.to_json() if arguments.json else format_combined_text(found))
         return
-    query = _query(searcher, arguments)
-    result = searcher.judged(query, searcher.find(query, arguments.k))
+    if concept is None:
+        query = _query(searcher, arguments)
+        result = searcher.judged(query, searcher.find(query, arguments.k, exact=arguments.exact))
+    else:
+        result = find_by_concept(searcher, concept, arguments.k, exact=arguments.exact)
     _print_found(result.to_json() if arguments.json else format_hits_text(result))
+    if searcher.index.recall is not None and not arguments.exact and not arguments.json:
+        print(f"{searcher.index.recall}; --exact looks at every embedding")
 
 
 def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
@@ -127,3 +180,68 @@ def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
 
 def _print_found(found: dict[str, Any] | str) -> None:
     print(found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def run_concept_create(arguments: argparse.Namespace) -> None:
+    from for_search.index.index_files import open_index
+    from for_search.refine.concepts import make_concept, read_text_of, write_concept
+    from for_search.refine.feedback import marked_embeddings, read_marks
+
+    index = open_index(arguments.index)
+    feedback = read_marks(arguments.marks)
+    text = read_text_of(arguments.marks) if arguments.text is None else arguments.text
+    concept = make_concept(arguments.name, index.info, feedback, text, arguments.refiner, arguments.threshold)
+    gone = len(marked_embeddings(index, feedback).gone)
+    path = write_concept(arguments.concepts, concept, arguments.replace)
+    note = f"; {gone} marks are of images or parts that {arguments.index} doesn't have, they are kept" if gone else ""
+    print(f"{path}: {feedback.n_right} right, {feedback.n_wrong} wrong{note}")
+
+
+def run_concept_list(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import concept_names, describe_concept
+
+    names = concept_names(arguments.concepts)
+    lines = [describe_concept(arguments.concepts, name) for name in names]
+    print("\n".join(lines) or f"no concepts in {arguments.concepts}")
+
+
+def run_concept_show(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import read_concept
+
+    concept = read_concept(arguments.concepts, arguments.name)
+    print(json.dumps(concept.to_json(), indent=1, ensure_ascii=False))
+    if arguments.index is not None:
+        from for_search.query.searcher import load_searcher
+        from for_search.refine.answer import whole_answer
+        from for_search.refine.concepts import refine_by_concept
+
+        searcher = load_searcher(
+            arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+        )
+        learnt = refine_by_concept(searcher, concept)
+        gone = len(learnt.examples.gone)
+        print(whole_answer(learnt, concept.threshold).in_words() + (f"; {gone} marked images are gone" if gone else ""))
+
+
+def run_concept_export(arguments: argparse.Namespace) -> None:
+    from for_search.query.searcher import load_searcher
+    from for_search.refine.answer import whole_answer
+    from for_search.refine.concepts import read_concept, refine_by_concept
+    from for_search.refine.export import export_answer
+
+    concept = read_concept(arguments.concepts, arguments.name)
+    searcher = load_searcher(
+        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+    )
+    learnt = refine_by_concept(searcher, concept)
+    answer = whole_answer(learnt, concept.threshold)
+    right = frozenset(mark.image for mark in learnt.examples.right_marks)
+    export_answer(searcher, answer, right, concept.text or concept.name, arguments.out, arguments.form)
+    print(f"{arguments.out}: {answer.in_words()}")
+
+
+def run_concept_delete(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import delete_concept
+
+    delete_concept(arguments.concepts, arguments.name)
+    print(f"deleted concept {arguments.name!r}")

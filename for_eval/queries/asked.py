@@ -18,7 +18,7 @@ from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import Method, MethodInfo
 from for_model.text import cached_embeddings, embed_queries
 from for_model.training.features import Kept, open_features
-from for_search.query.calibration import random_names, sample_positions
+from for_search.query.presence import random_names, sample_positions
 from for_search.query.ranking import BoolArray
 from for_search.store.embed import embed
 from for_search.store.store import open_store, store_path
@@ -48,7 +48,7 @@ class Asked:
     absent: of the A names that are in no image; A is 0 where nobody knows of any.
     nonsense: of the Z words.
     random: of the V random names.
-    sample: the columns that are the index's sample, see `calibration`.
+    sample: the columns that are the index's sample, see `presence`.
     score: texts -> their scores, [texts, M].
     """
 

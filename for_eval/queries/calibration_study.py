@@ -19,15 +19,15 @@ from for_eval.queries.asked import Asked
 from for_eval.queries.study_files import read_studies
 from for_model.errors import UsageError
 from for_model.files import write_bytes, write_json
-from for_search.query.calibration import (
-    CALIBRATIONS,
+from for_search.query.presence import (
     FORMAT,
-    Calibration,
+    NUMBERS_FILE,
     NameScores,
-    calibration_of,
+    PresenceNumbers,
     features,
-    mean_calibration,
-    read_calibrations,
+    mean_numbers,
+    numbers_of,
+    read_numbers,
 )
 from for_search.query.ranking import top_k
 
@@ -167,7 +167,7 @@ def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]
                 **measure_rule(to_measure, rule, bias, weights, cutoff),
             }
     if to_fit is None:
-        rules[f"{CHOSEN_RULE} as packaged"] = _measured(to_measure, calibration_of(to_measure.info))
+        rules[f"{CHOSEN_RULE} as packaged"] = _measured(to_measure, numbers_of(to_measure.info))
     others = other_backbones(to_measure.info.backbone)
     if others is not None:
         rules[f"{CHOSEN_RULE} fitted to other backbones"] = _measured(to_measure, others)
@@ -186,18 +186,18 @@ def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]
     }
 
 
-def _measured(asked: Asked, numbers: Calibration) -> dict[str, Any]:
+def _measured(asked: Asked, numbers: PresenceNumbers) -> dict[str, Any]:
     scores = measure_rule(asked, chosen_features, numbers.bias, numbers.weights, numbers.cutoff)
     return {"bias": numbers.bias, "weights": list(numbers.weights), **scores}
 
 
-def other_backbones(backbone: str) -> Calibration | None:
+def other_backbones(backbone: str) -> PresenceNumbers | None:
     """What a backbone would get if it were unknown: the mean of all others' numbers; None where there are none."""
-    others = [each for name, each in read_calibrations().items() if name.split("/")[0] != backbone]
-    return mean_calibration(others) if others else None
+    others = [each for name, each in read_numbers().items() if name.split("/")[0] != backbone]
+    return mean_numbers(others) if others else None
 
 
-def write_calibrations(results: Sequence[dict[str, Any]], path: Path = CALIBRATIONS) -> None:
+def write_numbers(results: Sequence[dict[str, Any]], path: Path = NUMBERS_FILE) -> None:
     """Put the chosen rule's numbers of some results into the file that comes with FOR; the others there stay."""
     content: dict[str, Any] = {"methods": {}}
     if path.exists():
@@ -212,7 +212,7 @@ def write_calibrations(results: Sequence[dict[str, Any]], path: Path = CALIBRATI
             "fitted_to": result["fitted_to"],
         }
     write_json(path, {"format": FORMAT, "methods": dict(sorted(content["methods"].items()))})
-    read_calibrations.cache_clear()
+    read_numbers.cache_clear()
 
 
 CALIBRATION_COLUMNS: tuple[Column, ...] = (

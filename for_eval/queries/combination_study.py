@@ -20,7 +20,7 @@ from for_eval.queries.calibration_study import chosen_features
 from for_eval.queries.study_files import read_studies
 from for_model.errors import DataError, UsageError
 from for_model.files import write_bytes
-from for_search.query.calibration import calibration_of
+from for_search.query.presence import numbers_of
 from for_search.query.ranking import top_k
 
 COMBINATION_FOLDER = "combinations"  # of `OUT/results`
@@ -99,7 +99,7 @@ def study_combinations(asked: Asked) -> dict[str, Any]:
     together: of pairs of names.  without: of one name without another; `unwanted` is the share of the FIRST images that
     hold the unwanted one.
     """
-    numbers = calibration_of(asked.info)
+    numbers = numbers_of(asked.info)
     found = chosen_features(asked, asked.present)
     things = _Things(asked.present.astype(np.float64), found[..., 0], numbers.probability(found))
     both, alone = draw_pairs(asked.relevance)

@@ -3,22 +3,24 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.data.dataset import Dataset
 from for_model.data.registry import DATASETS, load_dataset
-from for_model.errors import DataError, UsageError
+from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
 from for_model.methods.registry import DEFAULT_BACKBONE, built_in_methods, method_title
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import open_index
 from for_search.library.built_in_index import DEFAULT_DATASET, default_index
+from for_search.library.folder_index import remembered
 from for_search.library.packaged_methods import packaged_method
 from for_search.query.searcher import Searcher, searcher_of
+from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 
 if TYPE_CHECKING:
     from for_model.backbones.protocol import ImageTextBackbone
@@ -48,12 +50,19 @@ class Library:
     weights: the weights' file of the indexes that are added, see `searcher_of`.
     image_root: where their images lie now, see `searcher_of`.
     heads: files of trained heads, one of which may be an index's.
+    concepts: the folder of kept concepts; None where none are kept.
     Raises WeightsError for a file among `heads` that is none.
     """
 
     def __init__(
-        self, *, weights: str | None = None, image_root: Path | None = None, heads: Iterable[Path] = ()
+        self,
+        *,
+        weights: str | None = None,
+        image_root: Path | None = None,
+        heads: Iterable[Path] = (),
+        concepts: Path | None = None,
     ) -> None:
+        self.concepts = concepts
         self._weights, self._image_root, self._heads = weights, image_root, tuple(heads)
         if self._heads:
             from for_model.methods.head_files import read_head_file
@@ -63,6 +72,7 @@ class Library:
         self._entries: dict[str, _Entry] = {}
         self._backbones: dict[tuple[str, str, int], ImageTextBackbone] = {}
         self._labels: dict[str, Dataset | None] = {}
+        self._samples: dict[str, CatalogueSample] = {}
         self._lock = threading.RLock()  # of the dictionaries; never held while something is loaded
         self._loading = threading.Lock()  # so that the built-in indexes, asked for at once, load one backbone
 
@@ -78,7 +88,9 @@ class Library:
         library = cls(weights=weights)
         for method, n_embeddings in built_in_methods().items():
             title = f"{DEFAULT_DATASET} val: {method_title(method, n_embeddings)}"
-            library._insert(title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts)))
+            library._insert_entry(
+                title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts))
+            )
         return library
 
     @property
@@ -94,26 +106,37 @@ class Library:
             raise UsageError("no index is loaded: give one with --index")
         return self.names[0]
 
-    def add(self, path: Path) -> str:
+    def add(self, path: Path, *, built: bool = False) -> str:
         """Add the index at `path` and return its name.
 
         An index of the same folder by the same method that is there already gives its place and name to the new one.
         Only the manifest is read now. Raises StoreError when it is missing or damaged.
+
+        built: it was built by the page, of images and weights that are where they were; the library's `weights` and
+            `image_root` are those of other indexes.
         """
         index = open_index(path)
-        place = Path(index.image_root).name if index.dataset == "folder" else f"{index.dataset} {index.split}"
-        name = f"{place}: {method_title(index.info.method, index.info.n_embeddings)}"
-        ids = sorted(str(i) for i in (*(image.id for image in index.images), *(image.id for image in index.skipped)))
-        images = sha256_json([index.dataset, index.split, index.image_root, ids])
-        source = sha256_json([index.image_root, index.split, index.info.to_json()])
-        return self._insert(name, _Entry(images, source, partial(self._open, index)))
+        return self._insert(index, partial(self._open, index, built))
 
     def add_opened(self, searcher: Searcher) -> str:
         """Add an index that is open already, and return its name."""
-        name = self.add(searcher.index.path)
-        self._entry(name).searcher = searcher
+        name = self._insert(searcher.index, partial(self._open, searcher.index, False), searcher)
         self._keep_backbone(searcher.method)
         return name
+
+    def add_remembered(self) -> None:
+        """Add what was built on the page before and is still there; of what is damaged the log tells."""
+        for path in remembered():
+            self._add_unless_known(path)
+
+    def reopen(self, name: str) -> None:
+        """Open an index again whose folder has changed; who searches meanwhile has the old or the new one.
+
+        Its method stays as it is. Raises UsageError for a name that isn't in the library, StoreError when the index is
+        missing or damaged; the one of before is then kept.
+        """
+        searcher = self.searcher(name)
+        self.add_opened(replace(searcher, index=open_index(searcher.index.path)))
 
     def searcher(self, name: str) -> Searcher:
         """The searcher of an index; opened, or for a built-in one made, by whoever asks first, and others wait.
@@ -145,6 +168,16 @@ class Library:
         with self._lock:
             return self._labels.setdefault(name, dataset)
 
+    def sample(self, name: str) -> CatalogueSample:
+        """The random sample of an index that marks are learnt with, drawn once. Raises as `searcher` does."""
+        searcher = self.searcher(name)
+        with self._lock:
+            if name in self._samples:
+                return self._samples[name]
+        sample = sample_catalogue(searcher.index)
+        with self._lock:
+            return self._samples.setdefault(name, sample)
+
     def backbone(self, name: str) -> "ImageTextBackbone | None":
         """A backbone of that name which an open index uses; None when there is none."""
         with self._lock:
@@ -164,12 +197,31 @@ class Library:
                 return self._entries[name]
         raise UsageError(f"no index is called {name!r}: choose one of {', '.join(self.names)}")
 
-    def _insert(self, name: str, entry: _Entry) -> str:
+    def _add_unless_known(self, path: Path) -> None:
+        try:
+            index = open_index(path)
+        except StoreError as error:
+            _log.warning("%s", error)
+            return
+        with self._lock:
+            known = any(entry.source == _source(index) for entry in self._entries.values())
+        if not known:
+            self._insert(index, partial(self._open, index, True))
+
+    def _insert(self, index: SearchIndex, open_it: Callable[[], Searcher], searcher: Searcher | None = None) -> str:
+        place = Path(index.image_root).name if index.dataset == "folder" else f"{index.dataset} {index.split}"
+        ids = sorted(str(i) for i in (*(image.id for image in index.images), *(image.id for image in index.skipped)))
+        images = sha256_json([index.dataset, index.split, index.image_root, ids])
+        name = f"{place}: {method_title(index.info.method, index.info.n_embeddings)}"
+        return self._insert_entry(name, _Entry(images, _source(index), open_it, searcher))
+
+    def _insert_entry(self, name: str, entry: _Entry) -> str:
         with self._lock:
             wanted, number = name, 2
             for known, other in self._entries.items():
                 if other.source == entry.source:
                     self._labels.pop(known, None)
+                    self._samples.pop(known, None)
                     self._entries[known] = entry
                     return known
             while name in self._entries:
@@ -177,11 +229,11 @@ class Library:
             self._entries[name] = entry
         return name
 
-    def _open(self, index: SearchIndex) -> Searcher:
+    def _open(self, index: SearchIndex, built: bool) -> Searcher:
         searcher = searcher_of(
             index,
-            weights=self._weights,
-            image_root=self._image_root,
+            weights=None if built else self._weights,
+            image_root=None if built else self._image_root,
             heads=self._heads,
             loaded=self._backbone(index.info),
         )
@@ -216,6 +268,11 @@ class Library:
             with self._lock:
                 info = method.info
                 self._backbones.setdefault((info.backbone, info.weights_sha256, info.image_size), method.backbone)
+
+
+def _source(index: SearchIndex) -> str:
+    """Equal for indexes of one folder by one method."""
+    return sha256_json([index.image_root, index.split, index.info.to_json()])
 
 
 def _labelled(searcher: Searcher) -> Dataset | None:

@@ -1,6 +1,6 @@
 """Several things at once: images that hold a dog and an umbrella and no person, each from an embedding of its own.
 
-A thing's score becomes its probability (see `calibration`), whose scale doesn't depend on the word, and the
+A thing's score becomes its probability (see `presence`), whose scale doesn't depend on the word, and the
 probabilities are multiplied as if things came and went independently: a strong match can't hide a missing one. The rule
 was chosen on MiniScenes' dev split, see docs/search.md.
 Shapes: T things, M images, Co joint width.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
-from for_search.query.calibration import MIN_IMAGES
+from for_search.query.presence import MIN_IMAGES
 from for_search.query.ranking import top_k
 from for_search.query.searcher import Searcher, clean_query, count_good, parted, printable
 
@@ -192,7 +192,7 @@ def find_combination(searcher: Searcher, combination: Combination, k: int = 10) 
         hits.append(CombinedHit(image, float(together[column]), matches))
     search_ms = (time.perf_counter() - start) * 1e3
     encode_ms = sum(query.encode_ms for query in queries)
-    cutoff = combination.cutoff(scales[0].calibration.cutoff)
+    cutoff = combination.cutoff(scales[0].numbers.cutoff)
     return CombinedResult(combination, k, tuple(hits), cutoff, encode_ms, search_ms)
 
 

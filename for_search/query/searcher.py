@@ -22,7 +22,7 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
-from for_search.query.calibration import IndexScale, index_scale
+from for_search.query.presence import IndexScale, index_scale
 from for_search.query.ranking import top_k
 from for_search.query.text_batches import TextBatches
 
@@ -148,12 +148,12 @@ class Searcher:
         """The method, loaded now if it isn't yet. Raises what that raises."""
         return self.encoder.get()
 
-    def search(self, text: str, k: int = 10) -> SearchResult:
+    def search(self, text: str, k: int = 10, exact: bool = False) -> SearchResult:
         """The k images that match a text best (all of them when there are fewer), with the time it took.
 
-        Raises UsageError for an empty text or k < 1.
+        exact: look at every embedding, whatever the index's engine. Raises UsageError for an empty text or k < 1.
         """
-        return self.find(self.text_query(text), k)
+        return self.find(self.text_query(text), k, exact)
 
     def text_query(self, text: str) -> Query:
         """Encode a free text, as `embed_queries` does; one of `texts` doesn't wait until the method is loaded.
@@ -216,25 +216,26 @@ class Searcher:
     def judged(self, query: Query, result: SearchResult) -> SearchResult:
         """The result with how probable each hit is to hold what the query names.
 
-        As it came for a query that isn't a text, and in an index of too few images; see `calibration`. The first call
+        As it came for a query that isn't a text, and in an index of too few images; see `presence`. The first call
         may take seconds. Raises what loading the method raises.
         """
         if not query.is_text or self.scale is None:
             return result
         (scale,) = self.scale.of_texts(query.embeddings)
         probabilities = scale.probability(np.array([hit.score for hit in result.hits]))
-        return replace(result, probabilities=tuple(probabilities.tolist()), cutoff=scale.calibration.cutoff)
+        return replace(result, probabilities=tuple(probabilities.tolist()), cutoff=scale.numbers.cutoff)
 
-    def find(self, query: Query, k: int = 10) -> SearchResult:
+    def find(self, query: Query, k: int = 10, exact: bool = False) -> SearchResult:
         """The k images that match a query best (all of them when there are fewer), with the time it took.
 
         An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
         text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
-        the best pair. Equal scores in order of image id. Raises UsageError for k < 1.
+        the best pair. Equal scores in order of image id.
+        exact: as in `search`; a query of several embeddings always is. Raises UsageError for k < 1.
         """
         start = time.perf_counter()
         one = len(query.embeddings) == 1
-        hits = self.index.search(query.embeddings, k)[0] if one else self._find_all(query, k)
+        hits = self.index.search(query.embeddings, k, exact=exact)[0] if one else self._find_all(query, k)
         return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
 
     def _find_all(self, query: Query, k: int) -> list[Hit]:

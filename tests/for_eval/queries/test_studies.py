@@ -18,7 +18,7 @@ from for_eval.queries.calibration_study import (
     other_backbones,
     study_calibration,
     write_calibration_table,
-    write_calibrations,
+    write_numbers,
 )
 from for_eval.queries.combination_study import (
     CHOSEN_COMBINATION,
@@ -33,7 +33,7 @@ from for_eval.queries.combination_study import (
 from for_eval.queries.reliability_figure import write_reliability_figure
 from for_eval.queries.study_files import write_study
 from for_model.errors import DataError, UsageError
-from for_search.query.calibration import read_calibrations
+from for_search.query.presence import read_numbers
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.store_making import method_info
 
@@ -107,17 +107,17 @@ def test_the_packaged_numbers_are_measured_where_nothing_is_fitted() -> None:
 def test_numbers_are_packaged_beside_the_others(tmp_path: Path) -> None:
     path = tmp_path / "numbers.json"
     shutil.copy(REPOSITORY / "for_search" / "query" / "calibrations.json", path)
-    before = read_calibrations(path)
+    before = read_numbers(path)
     result = study_calibration(make_asked(0), make_asked(1))
-    write_calibrations([result], path)
-    after = read_calibrations(path)
+    write_numbers([result], path)
+    after = read_numbers(path)
     numbers = result["rules"][CHOSEN_RULE]
     assert after["RN-mini/cluster-clip"].bias == pytest.approx(numbers["bias"], abs=1e-3)
     assert {name for name in after if after[name] != before[name]} == {"RN-mini/cluster-clip"}
 
 
 def test_an_unknown_backbone_gets_the_mean_of_the_others() -> None:
-    known = read_calibrations()
+    known = read_numbers()
     everyone = other_backbones("RN50")
     assert everyone is not None
     assert everyone.cutoff == pytest.approx(np.mean([each.cutoff for each in known.values()]))
@@ -170,7 +170,7 @@ def test_the_tables_that_come_with_for_are_made_of_their_results(tmp_path: Path)
 
 
 def test_the_packaged_numbers_are_those_of_the_committed_results() -> None:
-    known = read_calibrations()
+    known = read_numbers()
     for path in (LEADERBOARDS / "results" / CALIBRATION_FOLDER).glob("*.json"):
         result = json.loads(path.read_text())
         if result["fitted_to"] is not None:

@@ -1,16 +1,13 @@
-import functools
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import IO, Any
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,12 +15,13 @@ from numpy.typing import NDArray
 from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_search.index import flat_engine
-from for_search.index import index as index_module
+from for_search.index import segment as segment_module
+from for_search.index.checked_file import FileHashes
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import MANIFEST, build_index, open_index
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.store_making import dyadic_units, make_store, method_info, random_units
+from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
 Answer = list[tuple[int, float, int]]
 
@@ -46,12 +44,17 @@ def plain(hits: list[Hit]) -> Answer:
     return [(hit.image.id, hit.score, hit.embedding) for hit in hits]
 
 
+def data_of(index: SearchIndex) -> Path:
+    return index.path / "segment-000001" / "index.faiss"
+
+
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def write_to_full_disk(write_index: Callable[[faiss.Index, str], None], index: faiss.Index, path: str) -> None:
-    write_index(index, "/dev/full")
+def open_on_full_disk(path: Path, mode: str = "r", **options: Any) -> IO[Any]:
+    """/dev/full refuses every byte, as a full disk does."""
+    return open("/dev/full" if path.name == "index.faiss" else path, mode, **options)  # noqa: PTH123
 
 
 @pytest.fixture
@@ -60,12 +63,12 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     calls = []
     search_rows = FlatEngine.search_rows
 
-    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int):  # type: ignore[no-untyped-def]
+    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int, *options):  # type: ignore[no-untyped-def]
         calls.append((len(queries), n_rows))
-        return search_rows(self, queries, n_rows)
+        return search_rows(self, queries, n_rows, *options)
 
     monkeypatch.setattr(FlatEngine, "search_rows", recorded)
-    monkeypatch.setattr(index_module, "_FIRST_FETCH", 2)
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 2)
     return calls
 
 
@@ -84,7 +87,7 @@ class TestSearch:
         k: int,
         first_fetch: int,
     ) -> None:
-        monkeypatch.setattr(index_module, "_FIRST_FETCH", first_fetch)
+        monkeypatch.setattr(flat_engine, "_FIRST_FETCH", first_fetch)
         embeddings = random_units((n_images, n_embeddings, dim), seed=1)
         queries = random_units((6, dim), seed=2)
         index = make_index(tmp_path, embeddings)
@@ -147,7 +150,7 @@ class TestSearch:
         index = make_index(tmp_path, embeddings)
         expected = index.search(queries, 20)
         fetches.clear()
-        monkeypatch.setattr(index_module, "_FETCH_BUDGET", 100)
+        monkeypatch.setattr(segment_module, "_FETCH_BUDGET", 100)
         assert index.search(queries, 20) == expected
         assert all(n_queries == 1 or n_queries * n_rows <= 100 for n_queries, n_rows in fetches)
 
@@ -202,18 +205,18 @@ class TestOpen:
         store = make_store(tmp_path / "store", random_units((9, 3, 8)))
         build_index(tmp_path / "store", tmp_path / "deep" / "index")
         index = open_index(tmp_path / "deep" / "index", verify="full")
-        assert (index.images, index.skipped, index.info) == (store.images, store.skipped, store.info)
+        assert (tuple(index.images), index.skipped, index.info) == (store.images, store.skipped, store.info)
         assert (index.kind, index.dataset, index.split) == ("flat", "tiny", "val")
         assert index.image_root == str(tmp_path / "images")
-        assert index.n_bytes == (tmp_path / "deep" / "index" / "index.faiss").stat().st_size >= 9 * 3 * 8 * 2
-        rows = index.vectors._index.reconstruct_n(0, 27)  # type: ignore[attr-defined]
+        assert index.n_bytes == data_of(index).stat().st_size >= 9 * 3 * 8 * 2
+        rows = index.segments[0].engine._index.reconstruct_n(0, 27)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(rows, store.embeddings().reshape(27, 8))
 
     def test_two_builds_are_the_same_bytes(self, tmp_path: Path) -> None:
         make_store(tmp_path / "store", random_units((9, 3, 8)))
         for name in ("a", "b"):
             build_index(tmp_path / "store", tmp_path / name)
-        for file in (MANIFEST, "index.faiss"):
+        for file in (MANIFEST, "images-000001.sqlite", "segment-000001/index.faiss"):
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
     def check_refused(self, path: Path, match: str, verify: str = "quick") -> None:
@@ -230,7 +233,7 @@ class TestOpen:
         (index.path / MANIFEST).unlink()
         self.check_refused(index.path, "has no manifest.json")
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/2"}', "\xff"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/3"}', "\xff"])
     def test_refuses_a_damaged_manifest(self, tmp_path: Path, text: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         (index.path / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -239,27 +242,37 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("key", "value", "match"),
         [
-            ("format", "for-index/1", "'for-index/1', expected 'for-index/2': build the index again"),
-            ("kind", "hnsw", "kind 'hnsw', known are flat"),
-            ("dim", 9, "contradict"),
-            ("n_embeddings", 3, "contradict"),
-            ("images", [], "contradict"),
-            ("images", [{"id": 10, "path": "10.jpg"}], "holds 6 rows of width 8; its manifest says 2 of 8"),
-            ("images", 7, "not the fields"),
-            ("files", {}, "contradict"),
-            ("files", {"../index.faiss": {"bytes": 1, "sha256": "", "start_sha256": ""}}, "contradict"),
+            ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
+            ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
+            ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
+            ("segments.folder", "../elsewhere", "leads out of the index"),
+            ("segments.files", {}, "contradict"),
+            ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "contradict"),
+            ("segments.shards", [], "no rows of their own"),
+            (
+                "segments.shards",
+                [{"file": "x.npy", "n_images": 4, "sha256": ""}],
+                "holds 6 rows of width 8; .* says 8 of",
+            ),
+            ("n_images", 0, "contradict"),
+            ("n_images", "three", "not the fields"),
+            ("table", {"file": "../x.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "leads out of the index"),
+            ("table", {"file": "images-000009.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "is missing"),
+            ("places", [0, 1, 1], "no rows of their own"),
+            ("places", [0, 1, 3], "no rows of their own"),
+            ("places", [0, 1], "contradict"),
             ("method", {"method": "clip"}, "not the fields"),
         ],
     )
     def test_refuses_a_manifest_of_something_else(self, tmp_path: Path, key: str, value: object, match: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
-        manifest = json.loads((index.path / MANIFEST).read_text())
-        files.write_json(index.path / MANIFEST, {**manifest, key: value})
+        part, _, field = key.rpartition(".")
+        change_manifest(index.path, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
         self.check_refused(index.path, match)
 
     def test_a_quick_check_catches_truncation_and_a_header_overwritten(self, tmp_path: Path) -> None:
         index = make_index(tmp_path, random_units((300, 4, 8)))
-        data = index.path / "index.faiss"
+        data = data_of(index)
         whole = data.read_bytes()
         data.write_bytes(whole[:-1])
         self.check_refused(index.path, r"it has \d+ bytes, its manifest says \d+")
@@ -267,33 +280,30 @@ class TestOpen:
             data.write_bytes(damage + whole[len(damage) :])
             self.check_refused(index.path, "bytes differ")
         data.unlink()
-        self.check_refused(index.path, "No such file")
+        self.check_refused(index.path, "is missing")
 
     def test_a_full_check_catches_any_byte(self, tmp_path: Path) -> None:
-        index = make_index(tmp_path, random_units((300, 4, 8)))
-        data = index.path / "index.faiss"
+        index = make_index(tmp_path, random_units((300, 400, 8)))
+        data = data_of(index)
         whole = bytearray(data.read_bytes())
         whole[-1] ^= 1
         data.write_bytes(whole)
-        open_index(index.path)
         self.check_refused(index.path, "bytes differ", verify="full")
 
     def test_what_faiss_refuses_is_one_line(self, tmp_path: Path) -> None:
         """An engine's file that is not FAISS's, though its hashes are the manifest's."""
         index = make_index(tmp_path, random_units((3, 2, 8)))
-        data = index.path / "index.faiss"
+        data = data_of(index)
         data.write_bytes(b"no index at all")
-        digest = files.sha256_file(data)
-        manifest = json.loads((index.path / MANIFEST).read_text())
-        manifest["files"] = {"index.faiss": {"bytes": 15, "sha256": digest, "start_sha256": digest}}
-        files.write_json(index.path / MANIFEST, manifest)
+        hashes = asdict(FileHashes.of(data))
+        change_manifest(index.path, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
         self.check_refused(index.path, "FAISS can't read it")
 
 
 class TestBuild:
     def test_refuses_an_unknown_kind_and_an_empty_store(self, tmp_path: Path) -> None:
         make_store(tmp_path / "store", np.zeros((0, 2, 8), np.float32))
-        with pytest.raises(UsageError, match="'ivf': choose one of flat"):
+        with pytest.raises(UsageError, match="'ivf': choose one of compact, flat"):
             build_index(tmp_path / "store", tmp_path / "index", kind="ivf")
         with pytest.raises(StoreError, match="nothing to index"):
             build_index(tmp_path / "store", tmp_path / "index")
@@ -330,40 +340,41 @@ class TestBuild:
             whole[-1] ^= 1
             shard.write_bytes(whole)
         elif damage == "engine":
-            # /dev/full refuses every byte, as a full disk does
-            monkeypatch.setattr(
-                flat_engine.faiss, "write_index", functools.partial(write_to_full_disk, faiss.write_index)
-            )
+            monkeypatch.setattr(Path, "open", open_on_full_disk)
         else:
             monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(
             StoreError, match={"shard": "damaged", "engine": "can't write", "disk": "No space left"}[damage]
         ):
-            build_index(tmp_path / "store", tmp_path / "index")
+            build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
         monkeypatch.undo()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         assert entries(tmp_path) == ["index", "store"]
 
     def test_a_killed_build_leaves_the_old_index_and_the_next_cleans_up(self, tmp_path: Path) -> None:
         old = make_index(tmp_path, random_units((30, 2, 8)))
         child = self.start_build_that_hangs(tmp_path)
         try:
-            assert build_index(tmp_path / "store", tmp_path / "index").images == old.images
-            assert len(list(tmp_path.glob(".index.*"))) == 1, "a build that still runs keeps its folder"
+            assert entries(old.path) == [
+                *("images-000001.sqlite", "images-000002.sqlite", "lock", MANIFEST),
+                *("segment-000001", "segment-000002"),
+            ]
+            with pytest.raises(StoreError, match="is being written by another process"):
+                build_index(tmp_path / "store", tmp_path / "index")
+            assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
-        assert len(list(tmp_path.glob(".index.*"))) == 1
-        build_index(tmp_path / "store", tmp_path / "index")
-        assert entries(tmp_path) == ["index", "store"]
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
+        build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
+        assert entries(old.path) == ["images-000003.sqlite", "lock", MANIFEST, "segment-000003"]
 
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
         script = (
             "import time\nfrom pathlib import Path\nfrom for_search.index import index_files as index\n"
             "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
-            "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'))\n"
+            "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'), rebuild=True)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         child = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment)

@@ -5,24 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from for_app import __main__ as page_command
 from for_model.backbones import photo_packages
 from for_model.errors import DataError
 from for_model.methods.clip_method import ClipMethod
 from for_search.index.index_files import open_index
-from for_search.library.folder_index import PHOTO_METHOD, folder_index
+from for_search.library.folder_index import folder_index
 from for_search.query.searcher import load_searcher
-from tests.helpers.paths import SHARED
-from tests.helpers.tiny_index import random_method
-
-COCO_TINY = SHARED / "coco-tiny"
-
-
-@pytest.fixture(scope="module")
-def method() -> ClipMethod:
-    return random_method()
+from tests.helpers.fake_method import noise
 
 
 @pytest.fixture
@@ -33,42 +24,40 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     generator = np.random.default_rng(0)
     for number in range(3):
-        _photo(generator).save(root / f"{number}.png")
+        noise(generator).save(root / f"{number}.png")
     return root
-
-
-def _photo(generator: np.random.Generator) -> Image.Image:
-    return Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
 def test_made_once_and_then_opened(folder: Path, method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
     index = folder_index(folder, method)
     assert [image.path for image in open_index(index).images] == ["0.png", "1.png", "2.png"]
-    assert [path.name for path in index.parent.iterdir()] == [index.name]  # no store is left behind
     assert sorted(path.name for path in folder.iterdir()) == ["0.png", "1.png", "2.png"]
-    monkeypatch.setattr("for_search.store.embed.embed", lambda *_, **__: pytest.fail("embedded again"))
+    monkeypatch.setattr(method, "encode_images", lambda _: pytest.fail("embedded again"))
     assert folder_index(folder, method) == index
     assert len(load_searcher(index, method=method).search("a dog", 2).hits) == 2
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "overwritten", "damaged"])
-def test_a_changed_folder_is_indexed_again(folder: Path, method: ClipMethod, change: str) -> None:
+def test_of_a_changed_folder_only_the_difference_is_embedded(
+    folder: Path, method: ClipMethod, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     first = folder_index(folder, method)
+    embedded = []
+    encode = method.encode_images
+    monkeypatch.setattr(method, "encode_images", lambda pixels: (embedded.append(len(pixels)), encode(pixels))[1])
     if change == "added":
-        _photo(np.random.default_rng(1)).save(folder / "new.png")
+        noise(np.random.default_rng(1)).save(folder / "new.png")
     elif change == "removed":
         (folder / "0.png").unlink()
     elif change == "overwritten":
         before = (folder / "1.png").stat()
-        _photo(np.random.default_rng(2)).save(folder / "1.png")
+        noise(np.random.default_rng(2)).save(folder / "1.png")
         os.utime(folder / "1.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     else:
         (folder / "1.png").write_bytes(b"no image")
-    second = folder_index(folder, method)
-    assert second != first
-    assert not first.exists()
-    expected = {"added": 4, "removed": 2, "overwritten": 3, "damaged": 2}
-    assert len(open_index(second).images) == expected[change]
+    assert folder_index(folder, method) == first
+    expected = {"added": (4, [1]), "removed": (2, []), "overwritten": (3, [1]), "damaged": (2, [])}
+    assert (len(open_index(first).images), embedded) == expected[change]
 
 
 def test_a_damaged_index_is_made_again(folder: Path, method: ClipMethod) -> None:
@@ -90,32 +79,3 @@ def test_the_app_says_what_to_install(
     assert "make install-photos" in capsys.readouterr().err
     assert page_command.main(["--images", str(folder), "--index", str(folder), "--port", "47123"]) == 2
     assert "leave --index" in capsys.readouterr().err
-
-
-@pytest.mark.data
-@pytest.mark.photos
-@pytest.mark.slow
-def test_real_photographs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best of 80 COCO photographs show what was asked for, as COCO's annotations say."""
-    if not COCO_TINY.is_dir():
-        pytest.skip(f"{COCO_TINY} is not there")
-    if photo_packages.missing_packages():
-        pytest.skip("the packages of photo-lite are not installed: make install-photos")
-    from for_model.data.coco import load_coco
-    from for_model.methods.build import build_method
-
-    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
-    coco = load_coco(COCO_TINY, "val2017")
-    method = build_method(PHOTO_METHOD, photo_packages.NAME, device="cpu")
-    searcher = load_searcher(folder_index(COCO_TINY / "val2017", method, progress=False), method=method)
-    ids = {image.path: image.id for image in coco.images}
-    names = [category.name for category in coco.categories]
-    for query, k, shown, expected in (
-        ("a dog", 3, {"dog"}, 2),
-        ("a train", 1, {"train"}, 1),
-        ("food on a table", 4, {"dining table"}, 4),
-        ("people playing tennis", 4, {"tennis racket", "baseball bat", "baseball glove", "frisbee"}, 3),
-    ):
-        hits = searcher.search(query, k).hits
-        labels = [{names[i] for i in coco.labels[ids[hit.image.path]]} for hit in hits]
-        assert sum(bool(shown & label) for label in labels) >= expected, (query, labels)
