@@ -59,7 +59,7 @@ class RowsFile:
 
     def _read(self, first: int, values: NDArray[np.uint8]) -> None:
         """Fill `values`, [count, 2 * Co], with the rows from `first`."""
-        place, rest = self._start + first * 2 * self.dim, memoryview(values.reshape(-1))
+        place, rest = self._start + first * 2 * self.dim, values.reshape(-1).data
         while len(rest):
             n_read = os.preadv(self._descriptor, [rest[:_MAX_READ]], place)
             if not n_read:
