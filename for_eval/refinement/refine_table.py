@@ -1,6 +1,6 @@
 """What marks are worth: one JSON result a row (dataset, method, refiner), and the table that is made from them.
 
-`OUT/results/refine/*.json` are the source of truth and hold every name's scores; `OUT/refine.csv` is made from them
+`OUT/results/refine/*.json` are the source of truth and hold every name's curve; `OUT/refine.csv` is made from them
 alone. A row that is there already, of the same embeddings, isn't made again.
 """
 
@@ -103,7 +103,7 @@ def measure_refiners(
                     "refiner": refiner,
                     "page": PAGE,
                     "scores": {group: summaries(names, group) for group in _GROUPS},
-                    "names": names,
+                    "names": [_for_curves(name) for name in names],
                 }
                 write_json(paths[refiner], result)
     yield from paths.values()
@@ -187,6 +187,12 @@ def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
     head = info.settings.get("head_sha256", "")[:8]
     parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, what)
     return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
+
+
+def _for_curves(name: dict[str, Any]) -> dict[str, Any]:
+    """Of a name's scores, what its curve is drawn from; the means hold the rest."""
+    keys = ("rounds", "found", "ap_unseen", "ap_unseen_text", "ap_list")
+    return {**name, "rounds": [{key: each[key] for key in keys} for each in name["rounds"]]}
 
 
 def _rounded(scores: dict[str, Any]) -> dict[str, Any]:
