@@ -69,9 +69,9 @@ def run_embed(arguments: argparse.Namespace) -> None:
     from for_model.methods.registry import parse_method
 
     parse_method(arguments.method)
-    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    if arguments.watch and dataset.name != "folder":
+    if arguments.watch and arguments.dataset != "folder":
         raise UsageError(f"--watch follows a folder of images, got --dataset {arguments.dataset}: leave it out")
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     method = method_of(arguments, arguments.method)
     _embed_and_index(arguments, dataset, method)
     if arguments.watch:
