@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from for_app.views.pictures import Shape, data_uri, large_picture, shapes_of
 from for_app.views.presentation import evidence_words, file_words, search_details_html
 from for_model.data.dataset import ImageRecord
@@ -12,7 +14,9 @@ from for_model.errors import ForError
 from for_search.index.index import Hit
 from for_search.query.evidence import find_evidence, heat_map
 from for_search.query.searcher import Query, Searcher, without_paths
+from for_search.refine.answer import Refinement
 
+_GOOD = 0.5  # the least probability of a good match, learnt from marks
 _COUNTED_ROWS = 1 << 17  # embeddings that a histogram scores; of a larger index it takes a sample
 
 
@@ -26,6 +30,8 @@ class Answer:
     first_rank: of the first of them, from 1.
     n_images: in the index.
     about: the scores' range, the technical details; empty where `hits` continue a search.
+    probabilities: that each hit matches; None where that isn't known.
+    cutoff: the least probability of a good match; None without probabilities.
     """
 
     label: str
@@ -34,6 +40,8 @@ class Answer:
     first_rank: int
     n_images: int
     about: dict[str, Any]
+    probabilities: tuple[float, ...] | None = None
+    cutoff: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The answer as JSON values; an image by its id and file name, `ratio` its width over its height."""
@@ -49,26 +57,45 @@ class Answer:
             }
             for rank, (hit, shape) in enumerate(zip(self.hits, self.shapes, strict=True), start=self.first_rank)
         ]
-        return {"label": self.label.strip(), "total": self.n_images, "hits": hits, **self.about}
+        said = {"label": self.label.strip(), "total": self.n_images, "hits": hits, **self.about}
+        if self.probabilities is None:
+            return said
+        for hit, probability in zip(hits, self.probabilities, strict=True):
+            hit["probability"] = round(probability, 4)
+        return {**said, "cutoff": self.cutoff}
 
 
-def answer(searcher: Searcher, query: Query, start: int, count: int, least: float | None = None) -> Answer:
+def answer(
+    searcher: Searcher,
+    query: Query,
+    start: int,
+    count: int,
+    least: float | None = None,
+    learnt: Refinement | None = None,
+) -> Answer:
     """Search, and look how large the pictures are that were found.
 
+    query: what is searched for; that of `learnt`, if there is one.
     start, count: the hits wanted, from rank start + 1 on.
     least: the lowest score that counts as a match in the technical details; None for none.
+    learnt: from marks, which tell how probable a match is; None for none.
     """
     n_images = len(searcher.index.images)
     result = searcher.find(query, min(start + count, n_images))
     hits = result.hits[start : start + count]
     shapes = tuple(shapes_of(searcher, [hit.image for hit in hits]))
+    probabilities, cutoff = None, None
+    if learnt is not None and learnt.calibration is not None:
+        found = learnt.calibration.probabilities(np.array([hit.score for hit in hits], np.float32))
+        probabilities, cutoff = tuple(found.tolist()), _GOOD
     if start:
-        return Answer(query.label, hits, shapes, start + 1, n_images, {})
+        return Answer(query.label, hits, shapes, start + 1, n_images, {}, probabilities, cutoff)
     scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
     low = math.floor(float(scores.min()) * 100) / 100
     high = math.ceil(max(float(scores.max()), hits[0].score) * 100) / 100  # the best may be outside the sample
     details = search_details_html(result, searcher.index, scores, low, high, least)
-    return Answer(query.label, hits, shapes, 1, n_images, {"low": low, "high": high, "details": details})
+    about = {"low": low, "high": high, "details": details}
+    return Answer(query.label, hits, shapes, 1, n_images, about, probabilities, cutoff)
 
 
 def describe_hit(searcher: Searcher, record: ImageRecord, own: bool) -> dict[str, Any]:

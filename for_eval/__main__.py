@@ -147,6 +147,11 @@ def _add_refine(parsers: Parsers) -> None:
     add_method_options(parser)
     parser.add_argument("--methods", required=True, help=f"one or several with commas: {methods_help()}")
     parser.add_argument(
+        "--marks-needed",
+        action="store_true",
+        help="instead: how many right images it takes until marks alone find more than the text",
+    )
+    parser.add_argument(
         "--refiners", default="", metavar="NAMES", help="some of text,linear,rocchio,... (default: all)"
     )
     parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")

@@ -69,9 +69,9 @@ def run_embed(arguments: argparse.Namespace) -> None:
     from for_model.methods.registry import parse_method
 
     parse_method(arguments.method)
-    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    if arguments.watch and dataset.name != "folder":
+    if arguments.watch and arguments.dataset != "folder":
         raise UsageError(f"--watch follows a folder of images, got --dataset {arguments.dataset}: leave it out")
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     method = method_of(arguments, arguments.method)
     _embed_and_index(arguments, dataset, method)
     if arguments.watch:
@@ -134,14 +134,15 @@ def run_search(arguments: argparse.Namespace) -> None:
     from for_search.query.searcher import format_hits_text, load_searcher
     from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
+    name = concept_name(arguments.text)
+    concept = None if name is None else read_concept(arguments.concepts, name)
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
-    name = concept_name(arguments.text)
-    if name is None:
+    if concept is None:
         result = searcher.search(arguments.text, arguments.k, exact=arguments.exact)
     else:
-        result = find_by_concept(searcher, read_concept(arguments.concepts, name), arguments.k)
+        result = find_by_concept(searcher, concept, arguments.k, exact=arguments.exact)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:

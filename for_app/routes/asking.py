@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
+import numpy as np
 from gradio.utils import get_upload_folder
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
@@ -17,6 +18,9 @@ from for_app.uploads import uploaded_image
 from for_model.errors import ForError, UsageError
 from for_search.library.library import Library
 from for_search.query.searcher import Query, Searcher, clean_query
+from for_search.refine.answer import Refinement, refine_index
+from for_search.refine.feedback import feedback_of
+from for_search.refine.refiner_protocol import LinearScorer
 
 MAX_AT_ONCE = 8  # requests that are worked on at a time, as many as Gradio's own queue takes
 _KEPT_QUERIES = 64
@@ -41,6 +45,26 @@ class Questions:
 
         Raises UsageError where there is none of them, or for one that isn't there.
         """
+        return self.learnt(params)[0]
+
+    def learnt(self, params: QueryParams) -> tuple[Query, Refinement | None]:
+        """`query`, and what was learnt from the images marked `right` and `wrong`, whose query it then is."""
+        query = self._unmarked_query(params)
+        searcher = self.searcher(params)
+        marks = [
+            {"image": searcher.index.image(each).id, "right": kind == "right"}
+            for kind in ("right", "wrong")
+            for each in params.getlist(kind)
+        ]
+        if not marks:
+            return query, None
+        text = query.embeddings.mean(axis=0)
+        sample = self._library.sample(params.get("index") or self._library.default)
+        found = refine_index(searcher.index, text / np.linalg.norm(text), feedback_of(marks), sample=sample)
+        assert isinstance(found.scorer, LinearScorer)  # what the default refiner learns
+        return Query(query.label, found.scorer.query[None], query.encode_ms + found.fit_ms), found
+
+    def _unmarked_query(self, params: QueryParams) -> Query:
         searcher = self.searcher(params)
         if like := params.get("like"):
             part = params.get("part")

@@ -68,11 +68,13 @@ class _Answers:
         searcher = self._questions.searcher(params)
         examples = examples_of(searcher)
         asked = any(params.get(each) for each in ("q", "like", "upload"))
-        query = self._questions.query(params if asked else QueryParams({**params, "q": examples[0]}))
+        query, learnt = self._questions.learnt(
+            params if asked else QueryParams([*params.multi_items(), ("q", examples[0])])
+        )
         start = whole_number(params.get("from", "0"), "from")
         count = whole_number(params.get("n", "24"), "n", 1, MAX_AT_A_TIME)
         least = _score(params.get("least"))
-        said = answer(searcher, query, start, count, least).to_json()
+        said = answer(searcher, query, start, count, least, learnt).to_json()
         return JSONResponse({**said, "examples": examples})
 
     def waiting(self, params: QueryParams) -> Response:

@@ -2,10 +2,13 @@
 
 const SINGLE = ["tab", "index", "q", "like", "part", "upload", "k", "n", "least", "table", "open"];
 
-/** The state that the address says; `method` is a list, all else text or undefined. */
+const LISTS = ["method", "right", "wrong"];
+
+/** The state that the address says; those of LISTS are lists, all else text or undefined. */
 export function readAddress() {
   const params = new URLSearchParams(location.search);
-  const state = { method: params.getAll("method") };
+  const state = {};
+  for (const name of LISTS) state[name] = params.getAll(name);
   for (const name of SINGLE) if (params.get(name)) state[name] = params.get(name);
   return state;
 }
@@ -14,7 +17,7 @@ export function readAddress() {
 export function addressOf(state) {
   const params = new URLSearchParams();
   for (const name of SINGLE) if (state[name] && !(name === "tab" && state.tab === "search")) params.set(name, state[name]);
-  for (const method of state.method || []) params.append("method", method);
+  for (const name of LISTS) for (const each of state[name] || []) params.append(name, each);
   const text = params.toString();
   return location.pathname + (text ? `?${text}` : "");
 }

@@ -45,7 +45,7 @@ class Page {
   /** Search for something else: words, an image of the index, a part of it, an upload. */
   searchFor(what) {
     const tab = this.tab === "compare" && what.q ? "compare" : "search";
-    this.go({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, k: undefined, ...what, tab });
+    this.go({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, k: undefined, right: [], wrong: [], ...what, tab });
     if (tab === "search") window.scrollTo(0, 0);
   }
 
@@ -55,9 +55,9 @@ class Page {
 
   /** What is searched with, for a route. */
   get asked() {
-    const { index, q, like, part, upload } = this.state;
-    if (like) return { index, like, part };
-    return upload ? { index, upload } : { index, q };
+    const { index, q, like, part, upload, right, wrong } = this.state;
+    if (like) return { index, like, part, right, wrong };
+    return upload ? { index, upload, right, wrong } : { index, q, right, wrong };
   }
 
   show() {
@@ -109,7 +109,7 @@ class Page {
   }
 
   changeIndex(index, tab = this.tab) {
-    const change = { index, tab, k: undefined, least: undefined, open: undefined, method: [] };
+    const change = { index, tab, k: undefined, least: undefined, open: undefined, method: [], right: [], wrong: [] };
     if (this.state.like) Object.assign(change, { like: undefined, part: undefined });
     this.go(change);
   }
@@ -127,7 +127,7 @@ class Page {
       this.searchFor({ upload });
     } catch (error) {
       if (this.searching !== file) return;
-      this.note({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, tab: "search" }, false);
+      this.note({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, right: [], wrong: [], tab: "search" }, false);
       document.body.dataset.tab = "search";
       this.showAsked();
       this.results.fail(error.message);

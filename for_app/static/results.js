@@ -8,6 +8,9 @@ const MOST = 240; // that the server gives at a time
 const NEAR_PX = 100; // more is asked for when the end is as near as that
 const SLOW_MS = 1200;
 
+/** How sure it is that a hit matches: its probability where that is known, else its score. */
+export const sureness = (hit) => (hit.probability === undefined ? `score ${hit.score.toFixed(3)}` : `${Math.round(100 * hit.probability)}% likely`);
+
 export class Results {
   constructor(page) {
     this.page = page;
@@ -41,8 +44,9 @@ export class Results {
         if (!next.length) break;
         hits.push(...next);
       }
-      Object.assign(this, { hits, total: first.total, low: first.low, high: first.high, label: first.label });
-      if (!Object.keys(this.page.asked).some((name) => name !== "index" && this.page.asked[name])) {
+      Object.assign(this, { hits, total: first.total, low: first.low, high: first.high, label: first.label, cutoff: first.cutoff });
+      const { q, like, upload } = this.page.state;
+      if (!q && !like && !upload) {
         this.page.note({ q: first.label });
         this.page.showAsked();
         this.key = JSON.stringify([this.page.asked, least]);
@@ -103,19 +107,24 @@ export class Results {
     return this.page.state.least === undefined ? undefined : Number(this.page.state.least);
   }
 
+  /** Whether a hit is no match: it scores less than the visitor wants, or is less probable than a good match. */
+  isLow(hit) {
+    if (this.least !== undefined) return hit.score < this.least;
+    return this.cutoff !== undefined && hit.probability < this.cutoff;
+  }
+
   /** Whether the last hit that is shown is no match. */
   get below() {
-    return this.least !== undefined && this.hits.length > 0 && this.hits.at(-1).score < this.least;
+    return this.hits.length > 0 && this.isLow(this.hits.at(-1));
   }
 
   /** Draw the hits, from one on. */
   draw(from = 0) {
     const grid = of("grid");
     if (from === 0) grid.replaceChildren();
-    const least = this.least;
     for (const [n, hit] of this.hits.entries()) {
       if (n < from) continue;
-      const low = least !== undefined && hit.score < least;
+      const low = this.isLow(hit);
       if (low && !grid.querySelector(".line")) grid.append(this.line(n));
       grid.append(this.item(n, hit, low));
     }
@@ -140,15 +149,27 @@ export class Results {
     picture.src = routeTo("picture", { index: this.page.state.index, id: hit.id });
     const name = document.createElement("span");
     name.ariaHidden = "true";
-    name.textContent = `${hit.rank} · ${hit.problem || hit.name} · ${hit.score.toFixed(3)}`;
+    name.textContent = `${hit.rank} · ${hit.problem || hit.name} · ${sureness(hit)}`;
     shot.append(picture, name);
     item.append(shot);
+    const { right, wrong } = this.page.state;
+    const mark = right.includes(String(hit.id)) ? "✓ right" : wrong.includes(String(hit.id)) ? "✗ wrong" : "";
+    if (mark) {
+      const badge = document.createElement("i");
+      badge.textContent = mark;
+      shot.append(badge);
+      picture.alt += `, marked ${mark.slice(2)}`;
+    }
     return item;
   }
 
   line(n) {
     const line = document.createElement("li");
     line.className = "line";
+    if (this.least === undefined) {
+      line.textContent = n === 0 ? "None of these is probably a match; they come nearest." : "Below this line: less likely to match";
+      return line;
+    }
     const least = this.least.toFixed(3);
     line.textContent = n === 0
       ? `No image scores ${least} or more: the best has ${this.hits[0].score.toFixed(3)}. These come nearest.`
@@ -158,18 +179,27 @@ export class Results {
 
   sayFound() {
     const total = this.total.toLocaleString("en");
-    const least = this.least;
-    const above = least === undefined ? undefined : this.hits.filter((hit) => hit.score >= least).length;
+    const above = this.hits.findIndex((hit) => this.isLow(hit)); // -1: there may be more of them
     const problems = this.hits.filter((hit) => hit.problem).length;
     let words = this.ended ? `All ${total} images, best first` : `The best ${this.hits.length} of ${total} images`;
-    if (above === 0) words = "No image reaches the lowest score";
-    else if (above !== undefined && above < this.hits.length) words = `${above.toLocaleString("en")} of ${total} images reach the lowest score`;
+    if (this.least !== undefined) {
+      if (above === 0) words = "No image reaches the lowest score";
+      else if (above > 0) words = `${above.toLocaleString("en")} of ${total} images reach the lowest score`;
+    } else if (above === 0) words = `No good match among ${total} images`;
+    else if (above > 0) words = `${above.toLocaleString("en")} good ${above === 1 ? "match" : "matches"} among ${total} images`;
     if (problems) words += `; ${problems} can't be shown`;
     const status = of("status");
     status.className = "";
     const label = document.createElement("b");
     label.textContent = this.label;
     status.replaceChildren(label, ` · ${words}`);
+    const { right, wrong } = this.page.state;
+    if (!right.length && !wrong.length) return;
+    const forget = document.createElement("button");
+    forget.type = "button";
+    forget.textContent = "Forget the marks";
+    forget.addEventListener("click", () => this.page.go({ right: [], wrong: [] }));
+    status.append(` · learnt from ${right.length} marked right, ${wrong.length} wrong `, forget);
   }
 
   say(words, isError = false) {
@@ -230,6 +260,8 @@ export class Results {
       more: () => this.more(),
       moved: (hit) => this.page.note({ open: String(hit.id) }),
       closed: () => this.page.note({ open: undefined }),
+      marks: { right: this.page.state.right, wrong: this.page.state.wrong },
+      marked: (marks) => this.page.go(marks),
       thumbnail: (at) => of("grid").querySelector(`[data-n="${at}"]`),
     });
   }

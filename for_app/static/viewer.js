@@ -1,9 +1,11 @@
 // A result opened over the grid: its picture, what matched, what is known of its file, and what to look for from there.
 
+import { sureness } from "./results.js";
 import { askJson, routeTo } from "./server.js";
 
 const of = (id) => document.getElementById(id);
 const SWIPE_PX = 50;
+const KINDS = ["right", "wrong"];
 
 export class Viewer {
   constructor(page) {
@@ -16,11 +18,13 @@ export class Viewer {
   /** Open one of some hits.
    *
    * list: {n, hits, total, index, asked, thumbnail}: which, of what; where its thumbnail is; and functions that are
-   * called when there shall be more hits (`more`), when another is shown (`moved`), when it is closed (`closed`). */
+   * called when there shall be more hits (`more`), when another is shown (`moved`), when it is closed (`closed`).
+   * marks: the ids that are marked right and wrong, if hits can be marked; `marked` is called on closing with others. */
   open(list) {
     const isOpen = this.dialog.open;
     if (isOpen && this.list?.hits[this.list.n]?.id === list.hits[list.n].id) return;
     this.list = list;
+    this.marks = list.marks && { right: new Set(list.marks.right), wrong: new Set(list.marks.wrong) };
     if (!isOpen) this.dialog.showModal();
     this.show();
   }
@@ -50,7 +54,7 @@ export class Viewer {
     this.controller?.abort();
     this.controller = new AbortController();
     of("viewer-name").textContent = hit.name;
-    of("viewer-rank").textContent = `rank ${hit.rank}${list.total ? ` of ${list.total.toLocaleString("en")}` : ""} · score ${hit.score.toFixed(3)}`;
+    of("viewer-rank").textContent = `rank ${hit.rank}${list.total ? ` of ${list.total.toLocaleString("en")}` : ""} · ${sureness(hit)}`;
     of("viewer-file").textContent = of("viewer-said").textContent = "";
     of("viewer-words").replaceChildren();
     of("viewer-words").parentElement.hidden = true;
@@ -64,6 +68,24 @@ export class Viewer {
     this.describe(of_index, this.controller.signal);
     if (this.heat) this.showHeat();
     this.markHeat();
+    this.showMarks();
+  }
+
+  showMarks() {
+    for (const kind of KINDS) {
+      of(kind).hidden = !this.marks;
+      of(kind).setAttribute("aria-pressed", Boolean(this.marks?.[kind].has(String(this.hit.id))));
+    }
+  }
+
+  /** Say that this hit is right or wrong, or take that back. What is learnt from it is shown on closing. */
+  mark(kind) {
+    const id = String(this.hit.id);
+    const taken = this.marks[kind].delete(id);
+    for (const each of KINDS) this.marks[each].delete(id);
+    if (!taken) this.marks[kind].add(id);
+    this.showMarks();
+    of("viewer-said").textContent = taken ? "" : "Close this to see what is found with your marks, or go on marking.";
   }
 
   async describe(of_index, signal) {
@@ -106,6 +128,13 @@ export class Viewer {
     }
   }
 
+  leaveMarks() {
+    this.list.closed?.();
+    if (!this.marks) return;
+    const marks = Object.fromEntries(KINDS.map((kind) => [kind, [...this.marks[kind]]]));
+    if (JSON.stringify(marks) !== JSON.stringify(this.list.marks)) this.list.marked(marks);
+  }
+
   connect() {
     const { dialog } = this;
     of("close").addEventListener("click", () => this.close());
@@ -118,6 +147,7 @@ export class Viewer {
       else if (of("viewer-heat").src) of("viewer-heat").hidden = false;
       else this.showHeat();
     });
+    for (const kind of KINDS) of(kind).addEventListener("click", () => this.mark(kind));
     const leave = (change) => {
       const { hit, list } = this;
       this.left = true; // the page goes on elsewhere: nothing to go back to
@@ -142,7 +172,7 @@ export class Viewer {
     dialog.addEventListener("close", () => {
       this.controller?.abort();
       const thumbnail = this.list.thumbnail?.(this.list.n);
-      if (!this.left) this.list.closed?.();
+      if (!this.left) this.leaveMarks();
       this.left = false;
       thumbnail?.focus({ preventScroll: true });
       thumbnail?.scrollIntoView({ block: "nearest" });

@@ -4,20 +4,22 @@
 alone. A row that is there already, of the same embeddings, isn't made again.
 """
 
+import contextlib
 import csv
 import io
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
-from for_model.data.dataset import Dataset
+from for_model.data.dataset import Category, Dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import read_note, sha256_file, slug, write_bytes, write_json
 from for_model.methods.clip_method import ClipMethod
@@ -25,8 +27,9 @@ from for_model.methods.protocol import Method
 from for_model.methods.registry import method_title
 from for_model.text import cached_category_embeddings
 from for_model.training.features import Kept, open_features
+from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index
-from for_search.refine.catalogue_sample import sample_catalogue
+from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 from for_search.refine.refiners import REFINERS
 from for_search.store.embed import embed
 from for_search.store.store import MANIFEST, store_path
@@ -75,8 +78,70 @@ def measure_refiners(
     stores: see `store_path`.
     Raises DataError for a dataset without labels, and what embedding raises.
     """
-    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
-    if not scored or not dataset.labels:
+    store = embedded(dataset, method, stores)
+    paths = {refiner: refine_path(out, dataset, method, refiner) for refiner in refiners}
+    store_sha256 = sha256_file(store / MANIFEST)
+    todo = [name for name, path in paths.items() if (read_note(path) or {}).get("store_sha256") != store_sha256]
+    if todo:
+        with searches(dataset, method, store) as found:
+            for refiner in todo:
+                names = [
+                    {
+                        "name": category.name,
+                        "group": category.group,
+                        "n_relevant": int(relevant.sum()),
+                        "rounds": [
+                            _rounded(asdict(each))
+                            for each in simulate(found.index, text, relevant, refiner, found.sample)
+                        ],
+                    }
+                    for category, text, relevant in found.every_name(refiner)
+                ]
+                result = {
+                    "format": FORMAT,
+                    **row_head(dataset, method, store_sha256),
+                    "refiner": refiner,
+                    "page": PAGE,
+                    "scores": {group: summaries(names, group) for group in _GROUPS},
+                    "names": names,
+                }
+                write_json(paths[refiner], result)
+    yield from paths.values()
+
+
+@dataclass(frozen=True, eq=False)
+class Searches:
+    """An index and what is looked for in it.
+
+    sample: of the index.
+    categories: C of them, base and novel.
+    texts: [C, Co] float32, their embeddings.
+    relevance: [C, M] bool, over the index's images.
+    """
+
+    index: SearchIndex
+    sample: CatalogueSample
+    categories: tuple[Category, ...]
+    texts: NDArray[np.float32]
+    relevance: NDArray[np.bool_]
+
+    def every_name(self, what: str) -> Iterator[tuple[Category, NDArray[np.float32], NDArray[np.bool_]]]:
+        """Category, text and relevant images of each name that any image shows; `what` stands at the progress bar."""
+        rows = [
+            (category, text, relevant)
+            for category, text, relevant in zip(self.categories, self.texts, self.relevance, strict=True)
+            if relevant.any()
+        ]
+        label = f"{self.index.dataset} {self.index.info.method} {what}"
+        yield from tqdm(rows, desc=label, unit="name", disable=None)
+
+
+def embedded(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
+    """The store of a dataset, made now unless it is there, from kept feature maps where that is possible.
+
+    Raises DataError for a dataset without labels to look for, and what embedding raises.
+    """
+    if not dataset.labels or all(category.group == "other" for category in dataset.categories):
         raise DataError(
             f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
         )
@@ -87,58 +152,42 @@ def measure_refiners(
             found = open_features(dataset, method.backbone, _FEATURES_GIB, exact=True)
             features = found if isinstance(found, Kept) else None
         embed(dataset, method, store, features=features)
-    store_sha256 = sha256_file(store / MANIFEST)
-    categories = [dataset.categories[i] for i in scored]
-    paths = {refiner: _path(out, dataset, method, refiner) for refiner in refiners}
-    todo = [name for name, path in paths.items() if (read_note(path) or {}).get("store_sha256") != store_sha256]
-    if todo:
-        texts = cached_category_embeddings(method, [category.name for category in categories]).numpy()  # [C, Co]
-        with tempfile.TemporaryDirectory() as folder:
-            index = build_index(store, Path(folder) / "index")
-            relevance = dataset.relevance([image.id for image in index.images])[scored]  # [C, M]
-            sample = sample_catalogue(index)
-            for refiner in todo:
-                names = []
-                for category, text, relevant in tqdm(
-                    list(zip(categories, texts, relevance, strict=True)),
-                    desc=f"{dataset.name} {method.info.method} {refiner}",
-                    unit="name",
-                    disable=None,
-                ):
-                    if relevant.any():
-                        rounds = simulate(index, text.astype(np.float32), relevant, refiner, sample)
-                        names.append(
-                            {
-                                "name": category.name,
-                                "group": category.group,
-                                "n_relevant": int(relevant.sum()),
-                                "rounds": [_rounded(asdict(each)) for each in rounds],
-                            }
-                        )
-                result = {
-                    "format": FORMAT,
-                    "dataset": dataset.name,
-                    "split": dataset.split,
-                    "method": method.info.to_json(),
-                    "refiner": refiner,
-                    "page": PAGE,
-                    "n_images": len(index.images),
-                    "store_sha256": store_sha256,
-                    "scores": {group: summaries(names, group) for group in _GROUPS},
-                    "names": names,
-                }
-                write_json(paths[refiner], result)
-    yield from paths.values()
+    return store
 
 
-def _path(out: Path, dataset: Dataset, method: Method, refiner: str) -> Path:
+@contextlib.contextmanager
+def searches(dataset: Dataset, method: Method, store: Path) -> Iterator[Searches]:
+    """What is looked for in a store's images: every base and novel name, in an index that is deleted at the end."""
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    categories = tuple(dataset.categories[i] for i in scored)
+    texts = cached_category_embeddings(method, [category.name for category in categories]).numpy().astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        index = build_index(store, Path(folder) / "index")
+        relevance = dataset.relevance([image.id for image in index.images])[scored]
+        yield Searches(index, sample_catalogue(index), categories, texts, relevance)
+
+
+def row_head(dataset: Dataset, method: Method, store_sha256: str) -> dict[str, Any]:
+    """What every row says of its embeddings."""
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "n_images": len(dataset.images),
+        "method": method.info.to_json(),
+        "store_sha256": store_sha256,
+    }
+
+
+def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
+    """Where a row's result is kept under the leaderboards' folder."""
     info = method.info
     head = info.settings.get("head_sha256", "")[:8]
-    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, refiner)
+    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, what)
     return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
 
 
 def _rounded(scores: dict[str, Any]) -> dict[str, Any]:
+    """Four decimals say all that a table shows, and keep the files small."""
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
 
 
@@ -193,6 +242,8 @@ def read_refine_results(out: Path) -> list[dict[str, Any]]:
     """All results under OUT/results/refine. Raises DataError for a damaged one."""
     results = []
     for path in sorted((out / "results" / "refine").glob("*.json")):
+        if path.stem.endswith("_marks-needed"):
+            continue  # another table's
         result = read_note(path)
         if result is None or result.get("format") != FORMAT:
             raise DataError(f"{path} is no result of the format {FORMAT}: delete it and run refine again")

@@ -7,7 +7,7 @@ Legend: M images, N embeddings per image, Q queries, Co joint width.
 
 import bisect
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,20 +122,34 @@ class SearchIndex:
         ranks = np.concatenate([part for _, part in parts])
         return np.concatenate([part for part, _ in parts], axis=1)[:, np.argsort(ranks)]
 
+    def iter_embeddings(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All embeddings, a block of images at a time.
+
+        Yields the images' places in `images`, [m], in no order, and their embeddings, [m, N, Co] float32, unit-norm.
+        """
+        for segment in self.segments:
+            segment.check()
+            for start, count in segment.blocks():
+                n_embeddings = segment.n_embeddings
+                rows = segment.engine.rows(start * n_embeddings, count * n_embeddings)
+                ranks = segment.ranks[start : start + count]
+                yield ranks[ranks >= 0], rows.reshape(count, n_embeddings, -1)[ranks >= 0]
+
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
-        return self.images[self._position(image_id)]
+        return self.images[self.position(image_id)]
 
     def embeddings(self, image_id: ImageId) -> NDArray[np.float32]:
         """The N embeddings of an image, [N, Co] float32, unit-norm. Raises UsageError for an unknown id."""
-        place = int(self.places[self._position(image_id)])
+        place = int(self.places[self.position(image_id)])
         for segment in self.segments:
             if place < len(segment.ranks):
                 return segment.embeddings(place)
             place -= len(segment.ranks)
         raise AssertionError("every image is in a segment")
 
-    def _position(self, image_id: ImageId) -> int:
+    def position(self, image_id: ImageId) -> int:
+        """The place of an image in `images`. Raises UsageError for an unknown id."""
         wanted = type(self.images[0].id)
         with contextlib.suppress(ValueError):
             key: Any = wanted(image_id)

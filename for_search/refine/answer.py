@@ -20,8 +20,6 @@ from for_search.refine.feedback import Examples, Feedback, marked_embeddings
 from for_search.refine.refiner_protocol import LinearScorer, Refiner, Scorer
 from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
-_BLOCK_ROWS = 1 << 14  # embeddings scored at once
-
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
@@ -71,10 +69,13 @@ class Refinement:
         marked = self.marked
         return [hit for hit in self.best(k + len(marked)) if hit.image.id not in marked][:k]
 
-    def best(self, k: int) -> list[Hit]:
-        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1."""
+    def best(self, k: int, exact: bool = False) -> list[Hit]:
+        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1.
+
+        exact: look at every embedding, whatever the index's engine.
+        """
         if isinstance(self.scorer, LinearScorer):
-            return self.index.search(self.scorer.query[None], k)[0]
+            return self.index.search(self.scorer.query[None], k, exact=exact)[0]
         scores = self.scores()
         return [self._hit(column, float(scores[column])) for column in top_k(scores[None], k)[0].tolist()]
 
@@ -82,14 +83,11 @@ class Refinement:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
         if isinstance(self.scorer, LinearScorer):
             return self.index.score_images(self.scorer.query[None])[0]
-        n_images, n_embeddings = len(self.index.images), self.index.info.n_embeddings
-        block = max(1, _BLOCK_ROWS // n_embeddings)
-        parts = []
-        for start in range(0, n_images, block):
-            count = min(block, n_images - start)
-            rows = self.index.vectors.rows(start * n_embeddings, count * n_embeddings)
-            parts.append(self.scorer.score(rows).reshape(count, n_embeddings).max(axis=1))
-        return np.concatenate(parts)
+        scores = np.empty(len(self.index.images), np.float32)
+        for places, embeddings in self.index.iter_embeddings():
+            rows = embeddings.reshape(-1, self.index.info.dim)
+            scores[places] = self.scorer.score(rows).reshape(embeddings.shape[:2]).max(axis=1)
+        return scores
 
     def _hit(self, column: int, score: float) -> Hit:
         image = self.index.images[column]
@@ -161,9 +159,9 @@ def whole_answer(refinement: Refinement, threshold: float = 0.5) -> WholeAnswer:
         raise UsageError(f"the threshold is {threshold}: expected a probability above 0 and below 1")
     if refinement.calibration is None:
         raise UsageError("nothing is marked, so nobody can say how many images are meant: mark some right and wrong")
-    ids = {image.id: position for position, image in enumerate(refinement.index.images)}
-    right = np.array([ids[mark.image] for mark in refinement.examples.right_marks], np.int64)
-    wrong = np.array([ids[mark.image] for mark in refinement.examples.wrong_marks], np.int64)
+    position, examples = refinement.index.position, refinement.examples
+    right = np.array([position(mark.image) for mark in examples.right_marks], np.int64)
+    wrong = np.array([position(mark.image) for mark in examples.wrong_marks], np.int64)
     probabilities = refinement.calibration.probabilities(refinement.scores())  # [M]
     probabilities[right] = 1
     probabilities[wrong] = 0

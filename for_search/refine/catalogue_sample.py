@@ -35,7 +35,7 @@ def sample_catalogue(index: SearchIndex) -> CatalogueSample:
     n_embeddings = index.info.n_embeddings
     count = min(len(index.images), max(1, _EMBEDDINGS // n_embeddings))
     chosen = np.sort(np.random.default_rng(_SEED).choice(len(index.images), count, replace=False))
-    images = np.stack([index.vectors.rows(int(i) * n_embeddings, n_embeddings) for i in chosen])  # [S, N, Co]
+    images = np.stack([index.embeddings(index.images[int(i)].id) for i in chosen])  # [S, N, Co]
     return catalogue_sample(images)
 
 

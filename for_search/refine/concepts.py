@@ -187,12 +187,15 @@ def read_text_of(path: Path) -> str:
 
 
 def find_by_concept(
-    searcher: Searcher, concept: KeptConcept, k: int, sample: CatalogueSample | None = None
+    searcher: Searcher, concept: KeptConcept, k: int, sample: CatalogueSample | None = None, exact: bool = False
 ) -> SearchResult:
-    """The k best images of a concept, marked ones among them at their scores, as a search for a text gives them."""
+    """The k best images of a concept, marked ones among them at their scores, as a search for a text gives them.
+
+    exact: look at every embedding, whatever the index's engine.
+    """
     start = time.perf_counter()
     learnt = refine_by_concept(searcher, concept, sample)
-    hits = learnt.best(k)
+    hits = learnt.best(k, exact)
     return SearchResult(PREFIX + concept.name, k, tuple(hits), 0.0, (time.perf_counter() - start) * 1e3)
 
 

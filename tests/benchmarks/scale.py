@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -120,7 +121,10 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
     seconds = time.perf_counter() - started
     said = index.recall.to_json() if index.recall else None
     return {
-        "seconds": seconds,
+        "images": len(index.images),
+        "embeddings": index.info.n_embeddings,
+        "dim": index.info.dim,
+        "build_seconds": seconds,
         "peak_gb_above_base": memory_gb()[1] - base,
         "index_gb": index.n_bytes / 1e9,
         "recall_by_the_build": said,
@@ -130,6 +134,7 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
 
 def measure_search(out: Path, queries: NDArray[np.float32]) -> dict[str, Any]:
     """Time and recall; the queries are asked by turns, one of them exactly, so that both see the same machine."""
+    faiss.omp_set_num_threads(1)  # two threads wait for each other where others are at work
     base = memory_gb()[0]
     index = open_index(out)
     for query in queries:
@@ -169,6 +174,7 @@ def _side_by_side(index: SearchIndex, asked: list[NDArray[np.float32]], k: int) 
 
 def measure_cold(out: Path, queries: NDArray[np.float32]) -> dict[str, float]:
     """The same with the rows out of the page cache, before each query of the compact engine and before one scan."""
+    faiss.omp_set_num_threads(1)
     index = open_index(out)
     compact_s = []
     for query in queries[:N_COLD]:
@@ -231,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--recall", type=float, default=0.99, help="to ask the build for")
-    parser.add_argument("--store", type=Path, help="use a store that is there, with --texts, instead of making one")
+    parser.add_argument("--store", type=Path, help="a store that is there, instead of making one")
     parser.add_argument("--texts", type=Path, help="[T, Co] .npy: the first half for the build, the others as queries")
     parser.add_argument(
         "--folder", type=Path, default=cache_dir() / "benchmarks", help="for the index, removed at the end"
@@ -239,16 +245,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     parser.add_argument("--check", action="store_true", help="end with an error where a target isn't reached")
     arguments = parser.parse_args(argv)
-    results: dict[str, Any] = {"images": arguments.images, "embeddings": arguments.embeddings, "dim": arguments.dim}
+    results: dict[str, Any] = {}
     with _folder(arguments.folder) as folder:
         store, index = arguments.store or folder / "store", folder / "index"
-        texts = None
-        if arguments.store:
-            texts = np.load(arguments.texts, allow_pickle=False)
-            texts, queries = texts[: len(texts) // 2], texts[len(texts) // 2 :][: arguments.queries]
-        else:
+        if arguments.store is None:
             in_its_own_process(make_store, store, arguments.images, arguments.embeddings, arguments.dim)
-            queries = World(arguments.dim).texts(arguments.queries, seed=0)
+        if arguments.texts is None:
+            texts, queries = None, World(arguments.dim).texts(arguments.queries, seed=0)
+        else:
+            given = np.load(arguments.texts, allow_pickle=False)
+            texts, queries = given[: len(given) // 2], given[len(given) // 2 :][: arguments.queries]
         results |= in_its_own_process(measure_build, store, index, arguments.recall, texts)
         print(json.dumps(results), file=sys.stderr, flush=True)
         if not arguments.store:

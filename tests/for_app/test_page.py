@@ -179,6 +179,31 @@ def test_a_result_opens_over_the_grid_and_leads_on(served: Served, browser: Page
     assert browser.problems == []
 
 
+def test_marks_change_what_is_found(served: Served, browser: Page) -> None:
+    browser.problems.clear()
+    browser.open(f"{served.url}?q=dog")
+    browser.wait(found(STEP, "dog"))
+    before = names(browser)
+    browser.value('document.querySelectorAll(".shot")[20].click()')
+    browser.wait(OPEN)
+    browser.click("#right")
+    press(browser, "ArrowRight")
+    browser.click("#wrong")
+    press(browser, "Escape")
+    browser.wait(f"!{OPEN}")
+    browser.wait(f'{STATUS}.includes("learnt from 1 marked right, 1 wrong") && !document.body.matches(".searching")')
+    after = names(browser)
+    file = before[20].partition(",")[0]
+    assert [alt.partition(",")[0] for alt in after] != [alt.partition(",")[0] for alt in before]
+    assert [alt for alt in after if alt.endswith("marked right")] == [alt for alt in after if alt.startswith(file)]
+    browser.value('document.querySelector(".shot").focus()')
+    assert "% likely" in browser.value('document.querySelector(".shot span").innerText')
+    browser.value("history.back()")
+    browser.wait(f'!{STATUS}.includes("learnt") && !document.body.matches(".searching")')
+    assert names(browser) == before
+    assert browser.problems == []
+
+
 def test_an_image_is_dropped_and_what_is_none_leaves_nothing(served: Served, browser: Page) -> None:
     searcher = served.library.searcher(served.library.default)
     image = searcher.index.images[7]

@@ -13,6 +13,8 @@ from PIL import Image
 from for_app.examples import EXAMPLES
 from for_app.page import build_app
 from for_app.serve import serve
+from for_search.refine.answer import refine_index
+from for_search.refine.feedback import feedback_of
 from tests.helpers.pages import Served
 from tests.helpers.ports import free_port
 from tests.helpers.serving import ask, end_page, upload
@@ -57,6 +59,26 @@ def test_a_search_by_words_by_an_image_by_a_part_and_by_an_upload(served: Served
     assert told["examples"] == list(EXAMPLES["miniscenes"])
 
 
+def test_marks_are_learnt_from(served: Served) -> None:
+    before = get(served, "search", q="dog", n=30)[1]
+    assert "cutoff" not in before
+    right, wrong = before["hits"][20]["id"], before["hits"][0]["id"]
+    after = get(served, "search", q="dog", n=30, right=right, wrong=wrong)[1]
+    probabilities = [hit["probability"] for hit in after["hits"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert after["cutoff"] == 0.5
+    text = served.library.searcher(served.library.default).text_query("dog").embeddings[0]
+    learnt = refine_index(
+        served.library.searcher(served.library.default).index,
+        text,
+        feedback_of([{"image": right, "right": True}, {"image": wrong, "right": False}]),
+        sample=served.library.sample(served.library.default),
+    )
+    assert [hit["id"] for hit in after["hits"]] == [hit.image.id for hit in learnt.best(30)]
+    assert [hit["id"] for hit in after["hits"]] != [hit["id"] for hit in before["hits"]]
+    assert get(served, "evidence", q="dog", id=right, right=right)[1]["heat"]
+
+
 @pytest.mark.parametrize(
     ("route", "params", "said"),
     [
@@ -67,6 +89,8 @@ def test_a_search_by_words_by_an_image_by_a_part_and_by_an_upload(served: Served
         ("search", {"like": "1", "part": "99"}, "expected 0 to 7"),
         ("search", {"upload": "../../etc/passwd"}, "not uploaded here"),
         ("search", {"upload": "0/gone.png"}, "file not found"),
+        ("search", {"q": "dog", "right": "nobody"}, "no image of the index"),
+        ("search", {"q": "dog", "right": "1", "wrong": "1"}, "marked right and wrong"),
         ("picture", {"id": "nobody"}, "no image of the index"),
         ("evidence", {"q": "dog", "id": "../../etc/passwd"}, "no image of the index"),
         ("compare", {"q": ""}, "Type what you are looking for"),

@@ -38,30 +38,30 @@ class RowsFile:
 
     def block(self, start: int, count: int) -> NDArray[np.float32]:
         """The `count` rows from `start`, [count, Co] float32."""
-        return widened(self._read(start, count).view("<f2").reshape(count, self.dim))
+        values = np.empty((count, 2 * self.dim), np.uint8)
+        self._read(start, values)
+        return widened(values.view("<f2"))
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The float16 values of some rows, in ascending order: [F, 2 * Co] bytes."""
-        if not len(rows):
-            return np.empty((0, 2 * self.dim), np.uint8)
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        firsts = rows[np.concatenate([[0], breaks])]
-        counts = np.diff(np.concatenate([[0], breaks, [len(rows)]]))
-        runs = list(zip(firsts.tolist(), counts.tolist(), strict=True))
+        values = np.empty((len(rows), 2 * self.dim), np.uint8)
+        # Rows that follow one another are read at once.
+        starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
+        runs = list(zip(starts, [*starts[1:], len(rows)], rows[starts].tolist(), strict=True))
         if hasattr(os, "posix_fadvise"):
             # What isn't in the page cache comes from disk in parallel, instead of one read after the other.
-            for first, count in runs:
-                start, n_bytes = self._start + first * 2 * self.dim, count * 2 * self.dim
-                os.posix_fadvise(self._descriptor, start, n_bytes, os.POSIX_FADV_WILLNEED)
-        return np.concatenate([self._read(first, count) for first, count in runs]).reshape(len(rows), 2 * self.dim)
+            for start, end, first in runs:
+                place, n_bytes = self._start + first * 2 * self.dim, (end - start) * 2 * self.dim
+                os.posix_fadvise(self._descriptor, place, n_bytes, os.POSIX_FADV_WILLNEED)
+        for start, end, first in runs:
+            self._read(first, values[start:end])
+        return values
 
-    def _read(self, first: int, count: int) -> NDArray[np.uint8]:
-        start, n_bytes = self._start + first * 2 * self.dim, count * 2 * self.dim
-        parts = []
-        while n_bytes:
-            part = os.pread(self._descriptor, min(n_bytes, _MAX_READ), start)
-            if not part:
+    def _read(self, first: int, values: NDArray[np.uint8]) -> None:
+        """Fill `values`, [count, 2 * Co], with the rows from `first`."""
+        place, rest = self._start + first * 2 * self.dim, memoryview(values.reshape(-1))
+        while len(rest):
+            n_read = os.preadv(self._descriptor, [rest[:_MAX_READ]], place)
+            if not n_read:
                 raise StoreError(f"{self.path} has become shorter: build the index again")
-            parts.append(part)
-            start, n_bytes = start + len(part), n_bytes - len(part)
-        return np.frombuffer(parts[0] if len(parts) == 1 else b"".join(parts), dtype=np.uint8)
+            place, rest = place + n_read, rest[n_read:]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from for_eval.refinement.marks_needed import measure_marks_needed, write_marks_needed_table
 from for_eval.refinement.refine_table import (
     measure_refiners,
     parse_refiners,
@@ -140,3 +141,25 @@ def test_refiners_are_chosen_by_name() -> None:
     assert parse_refiners("")[0] == TEXT_ALONE
     with pytest.raises(UsageError, match="no refiner is called 'svm': choose some of text, linear"):
         parse_refiners("svm")
+
+
+def test_how_many_marks_it_takes(tmp_path: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = planted.index
+    labels = {image.id: frozenset({0}) for image, right in zip(index.images, planted.relevant, strict=True) if right}
+    dataset = Dataset("tiny", "val", tmp_path, index.images, (Category("dog", "base"),), labels)
+    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("for_eval.refinement.refine_table.store_path", lambda *_: index.path.parent / "store")
+    monkeypatch.setattr("for_eval.refinement.marks_needed.COUNTS", (1, 8, 999))
+    path = measure_marks_needed(dataset, _Encoder(planted), tmp_path)  # type: ignore[arg-type]
+    result = json.loads(path.read_text())
+    assert result["n_names"] == {"1": 1, "8": 1, "999": 0}
+    scores = index.score_images(planted.text[None])[0]
+    assert result["ap_text"]["8"] == pytest.approx(
+        full_average_precision(scores[1::2], planted.relevant[1::2]), abs=1e-4
+    )
+    assert result["ap"]["linear"]["8"] > result["ap"]["linear"]["1"]
+    assert result["ap"]["linear"]["999"] is None
+    lines = write_marks_needed_table(tmp_path).read_text().splitlines()
+    assert len(lines) == 1 + 3 * 2
+    assert lines[1].startswith("tiny,Cluster-CLIP 4,linear,1,1,")
+    assert read_refine_results(tmp_path) == []  # these results are of the other table

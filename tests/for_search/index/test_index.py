@@ -1,10 +1,8 @@
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +21,7 @@ from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import MANIFEST, build_index, open_index
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.store_making import dyadic_units, make_store, method_info, random_units
+from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
 Answer = list[tuple[int, float, int]]
 
@@ -48,14 +46,6 @@ def plain(hits: list[Hit]) -> Answer:
 
 def data_of(index: SearchIndex) -> Path:
     return index.path / "segment-000001" / "index.faiss"
-
-
-def rewrite_manifest(index: SearchIndex, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest's fields, and the hash that it has of itself."""
-    manifest = json.loads((index.path / MANIFEST).read_text())
-    change(manifest)
-    del manifest["sha256"]
-    files.write_json(index.path / MANIFEST, files.sealed(manifest))
 
 
 def entries(folder: Path) -> list[str]:
@@ -277,7 +267,7 @@ class TestOpen:
     def test_refuses_a_manifest_of_something_else(self, tmp_path: Path, key: str, value: object, match: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         part, _, field = key.rpartition(".")
-        rewrite_manifest(index, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
+        change_manifest(index.path, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
         self.check_refused(index.path, match)
 
     def test_a_quick_check_catches_truncation_and_a_header_overwritten(self, tmp_path: Path) -> None:
@@ -306,7 +296,7 @@ class TestOpen:
         data = data_of(index)
         data.write_bytes(b"no index at all")
         hashes = asdict(FileHashes.of(data))
-        rewrite_manifest(index, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
+        change_manifest(index.path, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
         self.check_refused(index.path, "FAISS can't read it")
 
 
