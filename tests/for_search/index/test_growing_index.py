@@ -246,6 +246,12 @@ def test_a_flipped_byte_is_found_before_the_first_answer(tmp_path: Path, monkeyp
     assert isinstance(index.segments[0].engine, FlatEngine)
 
 
+def wait_for_checks() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "check":
+            thread.join()
+
+
 def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FlatEngine, "read_in_parts", FlatEngine.file_names)
     made = Library(tmp_path)
@@ -255,8 +261,7 @@ def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeyp
     query = random_units((1, 512))
     sound = open_index(made.index)
     hits = sound.search(query, 3)
-    (thread,) = (each for each in threading.enumerate() if each.name == "check")
-    thread.join()
+    wait_for_checks()
     assert sound.search(query, 3) == hits
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
@@ -266,9 +271,7 @@ def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeyp
         open_index(made.index).score_images(query)
     index = open_index(made.index)
     index.search(query, 3)  # may come before the damage is found
-    for thread in threading.enumerate():
-        if thread.name == "check":
-            thread.join()
+    wait_for_checks()
     with pytest.raises(StoreError, match="bytes differ"):
         index.search(query, 3)
 
