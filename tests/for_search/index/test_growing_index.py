@@ -197,9 +197,12 @@ def test_answers_of_eight_threads_are_always_those_of_some_state(library: Librar
 
     def read() -> None:
         try:
-            while not done.is_set():
+            while True:
+                last = done.is_set()
                 hits = open_index(library.index).search(query, 5)[0]
                 seen.append(tuple((hit.image.id, hit.score, hit.embedding) for hit in hits))
+                if last:
+                    break
         except BaseException as error:
             problems.append(error)
 
