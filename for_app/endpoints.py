@@ -21,7 +21,7 @@ def add_endpoints(library: Library) -> None:
 
         image: an uploaded file.
         """
-        return api.search_image(library, uploaded_image(image), k, index)
+        return api.search_image(library, uploaded_image(image, target=DECODED_PX), k, index)
 
     def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1) -> dict:
         """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them)."""
