@@ -3,9 +3,10 @@
 Without arguments it searches MiniScenes, a set of drawn scenes that FOR makes itself on the first start (some minutes,
 once). To search your own photos, let it index a folder of them (needs `make install-photos`):
 
-  python -m for_app --images ~/Pictures
+  python -m for_app --images ~/Pictures --watch
 
-or choose backbone and method yourself, embed and index them first:
+where --watch takes in what comes to the folder while the page is open; or choose backbone and method yourself, embed
+and index them first:
 
   python -m for_search embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
   python -m for_search index store --out index
@@ -89,6 +90,8 @@ def _check_sources(arguments: argparse.Namespace) -> None:
     image_root: Path | None = arguments.image_root
     if image_root is not None and not image_root.is_dir():
         raise UsageError(f"--image-root {image_root} is not a folder: give the one that the images lie in")
+    if arguments.watch and arguments.images is None:
+        raise UsageError("--watch follows a folder of photographs: name it with --images")
     if arguments.images is not None and (arguments.index or image_root is not None or arguments.weights is not None):
         raise UsageError("--images makes its own index with photo-lite: leave --index, --image-root, --weights out")
     if not arguments.index and (image_root is not None or arguments.head):
@@ -108,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an index of your own, as often as you have some (default: the built-in scenes)",
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="a folder of photographs, to index with photo-lite")
+    parser.add_argument("--watch", action="store_true", help="with --images: follow the folder while the page is open")
     parser.add_argument("--image-root", type=Path, metavar="DIR", help="where the images are now, if they have moved")
     parser.add_argument("--weights", metavar="FILE", help="the weights' file, for an index that was made from one")
     parser.add_argument(
@@ -151,10 +155,17 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
     from for_app.page import build_app
 
-    app = build_app(library, arguments.allow_build or (_is_private(arguments.host) and not arguments.share))
+    allow_build = arguments.allow_build or (_is_private(arguments.host) and not arguments.share)
+    if allow_build:  # whoever may not index folders here may not see those that somebody else has indexed either
+        library.add_remembered()
+    app = build_app(library, allow_build)
     url = serve(app, arguments.host, arguments.port, arguments.share, auth)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()
+    if arguments.watch:
+        from for_search.library.folder_watch import follow_index
+
+        threading.Thread(target=follow_index, args=(library, library.default), name="follow", daemon=True).start()
     app.block_thread()
 
 

@@ -101,6 +101,16 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with the hash of all its other fields as its last, `sha256`, so that it vouches for itself."""
+    return {**value, "sha256": sha256_json(value)}
+
+
+def is_sealed(value: dict[str, Any]) -> bool:
+    """Whether a manifest's own hash is that of its other fields."""
+    return value.get("sha256") == sha256_json({name: field for name, field in value.items() if name != "sha256"})
+
+
 def read_note(path: Path) -> dict[str, Any] | None:
     """The JSON object that a run has written to say how far it has come.
 

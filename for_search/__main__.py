@@ -25,7 +25,8 @@ def _add_embed(parsers: Parsers) -> None:
         "embed",
         help="images -> embedding store",
         description="Embed every image of a dataset. Killed at any moment and started again, it goes on. "
-        "Images that can't be read are skipped, counted and listed with the reason.",
+        "Images that can't be read are skipped, counted and listed with the reason. Into a store that is there already "
+        "only what is new or has changed is embedded, and what is gone is dropped.",
     )
     add_method_options(parser)
     parser.add_argument(
@@ -36,14 +37,26 @@ def _add_embed(parsers: Parsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
     parser.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="of a folder: stay, and bring the store up to date whenever its images change, until Ctrl-C",
+    )
+    parser.add_argument("--index", type=Path, metavar="INDEX", help="build this index of the store, and keep it so too")
     parser.set_defaults(run=commands.run_embed)
 
 
 def _add_index(parsers: Parsers) -> None:
-    parser = parsers.add_parser("index", help="embedding store -> search index")
+    parser = parsers.add_parser(
+        "index",
+        help="embedding store -> search index",
+        description="Build the search index of an embedding store, or bring the one that is there up to date with it: "
+        "only the difference is written, in one step, while others search it.",
+    )
     parser.add_argument("store", type=Path, help="a folder that embed wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--kind", default="flat", help="flat: exact (default)")
+    parser.add_argument("--kind", help="flat: exact (default: that of the index that is there, else flat)")
+    parser.add_argument("--rebuild", action="store_true", help="write all of it again, into one segment")
     parser.set_defaults(run=commands.run_index)
 
 
@@ -59,8 +72,19 @@ def _add_search(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_search)
 
 
+def _add_verify(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "verify",
+        help="check every byte of a store, an index or a trained head",
+        description="Check every byte of an embedding store, a search index or a head.safetensors against the hashes "
+        "that were written with it, and tell each file's state in a line. Exit code 2 when something is damaged.",
+    )
+    parser.add_argument("path", type=Path, help="a folder that embed or index wrote, or a head that train wrote")
+    parser.set_defaults(run=commands.run_verify)
+
+
 def _parser() -> argparse.ArgumentParser:
-    commands = (_add_embed, _add_index, _add_search)
+    commands = (_add_embed, _add_index, _add_search, _add_verify)
     return package_parser("for_search", __doc__, _EPILOG, commands)
 
 

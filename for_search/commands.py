@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.data.registry import datasets_help
+from for_model.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from for_model.data.dataset import Dataset
     from for_model.methods.protocol import Method
 
 
@@ -65,25 +67,61 @@ def method_of(arguments: argparse.Namespace, name: str) -> "Method":
 def run_embed(arguments: argparse.Namespace) -> None:
     from for_model.data.registry import load_dataset
     from for_model.methods.registry import parse_method
-    from for_search.store.embed import embed
 
     parse_method(arguments.method)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    if arguments.watch and dataset.name != "folder":
+        raise UsageError(f"--watch follows a folder of images, got --dataset {arguments.dataset}: leave it out")
     method = method_of(arguments, arguments.method)
+    _embed_and_index(arguments, dataset, method)
+    if arguments.watch:
+        from for_search.library.folder_watch import follow
+
+        print(f"following {dataset.image_root} (Ctrl-C ends it)", flush=True)
+        follow(
+            dataset.image_root,
+            lambda: _embed_and_index(arguments, load_dataset("folder", arguments.root), method, quiet=True),
+        )
+
+
+def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: "Method", quiet: bool = False) -> None:
+    """Bring the store, and the index if one was named, up to date, and tell it; `quiet` doesn't tell of nothing."""
+    from for_search.index.index_files import build_index
+    from for_search.store.embed import embed
+
     report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
-    print(
-        f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
-        f"{report.images_per_second:.1f} images a second"
-    )
-    if report.n_skipped:
-        print(f"the reasons are in {report.store / 'manifest.json'} under skipped")
+    new = report.n_images + report.n_skipped - report.resumed_images
+    if new or report.n_removed or not quiet:
+        print(
+            f"{report.store}: {report.n_images} images, {report.n_skipped} skipped, "
+            f"{report.images_per_second:.1f} images a second; "
+            f"{new} embedded now, {report.resumed_images} kept, {report.n_removed} removed"
+        )
+        if report.n_skipped:
+            print(f"the reasons are in {report.store / 'manifest.json'} under skipped", flush=True)
+    if arguments.index is not None:
+        build_index(report.store, arguments.index)
 
 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
-    index = build_index(arguments.store, arguments.out, arguments.kind)
-    print(f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each")
+    index = build_index(arguments.store, arguments.out, arguments.kind, rebuild=arguments.rebuild)
+    print(
+        f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
+        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}"
+    )
+
+
+def run_verify(arguments: argparse.Namespace) -> None:
+    from for_search.index.verify import verify
+
+    damaged = 0
+    for file, error in verify(arguments.path):
+        print(f"{file}: {error or 'sound'}", flush=True)
+        damaged += error is not None
+    if damaged:
+        raise StoreError(f"{arguments.path}: {damaged} of its files not as written")
 
 
 def run_search(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,8 @@
 """The heads that are trained, and their files.
 
 A head file is safetensors with float16 parameters and, as metadata, all that it takes to use it: the head's kind and
-settings, the backbone that it belongs to, and how it was trained.
+settings, the backbone that it belongs to, how it was trained, and a hash of all this and of the parameters, which is
+compared before they are used.
 """
 
 import json
@@ -21,9 +22,10 @@ from for_model.lazy_import import imported
 from for_model.methods.head_config import HeadConfig
 from for_model.methods.registry import METHODS
 from for_model.settings import parse
-from for_model.tensor_files import fit_state_dict, read_weights, to_half, write_weights
+from for_model.tensor_files import fit_state_dict, read_weights, sha256_state, to_half, write_weights
 
 FORMAT = "for-head/1"
+_SHA256 = "sha256"  # among the metadata
 
 
 def make_head(config: HeadConfig, pool: Pool) -> TrainableHead:
@@ -87,7 +89,8 @@ def write_head(
         ),
         "training": json.dumps(training),
     }
-    write_weights(path, {name: to_half(name, value) for name, value in head.state_dict().items()}, metadata)
+    state = {name: to_half(name, value) for name, value in head.state_dict().items()}
+    write_weights(path, state, {**metadata, _SHA256: sha256_state(state, metadata)})
 
 
 def read_head_file(path: Path) -> HeadFile:
@@ -124,9 +127,33 @@ def load_head(file: HeadFile, backbone: ImageTextBackbone) -> TrainableHead:
         )
     with torch.random.fork_rng(devices=[]):  # the first weights are replaced; drawing them must not change later draws
         head = make_head(file.config, backbone.pool)
-    state, _ = read_weights(file.path, vocab_size=0)
+    state = _sound_state(file.path)
     head.load_state_dict(fit_state_dict(state, head.state_dict(), str(file.path)))
     return head.to(backbone.device).requires_grad_(False).eval()
+
+
+def check_head_file(path: Path) -> None:
+    """Raise WeightsError unless a head file says what it is, carries its hash, and every byte is as it was written."""
+    read_head_file(path)
+    with safe_open(path, "pt") as file:
+        if _SHA256 not in (file.metadata() or {}):
+            raise WeightsError(
+                f"{path} carries no hash, so its bytes can't be checked: it was trained before heads did"
+            )
+    _sound_state(path)
+
+
+def _sound_state(path: Path) -> dict[str, Tensor]:
+    """The parameters of a head file. Raises WeightsError when they aren't those that were written.
+
+    The heads that come with FOR carry no hash: their files' own stand in the results that they have made.
+    """
+    state, metadata = read_weights(path, vocab_size=0)
+    expected = metadata.pop(_SHA256, None)
+    halves = {name: to_half(name, value) for name, value in state.items()}
+    if expected is not None and sha256_state(halves, metadata) != expected:
+        raise WeightsError(f"{path} is damaged, its hash is another than when it was written: train the head again")
+    return state
 
 
 @dataclass(frozen=True)

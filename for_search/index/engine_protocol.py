@@ -10,11 +10,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model.errors import StoreError
-
 
 class Engine(Protocol):
-    """Finds the rows with the largest inner products; whatever it keeps on disk is files of the index's folder.
+    """Finds the rows with the largest inner products; whatever it keeps on disk is files of a folder of its own.
 
     `SearchIndex` gives exact answers because of what every engine promises here, and
     `tests/for_search/index/test_engines.py` checks it for each engine of the registry:
@@ -29,7 +27,8 @@ class Engine(Protocol):
     - Searching changes nothing, so several threads may search one engine at once.
 
     kind: its name in the registry, which the index's manifest records.
-    file_names: the files that it writes to the index's folder, all of them and no others.
+    file_names: the files that it writes to the segment's folder, all of them and no others. The index compares their
+        first MiB with what was written before `open`, and all of their bytes before the first search.
     """
 
     kind: ClassVar[str]
@@ -73,8 +72,3 @@ class Engine(Protocol):
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
         """The `count` rows from `start`, [count, Co] float32, an array of its own that the caller may change."""
         ...
-
-
-def damaged(path: Path, reason: str) -> StoreError:
-    """The error of an index whose file `path` isn't what was written."""
-    return StoreError(f"{path} is damaged, {reason}: build the index again")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
-from for_search.index.engine_protocol import damaged
+from for_search.index.checked_file import damaged
 
 log = logging.getLogger(__name__)
 

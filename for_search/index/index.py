@@ -1,12 +1,13 @@
 """The search index: an embedding store arranged for search, and the exact ranking of distinct images.
 
-An index is a folder: the engine's file and `manifest.json`, which repeats what a searcher needs of the store, so that
-the store itself may be deleted. Row r of the engine is embedding r % N of image r // N, images in ascending id order.
-Legend: M images, N embeddings per image, Q queries, Co joint width, F rows fetched for a query.
+An index is a folder: segments, each with the files of an engine, and `manifest.json`, which repeats what a searcher
+needs of the store, so that searching doesn't need the store.
+Legend: M images, N embeddings per image, Q queries, Co joint width.
 """
 
 import bisect
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.engine_protocol import Engine
+from for_search.index.segment import Best, Segment
 from for_search.store.store import SkippedImage
-
-_FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
-_FETCH_GROWTH = 4
-_FETCH_BUDGET = 1 << 22  # rows fetched at once over all queries, 12 bytes each
-_BLOCK_ROWS = 1 << 14  # rows scored at once, when all are
 
 
 @dataclass(frozen=True)
@@ -40,11 +36,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """An open index. Searching changes nothing in it, so several threads may share one.
+    """An open index. Searching changes nothing in it, so several threads may share one. It stays what it was when it
+    was opened, whatever becomes of its folder.
 
+    kind: of the engine that it was built with.
     images: M records in ascending order of id.
     skipped: those the store left out, with reasons.
-    n_bytes: size of the engine's files on disk.
+    segments: hold the images' rows; each image is in one of them.
+    places: [M] int64, the place of each image among those of all segments, in their order.
+    n_bytes: size of the engines' files on disk.
     """
 
     path: Path
@@ -52,14 +52,12 @@ class SearchIndex:
     dataset: str
     split: str
     image_root: str
-    images: tuple[ImageRecord, ...]
+    kind: str
+    images: Sequence[ImageRecord]
     skipped: tuple[SkippedImage, ...]
+    segments: tuple[Segment, ...]
+    places: NDArray[np.int64]
     n_bytes: int
-    vectors: Engine
-
-    @property
-    def kind(self) -> str:
-        return self.vectors.kind
 
     def check_method(self, info: MethodInfo) -> None:
         """Raise StoreError unless texts encoded by the method of `info` can be compared with this index."""
@@ -69,11 +67,13 @@ class SearchIndex:
                 "search it with its own backbone and weights, or embed and index the images again"
             )
 
-    def search(self, queries: ArrayLike, k: int) -> list[list[Hit]]:
+    def search(self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None) -> list[list[Hit]]:
         """The k images that match each query best, by maximum similarity over an image's embeddings; exact.
 
         queries: [Q, Co] float32, unit-norm (scores are then cosines).
-        Returns Q lists of min(k, M) hits, distinct images, by descending score; equal scores in order of image id.
+        allowed: [M], the images to choose from, in the order of `images`; None for all.
+        Returns Q lists of k hits, or of all images that are allowed where these are fewer, distinct images, by
+        descending score; equal scores in order of image id.
         An empty `queries` gives an empty list.
         Raises UsageError for k < 1 or queries that aren't finite vectors, StoreError for another width than Co.
         """
@@ -81,27 +81,16 @@ class SearchIndex:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise UsageError(f"k is {k!r}: ask for at least 1 image")
         k = min(int(k), len(self.images))
-        total = len(self.images) * self.info.n_embeddings
-        results: list[list[Hit]] = [[] for _ in checked]
-        waiting = np.arange(len(checked))
-        fetch = max(_FIRST_FETCH, 2 * k)
-        while waiting.size:
-            fetch = min(fetch, total)
-            step = max(1, _FETCH_BUDGET // fetch)
-            unfinished = []
-            for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
-                all_scores, all_rows = self.vectors.search_rows(checked[part], fetch)
-                for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
-                    best = _best_rows(scores, rows, self.info.n_embeddings, k)
-                    # A later row could still reach an image's score, or tie with the last image, unless it must be
-                    # worse than the k-th image; so only then (or with nothing left to fetch) is the answer final.
-                    if fetch == total or rows[-1] < 0 or (len(best) == k and scores[-1] < scores[best[-1]]):
-                        results[query] = [self._hit(int(rows[i]), float(scores[i])) for i in best]
-                    else:
-                        unfinished.append(query)
-            waiting = np.array(unfinished, dtype=np.int64)
-            fetch *= _FETCH_GROWTH
-        return results
+        found = [segment.best(checked, k, allowed) for segment in self.segments]
+        return [self._hits([best[query] for best in found], k) for query in range(len(checked))]
+
+    def _hits(self, found: list[Best], k: int) -> list[Hit]:
+        """The k best of what the segments found for one query."""
+        scores = np.concatenate([best.scores for best in found])
+        ranks = np.concatenate([best.ranks for best in found])
+        embeddings = np.concatenate([best.embeddings for best in found])
+        order = np.lexsort((ranks, -scores))[:k]
+        return [Hit(self.images[int(ranks[i])], float(scores[i]), int(embeddings[i])) for i in order]
 
     def score_images(self, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
         """The score of every image for every query, as `search` scores them, up to rounding.
@@ -111,18 +100,14 @@ class SearchIndex:
             enough for a histogram.
         Returns [Q, M] float32, columns in the order of `images`; fewer columns where `at_most` leaves images out.
         """
-        n_images, n_embeddings = len(self.images), self.info.n_embeddings
-        block = max(1, _BLOCK_ROWS // n_embeddings)
-        starts = np.arange(0, n_images, block)
-        if at_most is not None and n_images * n_embeddings > at_most:
-            n_blocks = max(1, at_most // (block * n_embeddings))
-            starts = starts[np.linspace(0, len(starts) - 1, min(n_blocks, len(starts))).astype(np.int64)]
-        parts = []
-        for start in starts.tolist():
-            count = min(block, n_images - start)
-            rows = self.vectors.rows(start * n_embeddings, count * n_embeddings)  # [count * N, Co]
-            parts.append((queries @ rows.T).reshape(len(queries), count, n_embeddings).max(axis=2))
-        return np.concatenate(parts, axis=1)
+        blocks = [(segment, *block) for segment in self.segments for block in segment.blocks()]
+        total = sum(count for _, _, count in blocks) * self.info.n_embeddings
+        if at_most is not None and total > at_most:
+            n_blocks = max(1, len(blocks) * at_most // total)
+            blocks = [blocks[i] for i in np.linspace(0, len(blocks) - 1, n_blocks).astype(np.int64).tolist()]
+        parts = [segment.score(queries, start, count) for segment, start, count in blocks]
+        ranks = np.concatenate([part for _, part in parts])
+        return np.concatenate([part for part, _ in parts], axis=1)[:, np.argsort(ranks)]
 
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
@@ -130,7 +115,12 @@ class SearchIndex:
 
     def embeddings(self, image_id: ImageId) -> NDArray[np.float32]:
         """The N embeddings of an image, [N, Co] float32, unit-norm. Raises UsageError for an unknown id."""
-        return self.vectors.rows(self._position(image_id) * self.info.n_embeddings, self.info.n_embeddings)
+        place = int(self.places[self._position(image_id)])
+        for segment in self.segments:
+            if place < len(segment.ranks):
+                return segment.embeddings(place)
+            place -= len(segment.ranks)
+        raise AssertionError("every image is in a segment")
 
     def _position(self, image_id: ImageId) -> int:
         wanted = type(self.images[0].id)
@@ -140,10 +130,6 @@ class SearchIndex:
             if position < len(self.images) and self.images[position].id == key:
                 return position
         raise UsageError(f"no image of the index has the id {image_id!r}: take one that a search gave")
-
-    def _hit(self, row: int, score: float) -> Hit:
-        image, embedding = divmod(row, self.info.n_embeddings)
-        return Hit(self.images[image], score, embedding)
 
     def _checked(self, queries: ArrayLike) -> NDArray[np.float32]:
         array = np.ascontiguousarray(queries, dtype=np.float32)
@@ -156,14 +142,6 @@ class SearchIndex:
         if not np.isfinite(array).all():
             raise UsageError("queries hold NaN or infinity, expected unit-norm vectors: check the text encoder")
         return array
-
-
-def _best_rows(scores: NDArray[np.float32], rows: NDArray[np.int64], n_embeddings: int, k: int) -> NDArray[np.int64]:
-    """Positions in [F] `rows` of the best row of each of the k best images, by score and then by row; -1 is no row."""
-    order = np.lexsort((rows, -scores))
-    order = order[rows[order] >= 0]
-    _, first = np.unique(rows[order] // n_embeddings, return_index=True)
-    return order[np.sort(first)[:k]]
 
 
 def _describe(info: MethodInfo) -> str:

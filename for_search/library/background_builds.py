@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from for_model.errors import ForError, UsageError
-from for_search.library.folder_index import folder_index
+from for_search.library.folder_index import folder_index, remember
 from for_search.library.library import Library
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,8 @@ class _Stopped(Exception):
 class Builder:
     """Adds indexes of folders to a library. Several threads may share one; a second build is refused while one runs.
 
-    What a stopped build has embedded is kept in FOR's cache, and the same build goes on from there.
+    What a stopped build has embedded is kept in FOR's cache, and the same build goes on from there. What is built is
+    remembered: `Library.add_remembered` adds it to the library of a later start.
     """
 
     def __init__(self, library: Library) -> None:
@@ -78,7 +79,8 @@ class Builder:
         try:
             built = build_method(method, backbone, loaded=self._library.backbone(backbone))
             path = folder_index(root, built, progress=False, watch=self._watch)
-            name = self._library.add(path)
+            name = self._library.add(path, built=True)
+            remember(path)
             state = BuildState(message="ready: choose it at the top of the page", name=name)
         except _Stopped:
             state = replace(self._state, message="stopped; the same folder and method go on from here")

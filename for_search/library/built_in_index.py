@@ -49,21 +49,32 @@ def make_index(
     """Embed a dataset and index it, in folders of FOR's own: what is damaged there is made again.
 
     dataset, method: what is embedded, and with which method.
-    store: the folder of the embeddings; a store that was stopped half way is gone on with.
-    index: the folder of the index, which is replaced if it is there.
+    store: the folder of the embeddings; one that was stopped half way is gone on with, a finished one brought up to
+        date.
+    index: the folder of the index, which is brought up to date with the store.
     progress: show the bar of the embedding on stderr, if that is a terminal.
     watch: see `embed`.
     """
     from for_search.store.embed import embed
 
-    _remove_damaged_store(store)
+    if not _opens_or_unfinished(store):
+        remove(store)
     embed(dataset, method, store, progress=progress, watch=watch)
-    remove(index)  # a damaged one may hold files that `build_index` refuses to replace
-    build_index(store, index)
+    if not opens(index):
+        remove(index)  # a damaged one may hold files that `build_index` refuses to write beside
+    try:
+        build_index(store, index)
+    except StoreError as error:
+        if _is_sound(store):
+            raise
+        _log.warning("%s; making it again", error)
+        remove(store)
+        embed(dataset, method, store, progress=progress, watch=watch)
+        build_index(store, index)
 
 
 def opens(index: Path) -> bool:
-    """Whether a sound index is there. Reads every byte, which are few."""
+    """Whether a sound index is there. Compares every byte, at the speed of memory."""
     if not index.exists():
         return False
     try:
@@ -74,16 +85,25 @@ def opens(index: Path) -> bool:
     return True
 
 
-def _remove_damaged_store(store: Path) -> None:
-    """Remove a store that says it is complete but isn't; one that is half made is left for `embed` to go on with."""
-    if store.is_dir() and not (store / MANIFEST).exists():
-        return
+def _opens_or_unfinished(store: Path) -> bool:
+    """Whether there is a store that opens, or none yet, or one that is half made, which `embed` goes on with."""
+    if not store.exists() or (store.is_dir() and not (store / MANIFEST).exists()):
+        return True
     try:
-        if store.exists():
-            open_store(store).verify()
+        open_store(store)
     except StoreError as error:
         _log.warning("%s; making it again", error)
-        remove(store)
+        return False
+    return True
+
+
+def _is_sound(store: Path) -> bool:
+    """Whether every byte of a store is as it was written."""
+    try:
+        open_store(store).verify()
+    except StoreError:
+        return False
+    return True
 
 
 def remove(path: Path) -> None:

@@ -1,28 +1,29 @@
-"""The index of a folder of photographs, kept in FOR's cache: made on first use, made again when the folder changes."""
+"""The index of a folder of photographs, kept in FOR's cache: made on first use, and brought up to date later."""
 
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from for_model.data.dataset import Dataset
 from for_model.data.folder import load_folder
 from for_model.files import cache_dir, sha256_json
 from for_model.methods.protocol import Method
-from for_search.library.built_in_index import make_index, opens, remove
+from for_search.library.built_in_index import make_index
 
 if TYPE_CHECKING:
     from for_search.store.embed import Watch
 
 PHOTO_METHOD = "cluster-clip"  # it needs no training, and FOR comes with no head trained on photographs
+_REMEMBERED = "remembered"
 
 _log = logging.getLogger(__name__)
 
 
 def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watch | None" = None) -> Path:
-    """The folder of an index over all images under `root`; a later call finds it made, and opens it at once.
+    """The folder of an index over all images under `root`; a later call finds it made.
 
-    What counts as a change: an image that came, went, or is of another size or date. Then all are embedded again, and
-    the index from before is removed. Stopped at any moment, the next call goes on. Nothing is written under `root`.
+    A folder that has changed is brought up to date: only images that are new or have changed are embedded, see `embed`.
+    Stopped at any moment, the next call goes on. Nothing is written under `root`; the embeddings and the index lie in
+    FOR's cache folder.
 
     root: the folder of photographs.
     method: embeds them.
@@ -33,27 +34,21 @@ def folder_index(root: Path, method: Method, progress: bool = True, watch: "Watc
     """
     dataset = load_folder(root)
     place = cache_dir() / "folders" / sha256_json([str(dataset.image_root), method.info.to_json()])[:16]
-    name = sha256_json(_stamps(dataset))[:16]
-    store, index = place / f"{name}-store", place / f"{name}-index"
-    if opens(index):
-        return index
-    _log.info("indexing %d images of %s; the next start is quick", len(dataset.images), dataset.image_root)
-    make_index(dataset, method, store, index, progress, watch)
-    for earlier in place.iterdir():  # the store is removed as well: the index holds all that searching needs
-        if earlier != index:
-            remove(earlier)
+    index = place / "index"
+    if not index.exists():
+        _log.info("indexing %d images of %s; the next start is quick", len(dataset.images), dataset.image_root)
+    make_index(dataset, method, place / "store", index, progress, watch)
     return index
 
 
-def _stamps(dataset: Dataset) -> list[tuple[str, int, int]]:
-    """Path, size in bytes and time of change in ns of every image."""
-    return [(image.path, *_stamp(dataset.image_root / image.path)) for image in dataset.images]
+def remember(index: Path) -> None:
+    """Note that an index of `folder_index` shall be among those that `remembered` lists."""
+    note = index.parent / _REMEMBERED
+    if not note.exists():
+        note.touch()
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Zeros for a file that can't be looked at: embedding will skip it and say why."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
+def remembered() -> list[Path]:
+    """The indexes that were noted and are still there, in the order in which they were first noted."""
+    notes = [note for note in (cache_dir() / "folders").glob(f"*/{_REMEMBERED}") if (note.parent / "index").is_dir()]
+    return [note.parent / "index" for note in sorted(notes, key=lambda note: (note.stat().st_mtime_ns, note))]

@@ -3,20 +3,21 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.data.dataset import Dataset
 from for_model.data.registry import DATASETS, load_dataset
-from for_model.errors import DataError, UsageError
+from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import cache_dir, sha256_json
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
 from for_model.methods.registry import DEFAULT_BACKBONE, built_in_methods, method_title
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import open_index
 from for_search.library.built_in_index import DEFAULT_DATASET, default_index
+from for_search.library.folder_index import remembered
 from for_search.library.packaged_methods import packaged_method
 from for_search.query.searcher import Searcher, searcher_of
 
@@ -78,7 +79,9 @@ class Library:
         library = cls(weights=weights)
         for method, n_embeddings in built_in_methods().items():
             title = f"{DEFAULT_DATASET} val: {method_title(method, n_embeddings)}"
-            library._insert(title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts)))
+            library._insert_entry(
+                title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts))
+            )
         return library
 
     @property
@@ -94,26 +97,37 @@ class Library:
             raise UsageError("no index is loaded: give one with --index")
         return self.names[0]
 
-    def add(self, path: Path) -> str:
+    def add(self, path: Path, *, built: bool = False) -> str:
         """Add the index at `path` and return its name.
 
         An index of the same folder by the same method that is there already gives its place and name to the new one.
         Only the manifest is read now. Raises StoreError when it is missing or damaged.
+
+        built: it was built by the page, of images and weights that are where they were; the library's `weights` and
+            `image_root` are those of other indexes.
         """
         index = open_index(path)
-        place = Path(index.image_root).name if index.dataset == "folder" else f"{index.dataset} {index.split}"
-        name = f"{place}: {method_title(index.info.method, index.info.n_embeddings)}"
-        ids = sorted(str(i) for i in (*(image.id for image in index.images), *(image.id for image in index.skipped)))
-        images = sha256_json([index.dataset, index.split, index.image_root, ids])
-        source = sha256_json([index.image_root, index.split, index.info.to_json()])
-        return self._insert(name, _Entry(images, source, partial(self._open, index)))
+        return self._insert(index, partial(self._open, index, built))
 
     def add_opened(self, searcher: Searcher) -> str:
         """Add an index that is open already, and return its name."""
-        name = self.add(searcher.index.path)
-        self._entry(name).searcher = searcher
+        name = self._insert(searcher.index, partial(self._open, searcher.index, False), searcher)
         self._keep_backbone(searcher.method)
         return name
+
+    def add_remembered(self) -> None:
+        """Add what was built on the page before and is still there; of what is damaged the log tells."""
+        for path in remembered():
+            self._add_unless_known(path)
+
+    def reopen(self, name: str) -> None:
+        """Open an index again whose folder has changed; who searches meanwhile has the old or the new one.
+
+        Its method stays as it is. Raises UsageError for a name that isn't in the library, StoreError when the index is
+        missing or damaged; the one of before is then kept.
+        """
+        searcher = self.searcher(name)
+        self.add_opened(replace(searcher, index=open_index(searcher.index.path)))
 
     def searcher(self, name: str) -> Searcher:
         """The searcher of an index; opened, or for a built-in one made, by whoever asks first, and others wait.
@@ -164,7 +178,25 @@ class Library:
                 return self._entries[name]
         raise UsageError(f"no index is called {name!r}: choose one of {', '.join(self.names)}")
 
-    def _insert(self, name: str, entry: _Entry) -> str:
+    def _add_unless_known(self, path: Path) -> None:
+        try:
+            index = open_index(path)
+        except StoreError as error:
+            _log.warning("%s", error)
+            return
+        with self._lock:
+            known = any(entry.source == _source(index) for entry in self._entries.values())
+        if not known:
+            self._insert(index, partial(self._open, index, True))
+
+    def _insert(self, index: SearchIndex, open_it: Callable[[], Searcher], searcher: Searcher | None = None) -> str:
+        place = Path(index.image_root).name if index.dataset == "folder" else f"{index.dataset} {index.split}"
+        ids = sorted(str(i) for i in (*(image.id for image in index.images), *(image.id for image in index.skipped)))
+        images = sha256_json([index.dataset, index.split, index.image_root, ids])
+        name = f"{place}: {method_title(index.info.method, index.info.n_embeddings)}"
+        return self._insert_entry(name, _Entry(images, _source(index), open_it, searcher))
+
+    def _insert_entry(self, name: str, entry: _Entry) -> str:
         with self._lock:
             wanted, number = name, 2
             for known, other in self._entries.items():
@@ -177,11 +209,11 @@ class Library:
             self._entries[name] = entry
         return name
 
-    def _open(self, index: SearchIndex) -> Searcher:
+    def _open(self, index: SearchIndex, built: bool) -> Searcher:
         searcher = searcher_of(
             index,
-            weights=self._weights,
-            image_root=self._image_root,
+            weights=None if built else self._weights,
+            image_root=None if built else self._image_root,
             heads=self._heads,
             loaded=self._backbone(index.info),
         )
@@ -216,6 +248,11 @@ class Library:
             with self._lock:
                 info = method.info
                 self._backbones.setdefault((info.backbone, info.weights_sha256, info.image_size), method.backbone)
+
+
+def _source(index: SearchIndex) -> str:
+    """Equal for indexes of one folder by one method."""
+    return sha256_json([index.image_root, index.split, index.info.to_json()])
 
 
 def _labelled(searcher: Searcher) -> Dataset | None:

@@ -1,16 +1,22 @@
 """An embedding store on disk: the embeddings of a dataset's images by one method.
 
-    STORE/embeddings-00000.npy   [m, N, Co] float16, unit-norm; one file a shard
-          manifest.json          the method, the dataset, which image each row is, and what was skipped
+    STORE/embeddings-00000.npy   [m, N, Co] float16, unit-norm; one file a shard, never changed once it is written
+          manifest.json          the method, the dataset, which rows are each image's, what was skipped, all hashes
           timing.json            how long it took; the only file that differs between two runs of one command
-          .partial/              while it is being made: the plan, and a note of each finished shard
+          .partial/              while it is being made or grows: whose it is, and a note of each finished shard
 
-The manifest is written last, so that a folder with one is complete. `for_search.store.embed` writes stores.
+The rows of a fresh store are in the order of the images' ids. A store that has grown has the rows of the images that
+came later in shards of their own, after the others; `rows` says which row is whose, and rows that are nobody's any more
+stay where they are until their shard is written again. What a store holds changes when its manifest is renamed into its
+place, so a reader sees the store before a change or after it. Whoever has opened a store keeps what was there.
+`for_search.store.embed` writes stores.
 """
 
+import hashlib
+import io
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,14 +29,16 @@ from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.errors import StoreError
 from for_model.files import cache_dir, sha256_json, slug
 from for_model.methods.protocol import MethodInfo
+from for_search.store.changes import Stamp
 
-FORMAT = "for-store/1"
+FORMAT = "for-store/2"
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
 PARTIAL = ".partial"
 
 # Rounding to float16 changes the norm of a unit vector by at most one part in 2,048.
 _NORM_TOLERANCE = 2e-3
+_BLOCK_IMAGES = 512  # gathered at once where rows aren't in the order of the images
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,12 @@ class Shard:
 class Store:
     """An open store; its embeddings stay on disk until they are asked for.
 
-    images: the M images with embeddings, in ascending order of id, which is the order of the rows.
+    images: the M images with embeddings, in ascending order of id.
     skipped: the dataset's other images, in ascending order of id.
+    shards: the files, in the order of their rows.
+    own_rows: [M] int64, the row of each image among those of all shards; None where row i is image i's.
+    stamps: image id -> its file as it was embedded or skipped; without the ids of images that aren't files.
+    sha256: the hash that the manifest has of itself: that of another store, or of this one in another state, differs.
     """
 
     path: Path
@@ -67,55 +79,127 @@ class Store:
     images: tuple[ImageRecord, ...]
     skipped: tuple[SkippedImage, ...]
     shards: tuple[Shard, ...]
+    own_rows: NDArray[np.int64] | None = field(default=None, compare=False)
+    stamps: Mapping[ImageId, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    sha256: str = field(default="", compare=False)
+    _maps: dict[str, NDArray[np.float16]] = field(default_factory=dict, compare=False, repr=False)
+    _sound: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def ids(self) -> tuple[ImageId, ...]:
-        """The ids of the M images, in the order of the rows."""
+        """The ids of the M images."""
         return tuple(image.id for image in self.images)
+
+    @property
+    def n_rows(self) -> int:
+        """The rows of all shards, those that are nobody's any more included."""
+        return sum(shard.n_images for shard in self.shards)
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[M] int64, the row of each image, in the order of `images`."""
+        return np.arange(len(self.images)) if self.own_rows is None else self.own_rows
 
     def image_path(self, image: ImageRecord | SkippedImage) -> Path:
         """Where an image's file lies, or lay when the store was made."""
         return self.image_root / image.path
 
-    def iter_shards(self) -> Iterator[NDArray[np.float16]]:
-        """The shards in the order of `images`, each [m, N, Co] float16, memory-mapped and read-only."""
-        for shard in self.shards:
-            yield _map_shard(self.path, shard, self.info)
+    def shard(self, shard: Shard) -> NDArray[np.float16]:
+        """The rows of one shard, [m, N, Co] float16, memory-mapped and read-only, its hash checked on first use.
 
-    def embeddings(self) -> NDArray[np.float16]:
-        """All embeddings in memory: [M, N, Co] float16, M x N x Co x 2 bytes."""
-        array = np.empty((len(self.images), self.info.n_embeddings, self.info.dim), dtype=np.float16)
-        start = 0
-        for shard in self.iter_shards():
-            array[start : start + len(shard)] = shard
-            start += len(shard)
-        return array
-
-    def verify(self, hashes: bool = True) -> None:
-        """Check every shard's shape and, when `hashes`, its bytes. Raises StoreError for the first that differs."""
-        for shard in self.shards:
-            _map_shard(self.path, shard, self.info)
-            if hashes and files.sha256_file(self.path / shard.file) != shard.sha256:
+        Raises StoreError when a byte differs from what was written.
+        """
+        if shard.file not in self._maps:
+            self._maps[shard.file] = _map_shard(self.path, shard, self.info)
+        array = self._maps[shard.file]
+        if shard.file not in self._sound:
+            digest = hashlib.sha256(_npy_header(array.shape))
+            digest.update(array.reshape(-1).view(np.uint8).data)
+            if digest.hexdigest() != shard.sha256:
                 raise StoreError(
                     f"{self.path / shard.file} is damaged, its hash is not the manifest's: "
                     "delete the store and embed again"
                 )
+            self._sound.add(shard.file)
+        return array
+
+    def iter_shards(self) -> Iterator[NDArray[np.float16]]:
+        """The embeddings in the order of `images`, in blocks [m, N, Co] float16 that shall not be written to.
+
+        The blocks are the shards themselves, memory-mapped, where the store hasn't grown. Raises as `shard` does.
+        """
+        if self.own_rows is None:
+            yield from (self.shard(shard) for shard in self.shards)
+        else:
+            for start in range(0, len(self.images), _BLOCK_IMAGES):
+                yield self.take(self.own_rows[start : start + _BLOCK_IMAGES])
+
+    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Some rows, in the order in which they are asked for: [m, N, Co] float16. Raises as `shard` does."""
+        ends = np.cumsum([shard.n_images for shard in self.shards])
+        places = np.searchsorted(ends, rows, side="right")
+        taken = np.empty((len(rows), self.info.n_embeddings, self.info.dim), dtype=np.float16)
+        for place in np.unique(places).tolist():
+            chosen = places == place
+            taken[chosen] = self.shard(self.shards[place])[rows[chosen] - ends[place] + self.shards[place].n_images]
+        return taken
+
+    def embeddings(self) -> NDArray[np.float16]:
+        """All embeddings in memory, in the order of `images`: [M, N, Co] float16, M x N x Co x 2 bytes."""
+        return self.take(self.rows)
+
+    def verify(self) -> None:
+        """Read every byte of every shard. Raises StoreError for the first that differs from what was written."""
+        self._sound.clear()
+        for shard in self.shards:
+            self.shard(shard)
 
 
 def open_store(path: Path) -> Store:
-    """Read a store's manifest and check that its shards are there and of the right shape; no embedding is read.
+    """Read a store's manifest and check that its shards are there and of the right size; no embedding is read.
 
-    Raises StoreError when there is no store at `path`, or it is incomplete, damaged or of another format version.
+    Raises StoreError when there is no store at `path`, it is incomplete, damaged or of another format version, or it
+    can't be read.
     """
     path = Path(path)
-    manifest = _read_manifest(path)
+    while True:
+        manifest = _read_manifest(path)
+        store = _store_of(path, manifest)
+        try:
+            store._maps.update({shard.file: _map_shard(path, shard, store.info) for shard in store.shards})
+        except StoreError:
+            if _read_manifest(path) == manifest:
+                raise
+        else:
+            return store
+        # The store has changed since its manifest was read, and its earlier shards are gone.
+
+
+def check_store(path: Path) -> Iterator[tuple[str, StoreError | None]]:
+    """Check every byte of a store: the name of each file, and what is wrong with it."""
     try:
-        store = _from_manifest(path, manifest)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path / MANIFEST} is damaged ({_short(error)}): delete the store and embed again") from error
+        store = _store_of(path, _read_manifest(path))
+    except StoreError as error:
+        yield MANIFEST, error
+        return
+    yield MANIFEST, None
     for shard in store.shards:
-        _map_shard(path, shard, store.info)
-    return store
+        yield shard.file, _problem(store, shard)
+
+
+def _problem(store: Store, shard: Shard) -> StoreError | None:
+    try:
+        store.shard(shard)
+    except StoreError as error:
+        return error
+    return None
+
+
+def _store_of(path: Path, manifest: dict[str, Any]) -> Store:
+    try:
+        return _from_manifest(path, manifest)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{path / MANIFEST} is damaged ({_short(error)}): delete the store and embed again") from error
 
 
 def store_path(dataset: Dataset, info: MethodInfo, stores: Path | None = None) -> Path:
@@ -130,7 +214,7 @@ def _short(error: Exception) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest as JSON, its format checked."""
+    """The manifest as JSON, its format and its own hash checked."""
     try:
         manifest = json.loads((path / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -140,61 +224,87 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise StoreError(f"store {path} {what}: make one with the embed command") from None
     except OSError as error:
         raise StoreError(f"{path / MANIFEST} can't be read ({error.strerror}): check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(
-            f"{path / MANIFEST} is damaged, it is not valid JSON ({error}): delete the store and embed again"
+            f"{path / MANIFEST} is damaged, it is not valid JSON ({_short(error)}): delete the store and embed again"
         ) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
         raise StoreError(f"{path / MANIFEST} is of format {found!r}, expected {FORMAT!r}: embed again")
+    if not files.is_sealed(manifest):
+        raise StoreError(f"{path / MANIFEST} is damaged, its own hash differs: delete the store and embed again")
     return manifest
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
-    """Raises KeyError, TypeError or ValueError for a manifest that contradicts itself."""
+    """Raises KeyError, TypeError, ValueError or AttributeError for a manifest that contradicts itself."""
+    listed = [*manifest["images"], *manifest["skipped"]]
+    rows = manifest["rows"]
     store = Store(
         path=path,
         info=MethodInfo(**manifest["method"]),
         dataset=manifest["dataset"],
         split=manifest["split"],
         image_root=Path(manifest["image_root"]),
-        images=tuple(ImageRecord(**image) for image in manifest["images"]),
-        skipped=tuple(SkippedImage(**image) for image in manifest["skipped"]),
+        images=tuple(ImageRecord(image["id"], image["path"]) for image in manifest["images"]),
+        skipped=tuple(SkippedImage(image["id"], image["path"], image["reason"]) for image in manifest["skipped"]),
         shards=tuple(Shard(**shard) for shard in manifest["shards"]),
+        own_rows=None if rows is None else np.array(rows, dtype=np.int64),
+        stamps={image["id"]: Stamp(**image["stamp"]) for image in listed if image["stamp"]},
+        sha256=manifest["sha256"],
     )
-    ids = store.ids
-    if any(a >= b for a, b in pairwise(ids)):  # type: ignore[operator]
+    if any(a >= b for a, b in pairwise(store.ids)):  # type: ignore[operator]
         raise ValueError("image ids are not ascending")
-    rows = sum(shard.n_images for shard in store.shards)
-    if not len(ids) == rows == manifest["n_images"]:
-        raise ValueError(f"n_images is {manifest['n_images']}, but {len(ids)} images and {rows} rows are listed")
+    n_images = manifest["n_images"]
+    if not len(store.images) == len(store.rows) == n_images or (rows is None and n_images != store.n_rows):
+        raise ValueError(f"n_images is {n_images}, but {len(store.images)} images and {store.n_rows} rows are listed")
+    if n_images and not 0 <= store.rows.min() <= store.rows.max() < store.n_rows:
+        raise ValueError(f"images have rows beyond the {store.n_rows} that there are")
     for shard in store.shards:
         if Path(shard.file).name != shard.file:  # a manifest from elsewhere must not lead out of its folder
             raise ValueError(f"shard {shard.file!r} is not a plain file name")
     return store
 
 
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    """How a shard's file begins: NumPy writes the same bytes for the same shape."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": tuple(shape)})
+    return header.getvalue()
+
+
 def _map_shard(folder: Path, shard: Shard, info: MethodInfo) -> NDArray[np.float16]:
-    """Memory-map a shard, [m, N, Co] float16. Raises StoreError when it isn't what the manifest says."""
+    """Memory-map a shard, [m, N, Co] float16. Raises StoreError when it isn't what the manifest says.
+
+    The header is compared, not parsed: nothing in a damaged one can mislead NumPy.
+    """
     path = folder / shard.file
-    expected = (shard.n_images, info.n_embeddings, info.dim)
+    shape = (shard.n_images, info.n_embeddings, info.dim)
+    header = _npy_header(shape)
+    n_bytes = len(header) + 2 * shard.n_images * info.n_embeddings * info.dim
     try:
-        array = np.lib.format.open_memmap(path, mode="r")  # refuses pickles and archives
+        with path.open("rb") as stream:
+            found = path.stat().st_size
+            if found != n_bytes or stream.read(len(header)) != header:
+                raise StoreError(
+                    f"{path} is damaged, it isn't the {n_bytes} bytes of float16 {list(shape)} "
+                    f"that were written (it has {found}): delete the store and embed again"
+                )
+            return np.memmap(stream, np.dtype("<f2"), "r", len(header), shape)
     except FileNotFoundError:
         raise StoreError(f"{path} is missing: delete the store and embed again") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path} is damaged ({error}): delete the store and embed again") from error
-    if array.shape != expected or array.dtype != np.float16:
-        raise StoreError(
-            f"{path} holds {array.dtype} {list(array.shape)}, expected float16 {list(expected)}: "
-            "delete the store and embed again"
-        )
-    return array
+    except OSError as error:
+        raise StoreError(f"{path} can't be read ({error.strerror or error}): check its permissions") from error
 
 
 def shard_file(number: int) -> str:
     """The file name of a shard, by its number in the plan."""
     return f"embeddings-{number:05d}.npy"
+
+
+def shard_number(file: str) -> int:
+    """The number of a shard, by its file name."""
+    return int(file.removeprefix("embeddings-").removesuffix(".npy"))
 
 
 def write_shard(folder: Path, number: int, embeddings: NDArray[np.float32]) -> Shard:
@@ -220,17 +330,26 @@ def write_shard(folder: Path, number: int, embeddings: NDArray[np.float32]) -> S
 
 def write_manifest(store: Store) -> None:
     """Write `store`'s manifest, which makes its folder a complete store; the shards must be there."""
+    rows = None if store.own_rows is None else store.own_rows.tolist()
+
+    def listed(image: ImageRecord | SkippedImage) -> dict[str, Any]:
+        stamp = store.stamps.get(image.id)
+        return {**asdict(image), "stamp": stamp and asdict(stamp)}
+
     files.write_json(
         store.path / MANIFEST,
-        {
-            "format": FORMAT,
-            "method": store.info.to_json(),
-            "dataset": store.dataset,
-            "split": store.split,
-            "image_root": str(store.image_root),
-            "n_images": len(store.images),
-            "shards": [asdict(shard) for shard in store.shards],
-            "images": [asdict(image) for image in store.images],
-            "skipped": [asdict(image) for image in store.skipped],
-        },
+        files.sealed(
+            {
+                "format": FORMAT,
+                "method": store.info.to_json(),
+                "dataset": store.dataset,
+                "split": store.split,
+                "image_root": str(store.image_root),
+                "n_images": len(store.images),
+                "shards": [asdict(shard) for shard in store.shards],
+                "rows": rows if rows != list(range(store.n_rows)) else None,
+                "images": [listed(image) for image in store.images],
+                "skipped": [listed(image) for image in store.skipped],
+            }
+        ),
     )

@@ -1,5 +1,6 @@
 """How long exact search and the score matrix take: `pytest tests/benchmarks/bench_index.py --benchmark-only`."""
 
+from dataclasses import replace
 from typing import Any
 
 import faiss
@@ -59,8 +60,10 @@ class Float32Index(FlatEngine):
 @pytest.mark.benchmark(group="exact search, 10,000 x 25 x 512, k = 10")
 @pytest.mark.parametrize("engine", ["flat", "float32"])
 def bench_search(benchmark: Any, index: SearchIndex, store: Store, queries: NDArray[np.float32], engine: str) -> None:
-    vectors = index.vectors if engine == "flat" else Float32Index(index, store)
-    searched = SearchIndex(**{**vars(index), "vectors": vectors})
+    searched = index
+    if engine != "flat":
+        (segment,) = index.segments
+        searched = replace(index, segments=(replace(segment, engine=Float32Index(index, store)),))
     benchmark.extra_info["bytes"] = index.n_bytes if engine == "flat" else N_IMAGES * N_EMBEDDINGS * DIM * 4
     hits = benchmark.pedantic(searched.search, (queries[:1], 10), rounds=30, warmup_rounds=3)
     assert len(hits[0]) == 10

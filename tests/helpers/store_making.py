@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageRecord
+from for_model.files import sha256_file
 from for_model.methods.protocol import MethodInfo
-from for_search.store.store import SkippedImage, Store, open_store, write_manifest, write_shard
+from for_search.store.store import Shard, SkippedImage, Store, open_store, shard_file, write_manifest, write_shard
 
 
 def method_info(n_embeddings: int, dim: int, **changes: object) -> MethodInfo:
@@ -26,6 +27,27 @@ def make_store(path: Path, embeddings: NDArray[np.floating], shard_size: int = 7
     skipped = (SkippedImage(11, "sub/11.jpg", "truncated"),)
     info = method_info(n_embeddings, dim, **changes)
     write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, skipped, shards))
+    return open_store(path)
+
+
+def write_state(path: Path, parts: dict[int, NDArray[np.floating]], rows: dict[int, tuple[int, int]]) -> Store:
+    """Write a store as growth leaves it.
+
+    parts: number of a shard -> [m, N, Co] unit-norm embeddings; a shard that is there already is left as it is.
+    rows: image id -> number of a shard and row in it; rows of no image are dead.
+    """
+    starts, shards, first = {}, [], 0
+    for number, rows_of in sorted(parts.items()):
+        file = path / shard_file(number)
+        known = Shard(file.name, len(rows_of), sha256_file(file)) if file.exists() else None
+        shards.append(known or write_shard(path, number, rows_of))
+        starts[number] = first
+        first += len(rows_of)
+    images = tuple(ImageRecord(image_id, f"sub/{image_id}.jpg") for image_id in sorted(rows))
+    own_rows = np.array([starts[rows[image.id][0]] + rows[image.id][1] for image in images], np.int64)  # type: ignore[index]
+    _, n_embeddings, dim = next(iter(parts.values())).shape
+    info = method_info(n_embeddings, dim)
+    write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, (), tuple(shards), own_rows))
     return open_store(path)
 
 

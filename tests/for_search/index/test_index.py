@@ -7,8 +7,9 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_search.index import flat_engine
-from for_search.index import index as index_module
+from for_search.index import segment as segment_module
+from for_search.index.checked_file import FileHashes
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import MANIFEST, build_index, open_index
@@ -46,6 +48,18 @@ def plain(hits: list[Hit]) -> Answer:
     return [(hit.image.id, hit.score, hit.embedding) for hit in hits]
 
 
+def data_of(index: SearchIndex) -> Path:
+    return index.path / "segment-000001" / "index.faiss"
+
+
+def rewrite_manifest(index: SearchIndex, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest's fields, and the hash that it has of itself."""
+    manifest = json.loads((index.path / MANIFEST).read_text())
+    change(manifest)
+    del manifest["sha256"]
+    files.write_json(index.path / MANIFEST, files.sealed(manifest))
+
+
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
@@ -65,7 +79,7 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         return search_rows(self, queries, n_rows)
 
     monkeypatch.setattr(FlatEngine, "search_rows", recorded)
-    monkeypatch.setattr(index_module, "_FIRST_FETCH", 2)
+    monkeypatch.setattr(segment_module, "_FIRST_FETCH", 2)
     return calls
 
 
@@ -84,7 +98,7 @@ class TestSearch:
         k: int,
         first_fetch: int,
     ) -> None:
-        monkeypatch.setattr(index_module, "_FIRST_FETCH", first_fetch)
+        monkeypatch.setattr(segment_module, "_FIRST_FETCH", first_fetch)
         embeddings = random_units((n_images, n_embeddings, dim), seed=1)
         queries = random_units((6, dim), seed=2)
         index = make_index(tmp_path, embeddings)
@@ -147,7 +161,7 @@ class TestSearch:
         index = make_index(tmp_path, embeddings)
         expected = index.search(queries, 20)
         fetches.clear()
-        monkeypatch.setattr(index_module, "_FETCH_BUDGET", 100)
+        monkeypatch.setattr(segment_module, "_FETCH_BUDGET", 100)
         assert index.search(queries, 20) == expected
         assert all(n_queries == 1 or n_queries * n_rows <= 100 for n_queries, n_rows in fetches)
 
@@ -202,18 +216,18 @@ class TestOpen:
         store = make_store(tmp_path / "store", random_units((9, 3, 8)))
         build_index(tmp_path / "store", tmp_path / "deep" / "index")
         index = open_index(tmp_path / "deep" / "index", verify="full")
-        assert (index.images, index.skipped, index.info) == (store.images, store.skipped, store.info)
+        assert (tuple(index.images), index.skipped, index.info) == (store.images, store.skipped, store.info)
         assert (index.kind, index.dataset, index.split) == ("flat", "tiny", "val")
         assert index.image_root == str(tmp_path / "images")
-        assert index.n_bytes == (tmp_path / "deep" / "index" / "index.faiss").stat().st_size >= 9 * 3 * 8 * 2
-        rows = index.vectors._index.reconstruct_n(0, 27)  # type: ignore[attr-defined]
+        assert index.n_bytes == data_of(index).stat().st_size >= 9 * 3 * 8 * 2
+        rows = index.segments[0].engine._index.reconstruct_n(0, 27)  # type: ignore[attr-defined]
         np.testing.assert_array_equal(rows, store.embeddings().reshape(27, 8))
 
     def test_two_builds_are_the_same_bytes(self, tmp_path: Path) -> None:
         make_store(tmp_path / "store", random_units((9, 3, 8)))
         for name in ("a", "b"):
             build_index(tmp_path / "store", tmp_path / name)
-        for file in (MANIFEST, "index.faiss"):
+        for file in (MANIFEST, "images-000001.sqlite", "segment-000001/index.faiss"):
             assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
     def check_refused(self, path: Path, match: str, verify: str = "quick") -> None:
@@ -230,7 +244,7 @@ class TestOpen:
         (index.path / MANIFEST).unlink()
         self.check_refused(index.path, "has no manifest.json")
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/2"}', "\xff"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/3"}', "\xff"])
     def test_refuses_a_damaged_manifest(self, tmp_path: Path, text: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         (index.path / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -239,27 +253,37 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("key", "value", "match"),
         [
-            ("format", "for-index/1", "'for-index/1', expected 'for-index/2': build the index again"),
+            ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
             ("kind", "hnsw", "kind 'hnsw', known are flat"),
-            ("dim", 9, "contradict"),
-            ("n_embeddings", 3, "contradict"),
-            ("images", [], "contradict"),
-            ("images", [{"id": 10, "path": "10.jpg"}], "holds 6 rows of width 8; its manifest says 2 of 8"),
-            ("images", 7, "not the fields"),
-            ("files", {}, "contradict"),
-            ("files", {"../index.faiss": {"bytes": 1, "sha256": "", "start_sha256": ""}}, "contradict"),
+            ("segments.kind", "hnsw", "kind 'hnsw', known are flat"),
+            ("segments.folder", "../elsewhere", "leads out of the index"),
+            ("segments.files", {}, "contradict"),
+            ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "contradict"),
+            ("segments.shards", [], "no rows of their own"),
+            (
+                "segments.shards",
+                [{"file": "x.npy", "n_images": 4, "sha256": ""}],
+                "holds 6 rows of width 8; .* says 8 of",
+            ),
+            ("n_images", 0, "contradict"),
+            ("n_images", "three", "not the fields"),
+            ("table", {"file": "../x.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "leads out of the index"),
+            ("table", {"file": "images-000009.sqlite", "hashes": {"n_bytes": 1, "blocks": ""}}, "is missing"),
+            ("places", [0, 1, 1], "no rows of their own"),
+            ("places", [0, 1, 3], "no rows of their own"),
+            ("places", [0, 1], "contradict"),
             ("method", {"method": "clip"}, "not the fields"),
         ],
     )
     def test_refuses_a_manifest_of_something_else(self, tmp_path: Path, key: str, value: object, match: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
-        manifest = json.loads((index.path / MANIFEST).read_text())
-        files.write_json(index.path / MANIFEST, {**manifest, key: value})
+        part, _, field = key.rpartition(".")
+        rewrite_manifest(index, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
         self.check_refused(index.path, match)
 
     def test_a_quick_check_catches_truncation_and_a_header_overwritten(self, tmp_path: Path) -> None:
         index = make_index(tmp_path, random_units((300, 4, 8)))
-        data = index.path / "index.faiss"
+        data = data_of(index)
         whole = data.read_bytes()
         data.write_bytes(whole[:-1])
         self.check_refused(index.path, r"it has \d+ bytes, its manifest says \d+")
@@ -267,26 +291,23 @@ class TestOpen:
             data.write_bytes(damage + whole[len(damage) :])
             self.check_refused(index.path, "bytes differ")
         data.unlink()
-        self.check_refused(index.path, "No such file")
+        self.check_refused(index.path, "is missing")
 
     def test_a_full_check_catches_any_byte(self, tmp_path: Path) -> None:
-        index = make_index(tmp_path, random_units((300, 4, 8)))
-        data = index.path / "index.faiss"
+        index = make_index(tmp_path, random_units((300, 400, 8)))
+        data = data_of(index)
         whole = bytearray(data.read_bytes())
         whole[-1] ^= 1
         data.write_bytes(whole)
-        open_index(index.path)
         self.check_refused(index.path, "bytes differ", verify="full")
 
     def test_what_faiss_refuses_is_one_line(self, tmp_path: Path) -> None:
         """An engine's file that is not FAISS's, though its hashes are the manifest's."""
         index = make_index(tmp_path, random_units((3, 2, 8)))
-        data = index.path / "index.faiss"
+        data = data_of(index)
         data.write_bytes(b"no index at all")
-        digest = files.sha256_file(data)
-        manifest = json.loads((index.path / MANIFEST).read_text())
-        manifest["files"] = {"index.faiss": {"bytes": 15, "sha256": digest, "start_sha256": digest}}
-        files.write_json(index.path / MANIFEST, manifest)
+        hashes = asdict(FileHashes.of(data))
+        rewrite_manifest(index, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
         self.check_refused(index.path, "FAISS can't read it")
 
 
@@ -339,31 +360,35 @@ class TestBuild:
         with pytest.raises(
             StoreError, match={"shard": "damaged", "engine": "can't write", "disk": "No space left"}[damage]
         ):
-            build_index(tmp_path / "store", tmp_path / "index")
+            build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
         monkeypatch.undo()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         assert entries(tmp_path) == ["index", "store"]
 
     def test_a_killed_build_leaves_the_old_index_and_the_next_cleans_up(self, tmp_path: Path) -> None:
         old = make_index(tmp_path, random_units((30, 2, 8)))
         child = self.start_build_that_hangs(tmp_path)
         try:
-            assert build_index(tmp_path / "store", tmp_path / "index").images == old.images
-            assert len(list(tmp_path.glob(".index.*"))) == 1, "a build that still runs keeps its folder"
+            assert entries(old.path) == [
+                *("images-000001.sqlite", "images-000002.sqlite", "lock", MANIFEST),
+                *("segment-000001", "segment-000002"),
+            ]
+            with pytest.raises(StoreError, match="is being written by another process"):
+                build_index(tmp_path / "store", tmp_path / "index")
+            assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         finally:
             child.send_signal(signal.SIGKILL)
             child.wait()
-        assert open_index(tmp_path / "index", verify="full").images == old.images
-        assert len(list(tmp_path.glob(".index.*"))) == 1
-        build_index(tmp_path / "store", tmp_path / "index")
-        assert entries(tmp_path) == ["index", "store"]
+        assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
+        build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
+        assert entries(old.path) == ["images-000003.sqlite", "lock", MANIFEST, "segment-000003"]
 
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
         script = (
             "import time\nfrom pathlib import Path\nfrom for_search.index import index_files as index\n"
             "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
-            "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'))\n"
+            "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'), rebuild=True)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         child = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment)

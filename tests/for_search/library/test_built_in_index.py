@@ -1,4 +1,5 @@
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,18 +75,17 @@ def test_a_start_stopped_while_it_embeds_goes_on(method: ClipMethod, monkeypatch
 @pytest.mark.parametrize("damage", ["a byte of the vectors", "the manifest", "another file", "a file for a folder"])
 def test_a_damaged_index_is_made_again(method: ClipMethod, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     path = default_index(LazyMethod.of(method))
+    (file,) = path.glob("segment-*/index.faiss")
     if damage == "a byte of the vectors":
-        vectors = bytearray((path / "index.faiss").read_bytes())
+        vectors = bytearray(file.read_bytes())
         vectors[-1] ^= 1
-        (path / "index.faiss").write_bytes(vectors)
+        file.write_bytes(vectors)
     elif damage == "the manifest":
         (path / "manifest.json").write_text("{")
     elif damage == "another file":
-        (path / "index.faiss").rename(path / "moved")
+        file.rename(path / "moved")
     else:
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()
+        shutil.rmtree(path)
         path.write_text("")
     with monkeypatch.context() as patched:
         patched.setattr(method, "encode_images", lambda _: pytest.fail("the embeddings are sound"))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from for_model import files
 from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError
 from for_model.methods.protocol import MethodInfo
@@ -76,11 +77,11 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format="for-store/2"), "is of format 'for-store/2', expected 'for-store/1'"),
+        (lambda m: m.update(format="for-store/1"), "is of format 'for-store/1', expected 'for-store/2'"),
         (without("format"), "is of format None"),
         (without("images"), "is damaged \\(no 'images'\\)"),
         (lambda m: m["method"].pop("dim"), "is damaged .*dim"),
-        (lambda m: m["method"].update(dim=9), r"holds float16 \[3, 3, 8\], expected float16 \[3, 3, 9\]"),
+        (lambda m: m["method"].update(dim=9), r"isn't the 290 bytes of float16 \[3, 3, 9\]"),
         (lambda m: m.update(n_images=4), "is damaged .*n_images is 4, but 5 images and 5 rows"),
         (lambda m: m["images"].pop(), "is damaged .*but 4 images and 5 rows"),
         (lambda m: m["images"].reverse(), "image ids are not ascending"),
@@ -88,7 +89,9 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
         (lambda m: m["images"].__setitem__(0, 5), "is damaged"),
         (lambda m: m["shards"][0].update(file="../x.npy"), "is not a plain file name"),
         (lambda m: m["shards"][0].update(file="embeddings-00001.npy"), "embeddings-00001.npy is missing"),
-        (lambda m: (m["shards"][0].update(n_images=2), m["shards"][1].update(n_images=3)), "expected float16"),
+        (lambda m: (m["shards"][0].update(n_images=2), m["shards"][1].update(n_images=3)), "isn't the"),
+        (lambda m: m.update(rows=[0, 1, 2, 3]), "n_images is 5"),
+        (lambda m: m.update(rows=[0, 1, 2, 3, 5]), "rows beyond the 5"),
     ],
 )
 def test_a_manifest_that_contradicts_itself(
@@ -97,7 +100,8 @@ def test_a_manifest_that_contradicts_itself(
     path = store.path / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
-    path.write_text(json.dumps(manifest))
+    del manifest["sha256"]
+    path.write_text(json.dumps(files.sealed(manifest)))
     with pytest.raises(StoreError, match=message) as caught:
         open_store(store.path)
     assert "\n" not in str(caught.value)
@@ -120,7 +124,7 @@ def test_damaged_shards(store: Store) -> None:
         with pytest.raises(StoreError, match=r"embeddings-00002\.npy is damaged"):
             open_store(store.path)
     np.save(path, units(2))
-    with pytest.raises(StoreError, match=r"holds float32 \[2, 3, 8\], expected float16 \[2, 3, 8\]"):
+    with pytest.raises(StoreError, match=r"isn't the 224 bytes of float16 \[2, 3, 8\] that were written \(it has 320"):
         open_store(store.path)
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(StoreError, match="is damaged"):  # a pickle is never loaded
@@ -136,9 +140,19 @@ def test_verify_sees_a_changed_byte(store: Store) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     opened = open_store(store.path)
-    opened.verify(hashes=False)
+    with pytest.raises(StoreError, match="its hash is not the manifest's"):
+        opened.embeddings()  # no row is handed out unchecked
     with pytest.raises(StoreError, match=r"embeddings-00002\.npy is damaged, its hash is not the manifest's"):
         opened.verify()
+
+
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found(store: Store) -> None:
+    path = store.path / "manifest.json"
+    content = path.read_bytes()
+    for position in range(0, len(content), 5):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(StoreError):
+            open_store(store.path)
 
 
 def test_only_finite_unit_vectors_are_written(tmp_path: Path) -> None:

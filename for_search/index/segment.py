@@ -1,0 +1,119 @@
+"""A segment of an index: the rows of some images, an engine that finds the best of them, and which are still there.
+
+Legend: S images of the segment, N embeddings per image, Q queries, Co joint width, F rows fetched for a query.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from for_search.index.checked_file import CheckedFile
+from for_search.index.engine_protocol import Engine
+
+_FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
+_FETCH_GROWTH = 4
+_FETCH_BUDGET = 1 << 22  # rows fetched at once over all queries, 12 bytes each
+_BLOCK_ROWS = 1 << 14  # rows scored at once, when all are
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best images of a segment for one query, best first; equal scores in ascending order of rank.
+
+    scores: [k] float32.
+    ranks: [k] int64, the images' places among all of the index, in ascending order of id.
+    embeddings: [k] int64, in 0..N-1, the lowest-numbered one that reaches the score.
+    """
+
+    scores: NDArray[np.float32]
+    ranks: NDArray[np.int64]
+    embeddings: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment, open. Searching changes nothing in it, so several threads may share one.
+
+    engine: over S * N rows; row r is embedding r % N of the segment's image r // N.
+    n_embeddings: N.
+    ranks: [S] int64, the place of each image among all of the index in ascending order of id; -1 for one that isn't in
+        the index any more.
+    files: of the engine, which are checked before the first search.
+    """
+
+    engine: Engine
+    n_embeddings: int
+    ranks: NDArray[np.int64]
+    files: tuple[CheckedFile, ...] = ()
+
+    def check(self) -> None:
+        """Compare every byte with what was written, unless that is done. Raises StoreError when one differs."""
+        for file in self.files:
+            file.check()
+
+    def best(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> list[Best]:
+        """The k images that match each query best, of those that are still in the index; exact.
+
+        queries: [Q, Co] float32, finite.
+        allowed: by rank, the images to choose from; None for all.
+        k: at least 1; fewer images are given where the segment has no more.
+        """
+        self.check()
+        ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
+        k = min(k, int((ranks >= 0).sum()))
+        total = len(self.ranks) * self.n_embeddings
+        results: list[Best] = [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(
+            queries
+        )
+        waiting = np.arange(len(queries) if k else 0)
+        fetch = max(_FIRST_FETCH, 2 * k)
+        while waiting.size:
+            fetch = min(fetch, total)
+            step = max(1, _FETCH_BUDGET // fetch)
+            unfinished = []
+            for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
+                all_scores, all_rows = self.engine.search_rows(queries[part], fetch)
+                for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
+                    best = self._best_of(ranks, scores, rows, k)
+                    # A later row could still reach an image's score, or tie with the last image, unless it must be
+                    # worse than the k-th image; so only then (or with nothing left to fetch) is the answer final.
+                    if fetch == total or rows[-1] < 0 or (len(best.ranks) == k and scores[-1] < best.scores[-1]):
+                        results[query] = best
+                    else:
+                        unfinished.append(query)
+            waiting = np.array(unfinished, dtype=np.int64)
+            fetch *= _FETCH_GROWTH
+        return results
+
+    def _best_of(self, ranks: NDArray[np.int64], scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Best:
+        """The best row of each of the k best images among [F] fetched rows; a row of -1 is none."""
+        images, embeddings = np.divmod(rows, self.n_embeddings)
+        found = np.where(rows >= 0, ranks[images], -1)
+        order = np.lexsort((embeddings, found, -scores))
+        order = order[found[order] >= 0]
+        _, first = np.unique(found[order], return_index=True)
+        chosen = order[np.sort(first)[:k]]
+        return Best(scores[chosen], found[chosen], embeddings[chosen])
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """The segment's images in blocks of about as many rows as are scored at once: first image and number."""
+        size = max(1, _BLOCK_ROWS // self.n_embeddings)
+        for start in range(0, len(self.ranks), size):
+            yield start, min(size, len(self.ranks) - start)
+
+    def score(
+        self, queries: NDArray[np.float32], start: int, count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The scores [Q, m] float32 of the m images in a block that are still in the index, and their ranks [m]."""
+        self.check()
+        rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)  # [count * N, Co]
+        scores = (queries @ rows.T).reshape(len(queries), count, self.n_embeddings).max(axis=2)
+        ranks = self.ranks[start : start + count]
+        return scores[:, ranks >= 0], ranks[ranks >= 0]
+
+    def embeddings(self, image: int) -> NDArray[np.float32]:
+        """The embeddings of the segment's image of that number, [N, Co] float32."""
+        self.check()
+        return self.engine.rows(image * self.n_embeddings, self.n_embeddings)
