@@ -8,6 +8,7 @@ import contextlib
 import re
 import stat
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -20,8 +21,36 @@ import pillow_heif
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from for_model.data.decoding_room import ROOM
 from for_model.errors import ImageError
+
+
+class DecodingRoom:
+    """The memory that all images which are being decoded take together: threads wait where it would be too much.
+
+    n_bytes: of memory, for all together; nobody may ask for more.
+    """
+
+    def __init__(self, n_bytes: int) -> None:
+        self.n_bytes = n_bytes
+        self._taken = 0
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taking(self, n_bytes: int) -> Iterator[None]:
+        """Wait until there are `n_bytes`, at most those of the room, and hold them."""
+        with self._turn, self._changed:  # in turns: small images don't overtake a large one for ever
+            self._changed.wait_for(lambda: self._taken + n_bytes <= self.n_bytes)
+            self._taken += n_bytes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= n_bytes
+                self._changed.notify_all()
+
+
+ROOM = DecodingRoom(5 * 2**28)  # 1.25 GiB: with the libraries and a small model a process stays below 2 GB
 
 # What an image may take in memory while it is decoded goes by its pixels: Pillow's own 1 to 4 bytes each, and copies to
 # turn it upright and to make it RGB; of some formats their decoders' own.
@@ -86,7 +115,7 @@ def load_image(path: Path, target: int | None = None, max_pixels: int | None = N
 
     Greyscale of 16 bits keeps its high byte; greyscale of 32 bits or floats is scaled to 0-255 from 0-1, 0-255 or else
     from its own range. Safe to call from several threads, which wait for one another where all their images together
-    would take more memory than `decoding_room.ROOM` has.
+    would take more memory than `ROOM` has.
     Raises ImageError whose text is one of `file not found`, `file name is not valid UTF-8`, `empty file`, `truncated`,
     `unreadable: ...`, `not an image: ...`, `damaged: ...`, `too large: WxH pixels (limit ...)`,
     `too narrow: WxH pixels (limit 1:50)` and `not enough memory to decode it`.

@@ -11,7 +11,7 @@ import pillow_heif
 import pytest
 from PIL import ExifTags, Image
 
-from for_model.data.decoding_room import DecodingRoom
+from for_model.data.images import DecodingRoom
 from tests.helpers.paths import REPOSITORY
 
 

@@ -13,8 +13,7 @@ import pytest
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
 from for_model.data import images
-from for_model.data.decoding_room import DecodingRoom
-from for_model.data.images import MAX_PIXELS, decoded_image, load_image
+from for_model.data.images import MAX_PIXELS, DecodingRoom, decoded_image, load_image
 from for_model.errors import ImageError
 
 RED = (255, 0, 0)
