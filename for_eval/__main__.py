@@ -53,7 +53,7 @@ def _add_tables(parsers: Parsers) -> None:
         "--dataset",
         default="",
         metavar="NAMES",
-        help="some of miniscenes,coco,coco2014,lvis,nuimages (all)",
+        help="some of miniscenes,flickr8k,coco,coco2014,lvis,nuimages (all)",
     )
     parser.add_argument(
         "--data",
@@ -65,7 +65,8 @@ def _add_tables(parsers: Parsers) -> None:
         "--only",
         default="",
         metavar="NAMES",
-        help="some of main,vocabulary,freezing,labelled,queries,layers,baselines,labelling",
+        help="some of main,vocabulary,freezing,labelled,queries,layers,plus,parts,literal,captions,baselines,labelling "
+        "(all)",
     )
     parser.add_argument("--seeds", type=int, help="trainings a row (default: the table's own)")
     parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")

@@ -12,18 +12,14 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
-from PIL import Image
 
 from for_app.__main__ import main
 from for_app.page import build_app
 from for_app.serve import serve
-from for_model.backbones.photo_packages import missing_packages
 from for_model.data.miniscenes import scenes as miniscenes
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
-from tests import screenshot
-from tests.helpers.browser import CHROMIUM
-from tests.helpers.paths import REPOSITORY, SHARED
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
 from tests.helpers.serving import end_page
 from tests.helpers.tiny_index import make_searcher
@@ -92,16 +88,14 @@ def test_bad_arguments_end_with_one_line(
     assert said in last
 
 
-def test_a_taken_port_ends_with_one_line() -> None:
-    """From the command line itself: `python app.py`."""
+def test_a_taken_port_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        command = [sys.executable, "app.py", "--port", str(taken.getsockname()[1])]
-        ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 2
-    assert "choose another with --port" in ended.stderr
-    assert "Traceback" not in ended.stderr
+        assert main(["--port", str(taken.getsockname()[1])]) == 2
+    error = capsys.readouterr().err
+    assert "choose another with --port" in error
+    assert error.count("\n") == 1
 
 
 def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
@@ -120,21 +114,3 @@ def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
                 assert "FOR: find objects in images" in response.read().decode()
         finally:
             process.terminate()
-
-
-@pytest.mark.browser
-@pytest.mark.photos
-@pytest.mark.data
-def test_a_picture_of_the_page_on_real_photographs(tmp_path: Path) -> None:
-    """The picture for docs/photo-lite.md, which nobody may pass on: whoever has the photographs makes it again."""
-    photographs = SHARED / "coco-tiny" / "val2017"
-    if CHROMIUM is None or not photographs.is_dir() or missing_packages():
-        pytest.skip("needs chromium, ../shared/data and `make install-photos`")
-    picture = tmp_path / "photos.png"
-    screenshot.main(
-        [str(picture), "--query", "food on a table", "--images", str(photographs), "--port", str(free_port())]
-    )
-    with Image.open(picture) as image:
-        assert image.size == (1280, 800)
-        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5000  # photographs, not placeholders
-    gc.collect()

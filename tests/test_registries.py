@@ -5,7 +5,6 @@ table, and an entry each takes them all the way from an image to the page.
 import csv
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,16 +225,6 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType
     monkeypatch.setitem(paper_tables.SUITES, "colours", suite)
     yield module
     del sys.modules["mine"]
-
-
-def test_importing_the_registries_imports_nothing_heavy() -> None:
-    """Titles, choices and --help need no network, so they don't wait for torch."""
-    code = (
-        "import sys, for_model.methods.registry, for_model.data.registry, for_search.__main__, for_eval.__main__; "
-        "print({'torch', 'open_clip', 'faiss', 'pycocotools'} & {*sys.modules})"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert printed.stdout == "set()\n"
 
 
 def test_one_name_each() -> None:

@@ -92,7 +92,7 @@ def figure_format(path: Path) -> str:
     """The format that a figure's name asks for. Raises UsageError listing those there are."""
     ending = path.suffix.lower().removeprefix(".")
     if ending not in FORMATS:
-        raise UsageError(f"--out {path}: expected a figure's name that ends in .{', .'.join(FORMATS)}")
+        raise UsageError(f"{path}: expected a figure's name that ends in .{', .'.join(FORMATS)}")
     return ending
 
 

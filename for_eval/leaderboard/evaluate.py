@@ -158,7 +158,7 @@ def run_method(
         "device": device,
         "seed": SEED,
         "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__)),
         "versions": {name: version(name) for name in (*_PACKAGES, *getattr(method, "packages", ()))}
         | {"python": platform.python_version()},
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -186,15 +186,21 @@ def _counts(report: EmbedReport, store: Store, timed: bool) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """The commit that ran, with `+changes` where the tree differs from it; None outside a checkout."""
-    here = Path(__file__).parent
+def commit_of(module: Path) -> str | None:
+    """The commit that ran, with `+changes` where the tree differs from it.
+
+    module: a source file of FOR.
+    Returns None outside a checkout of FOR. An installed FOR may lie within the repository of something else, but isn't
+    tracked there.
+    """
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+        done = subprocess.run(["git", *arguments], cwd=module.parent, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.json", "*.safetensors")
+        git("ls-files", "--error-unmatch", module.name)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/*.py", ":/*.json", ":/*.safetensors")
         changed = "\n".join(line for line in changed.splitlines() if "leaderboards/" not in line)
         return git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -275,6 +275,7 @@ def _plus(config: Path, cells: int) -> dict[str, Table]:
                 _plus_row(config, 8, _SUP, names="no"),
                 _plus_row(config, 8, _PL, labels="no"),
                 *(_plus_row(config, n) for n in (4, 8, 12, 25)),
+                _plus_row(config, 8, "data.mirrored=true", names="teacher, mirror images too"),
                 ranked_dense,
             ),
         ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from for_model.backbones.attention_pool import AttentionPool
-from for_model.backbones.checkpoints import Checkpoint, load_checkpoint, model_config
+from for_model.backbones.model_weights import ModelWeights, load_model_weights, model_config
 from for_model.backbones.open_clip_parts import OpenClipBackbone
 from for_model.backbones.pixels import check_image_size, check_pixels
 from for_model.devices import to_device
@@ -27,8 +27,8 @@ class ClipResnet(OpenClipBackbone):
     n_tokens: rows of X, which are its K cells.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
-        super().__init__(checkpoint, image_size, STRIDE, device)
+    def __init__(self, loaded: ModelWeights, image_size: int, device: torch.device) -> None:
+        super().__init__(loaded, image_size, STRIDE, device)
         self.pool = AttentionPool(self.model.visual.attnpool, image_size // STRIDE).to(device).eval()
         self.width = self.pool.width
         self.n_tokens = self.n_cells
@@ -72,4 +72,4 @@ def load_clip_resnet(
     config = model_config(name, ("resnet",))
     size = check_image_size(image_size, config["vision_cfg"]["image_size"], STRIDE)
     target = to_device(device)
-    return ClipResnet(load_checkpoint(name, weights), size, target)
+    return ClipResnet(load_model_weights(name, weights), size, target)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from for_model.backbones.attention_pool import attention, check_tokens, interpolate_positions
-from for_model.backbones.checkpoints import Checkpoint, load_checkpoint, model_config
+from for_model.backbones.model_weights import ModelWeights, load_model_weights, model_config
 from for_model.backbones.open_clip_parts import OpenClipBackbone
 from for_model.backbones.pixels import check_image_size, check_pixels
 
@@ -111,9 +111,9 @@ class VitBackbone(OpenClipBackbone):
     n_tokens: rows of X, K + 1: the class token and the cells.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
-        patch_size = int(checkpoint.config["vision_cfg"]["patch_size"])
-        super().__init__(checkpoint, image_size, patch_size, device)
+    def __init__(self, loaded: ModelWeights, image_size: int, device: torch.device) -> None:
+        patch_size = int(loaded.config["vision_cfg"]["patch_size"])
+        super().__init__(loaded, image_size, patch_size, device)
         visual, grid = self.model.visual, image_size // patch_size
         fit_positions(visual, grid)
         self.pool = VitPool(visual, grid)
@@ -147,7 +147,7 @@ class VitBackbone(OpenClipBackbone):
 def load_vit(name: str, weights: str | None, image_size: int | None, device: torch.device) -> VitBackbone:
     """Load a CLIP ViT of open_clip.
 
-    name: `ViT-B-32`, `ViT-B-16`, `ViT-L-14`, ...: see `checkpoints.model_names(("vit",))`. With a file as weights the
+    name: `ViT-B-32`, `ViT-B-16`, `ViT-L-14`, ...: see `model_weights.model_names(("vit",))`. With a file as weights the
         name says which activation it was trained with: OpenAI's are `ViT-B-32-quickgelu` and so on.
     weights: None for OpenAI's, a pretrained tag of open_clip, `random`, or the path of a file.
     image_size: pixels a side, a multiple of the patch size; None for the model's own. At another size the positional
@@ -158,4 +158,4 @@ def load_vit(name: str, weights: str | None, image_size: int | None, device: tor
     """
     vision = model_config(name, ("vit",))["vision_cfg"]
     size = check_image_size(image_size, vision["image_size"], vision["patch_size"])
-    return VitBackbone(load_checkpoint(name, weights), size, device)
+    return VitBackbone(load_model_weights(name, weights), size, device)

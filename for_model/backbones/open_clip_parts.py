@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from for_model.backbones.checkpoints import Checkpoint, build_model
+from for_model.backbones.model_weights import ModelWeights, build_model
 from for_model.backbones.pixels import resize_to_square
+from for_model.open_clip_import import import_open_clip
 from for_model.prompts import PROMPTS
 from for_model.tensor_files import sha256_state
 
@@ -33,17 +34,17 @@ class OpenClipBackbone:
     model: open_clip's own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image_size: int, stride: int, device: torch.device) -> None:
-        self.name = checkpoint.name
-        self.weights = checkpoint.label
-        self.weights_sha256 = sha256_state(checkpoint.state, checkpoint.config)
-        self.model = build_model(checkpoint.config, checkpoint.state).to(device).requires_grad_(False)
+    def __init__(self, loaded: ModelWeights, image_size: int, stride: int, device: torch.device) -> None:
+        self.name = loaded.name
+        self.weights = loaded.label
+        self.weights_sha256 = sha256_state(loaded.state, loaded.config)
+        self.model = build_model(loaded.config, loaded.state).to(device).requires_grad_(False)
         self.image_size = image_size
         self.device = device
-        self.mean, self.std = checkpoint.mean, checkpoint.std
+        self.mean, self.std = loaded.mean, loaded.std
         self.prompts: tuple[str, ...] = PROMPTS
         self.n_cells = (image_size // stride) ** 2
-        self.dim = int(checkpoint.config["embed_dim"])
+        self.dim = int(loaded.config["embed_dim"])
         self.logit_scale = float(self.model.logit_scale.exp())
 
     def preprocess(self, image: Image.Image) -> Tensor:
@@ -52,9 +53,7 @@ class OpenClipBackbone:
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Q texts -> [Q, L] int64 on the CPU, L the model's context length; a text of more tokens is cut at the end."""
-        from open_clip.tokenizer import tokenize
-
-        return tokenize(list(texts), context_length=self.model.context_length)
+        return import_open_clip().tokenize(list(texts), context_length=self.model.context_length)
 
     @torch.no_grad()
     def encode_tokens(self, tokens: Tensor) -> Tensor:

@@ -35,12 +35,12 @@ BACKBONES: dict[str, BackboneEntry] = {
     for entry in (
         BackboneEntry(
             "CLIP ResNet",
-            names="for_model.backbones.checkpoints:resnet_names",
+            names="for_model.backbones.model_weights:resnet_names",
             load="for_model.backbones.clip_resnet:load_clip_resnet",
         ),
         BackboneEntry(
             "CLIP ViT",
-            names="for_model.backbones.checkpoints:vit_names",
+            names="for_model.backbones.model_weights:vit_names",
             load="for_model.backbones.clip_vit:load_vit",
         ),
         BackboneEntry(

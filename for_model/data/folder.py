@@ -28,7 +28,7 @@ def load_folder(root: Path) -> Dataset:
     root = Path(root).expanduser().resolve()
     if not root.is_dir():
         what = "is a file" if root.exists() else "doesn't exist"
-        raise DataError(f"{root} {what}: --root must name a folder of images")
+        raise DataError(f"{root} {what}: expected a folder of images")
     names, not_followed = _list(root)
     if not names:
         raise DataError(f"{root} holds no image: expected files such as .jpg, .png or .webp there or in its subfolders")

@@ -55,12 +55,15 @@ DATASETS: dict[str, DatasetEntry] = {
 }
 
 
-def load_dataset(name: str, root: Path | None = None, split: str | None = None) -> "Dataset":
+def load_dataset(
+    name: str, root: Path | None = None, split: str | None = None, root_option: str = "--root"
+) -> "Dataset":
     """A split of a dataset.
 
     name: one of DATASETS.
     root: its folder; None only for a dataset that has a place of its own (MiniScenes).
     split: None for the dataset's default, its validation split.
+    root_option: how the user gives the root, for the message that it is missing.
 
     Raises UsageError for an unknown name, a missing root, or a split of a dataset without splits; DataError as the
     dataset's reader does.
@@ -73,7 +76,7 @@ def load_dataset(name: str, root: Path | None = None, split: str | None = None) 
     wanted = split or entry.default_split or ""
     if root is None:
         if entry.default_root is None:
-            raise UsageError(f"dataset {name!r} needs a folder: give it with --root")
+            raise UsageError(f"dataset {name!r} needs a folder: give it with {root_option}")
         root = imported(entry.default_root)(wanted)
     load = imported(entry.load)
     dataset: Dataset = load(root) if entry.default_split is None else load(root, wanted)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from for_model.backbones.checkpoints import WEIGHTS_DIR
+from for_model.backbones.model_weights import WEIGHTS_DIR
 from for_model.backbones.protocol import ImageTextBackbone, Pool
 from for_model.backbones.registry import load_backbone
 from for_model.devices import to_device
@@ -96,15 +96,21 @@ def build_packaged(request: MethodRequest) -> ClipMethod:
 def packaged_head(backbone: str, method: str = "for") -> Path:
     """The file of the head that comes with FOR for a backbone and a trained method.
 
-    Raises UsageError when there is none.
+    Raises UsageError when none comes with that backbone, WeightsError when its file has gone.
     """
     path = _packaged_path(backbone, method)
-    if not path.is_file():
-        raise UsageError(
-            f"no head of {METHODS[method].title} comes with {backbone}, only with {DEFAULT_BACKBONE}: train one "
-            "(`python -m for_model train --help`) and give the path of its head.safetensors"
+    title = METHODS[method].title
+    if path.is_file():
+        return path
+    if backbone == DEFAULT_BACKBONE:
+        raise WeightsError(
+            f"{title}: its head for {backbone} is missing from this installation ({path}); "
+            "install FOR again, or give the path of a head.safetensors as method"
         )
-    return path
+    raise UsageError(
+        f"no head of {title} comes with {backbone}, only with {DEFAULT_BACKBONE}: train one "
+        "(`python -m for_model train --help`) and give the path of its head.safetensors"
+    )
 
 
 def packaged_heads(backbone: str) -> list[Path]:

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from for_model.backbones.checkpoints import Checkpoint, build_model, load_checkpoint, model_config
 from for_model.backbones.clip_vit import fit_positions
+from for_model.backbones.model_weights import ModelWeights, build_model, load_model_weights, model_config
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD, Channels, check_image_size, check_pixels, resize_to_square
 from for_model.errors import ForError
 from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import MethodRequest
+from for_model.open_clip_import import import_open_clip
 from for_model.tensor_files import sha256_state
 
 COCA = "coca_ViT-L-14"
@@ -98,29 +99,27 @@ class Coca(DualEncoder):
     The captioning decoder and the 255 further tokens that it reads take no part.
     """
 
-    def __init__(self, checkpoint: Checkpoint, image_size: int, device: torch.device) -> None:
+    def __init__(self, loaded: ModelWeights, image_size: int, device: torch.device) -> None:
         info = MethodInfo(
             method="coca",
-            backbone=checkpoint.name,
-            weights=checkpoint.label,
-            weights_sha256=sha256_state(checkpoint.state, checkpoint.config),
+            backbone=loaded.name,
+            weights=loaded.label,
+            weights_sha256=sha256_state(loaded.state, loaded.config),
             n_embeddings=1,
-            dim=int(checkpoint.config["embed_dim"]),
+            dim=int(loaded.config["embed_dim"]),
             image_size=image_size,
             settings={},
         )
-        model = build_model(checkpoint.config, checkpoint.state)
-        fit_positions(model.visual, image_size // checkpoint.config["vision_cfg"]["patch_size"])
-        super().__init__(info, model, device, checkpoint.mean, checkpoint.std)
+        model = build_model(loaded.config, loaded.state)
+        fit_positions(model.visual, image_size // loaded.config["vision_cfg"]["patch_size"])
+        super().__init__(info, model, device, loaded.mean, loaded.std)
 
     def _images(self, pixels: Tensor) -> Tensor:
         embeddings: Tensor = self.model.encode_image(pixels, normalize=False)
         return embeddings[:, None]
 
     def _texts(self, texts: list[str]) -> Tensor:
-        from open_clip.tokenizer import tokenize
-
-        tokens = tokenize(texts, context_length=self.model.text.context_length)  # [Q, L]
+        tokens = import_open_clip().tokenize(texts, context_length=self.model.text.context_length)  # [Q, L]
         embeddings: Tensor = self.model.encode_text(tokens.to(self.device), normalize=False)
         return embeddings
 
@@ -129,7 +128,7 @@ def build_coca(request: MethodRequest) -> Coca:
     """Load a CoCa of open_clip.
 
     request.backbone: `coca_ViT-B-32` or `coca_ViT-L-14`, None for the latter, the paper's.
-    request.weights: as `load_checkpoint` takes them, None for those fine-tuned on COCO's captions.
+    request.weights: as `load_model_weights` takes them, None for those fine-tuned on COCO's captions.
     request.image_size: pixels a side, a multiple of the patch size; None for the model's own.
 
     Raises UsageError for an unknown name or size, WeightsError when the weights can't be had or don't fit.
@@ -137,4 +136,4 @@ def build_coca(request: MethodRequest) -> Coca:
     name = COCA if request.backbone is None else request.backbone
     vision = model_config(name, ("coca",))["vision_cfg"]
     size = check_image_size(request.image_size, vision["image_size"], vision["patch_size"])
-    return Coca(load_checkpoint(name, request.weights, ("coca",), COCA_WEIGHTS), size, request.device)
+    return Coca(load_model_weights(name, request.weights, ("coca",), COCA_WEIGHTS), size, request.device)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from for_model.backbones.checkpoints import download, random_state
+from for_model.backbones.model_weights import download, random_state
 from for_model.errors import UsageError, WeightsError
 from for_model.tensor_files import sha256_state
 

@@ -16,6 +16,7 @@ from for_model.methods.dual_encoders import DualEncoder
 from for_model.methods.hub_models import HubModel, load_hub_model, reading
 from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import MethodRequest
+from for_model.open_clip_import import import_open_clip
 
 MAX_BLIP2_TOKENS = 32  # what BLIP-2 was trained with
 # What BLIP-2's own text processor (LAVIS' `blip_caption`) replaces by spaces, in training and afterwards.
@@ -75,10 +76,9 @@ class Owl(TransformersEncoder):
         return embeddings
 
     def _texts(self, texts: list[str]) -> Tensor:
-        from open_clip.tokenizer import tokenize  # both use CLIP's, and this one needs no download
-
         length = self.model.config.text_config.max_position_embeddings
-        tokens = tokenize(texts, context_length=length).to(self.device)  # [Q, L]; longer texts are cut at the end
+        # both use CLIP's tokenizer, and open_clip's needs no download
+        tokens = import_open_clip().tokenize(texts, context_length=length).to(self.device)  # [Q, L], longer texts cut
         core = self.model.base_model
         # no mask for the padding: it comes after the end-of-text token, which sees only what is before it
         embeddings: Tensor = core.text_projection(core.text_model(input_ids=tokens).pooler_output)

@@ -40,6 +40,7 @@ class DataConfig(Settings):
     images: so many of the split's images, the first by id; 0 for all.
     labelled: the share of the images whose labels are used; the others have pseudo-labels only (Table 5).
     fold: which images those are; another fold draws others.
+    mirrored: learn from the mirror images too: the soft teacher looks at both, and a step at either.
     labels: where the labels of an image come from: its `annotations`, or its `captions`, in which the names of the base
         categories are looked for.
     allow_missing: train without the images whose files are missing, instead of refusing to start.
@@ -51,6 +52,7 @@ class DataConfig(Settings):
     images: Count = 0
     labelled: Annotated[float, Field(gt=0, le=1)] = 1.0
     fold: Count = 0
+    mirrored: bool = False
     labels: Labels = "annotations"
     allow_missing: bool = False
 

@@ -7,7 +7,7 @@ Shapes: M images, b images asked for at once, K cells, Ce backbone width.
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,12 +81,20 @@ class OnTheFly(Features):
     dataset, backbone: whose images go through which trunk.
     why, identity: see `Features`.
     workers: threads that decode images; None for one a core, at most 8.
+    mirrored: look at the images' mirror images.
     """
 
     def __init__(
-        self, dataset: Dataset, backbone: ImageTextBackbone, why: str, identity: str, workers: int | None = None
+        self,
+        dataset: Dataset,
+        backbone: ImageTextBackbone,
+        why: str,
+        identity: str,
+        workers: int | None = None,
+        mirrored: bool = False,
     ) -> None:
         self._dataset, self._backbone, self.identity = dataset, backbone, identity
+        self._preprocess = _mirror(backbone.preprocess) if mirrored else backbone.preprocess
         self._workers = workers or default_workers()
         self.usable = np.ones(len(dataset.images), bool)
         self.skipped: list[Skipped] = []
@@ -96,7 +105,7 @@ class OnTheFly(Features):
         records = [self._dataset.images[row] for rows in wanted for row in rows]
         size = self._backbone.image_size
         ahead = 2 * max(_BATCH, self._workers)
-        stream = decoded(records, self._dataset.image_root, 2 * size, self._backbone.preprocess, self._workers, ahead)
+        stream = decoded(records, self._dataset.image_root, 2 * size, self._preprocess, self._workers, ahead)
         with contextlib.closing(stream):
             for rows in wanted:
                 images = [(row, next(stream)) for row in rows]
@@ -169,6 +178,7 @@ def open_features(
     folder: Path | None = None,
     workers: int | None = None,
     exact: bool = False,
+    mirrored: bool = False,
 ) -> Features:
     """The dataset's feature maps: kept on disk if all of them fit `budget_gib` and the disk, else on the fly.
 
@@ -180,34 +190,35 @@ def open_features(
     folder: where they are kept; None for `features` in FOR's cache folder.
     workers: threads that decode images; None for one a core, at most 8.
     exact: keep float32 as the trunk gives it, for scoring, instead of float16, for training.
+    mirrored: the feature maps of the images' mirror images, which are kept apart.
 
     Raises UsageError for a negative budget; StoreError when another process is filling the same folder or the disk
     can't be written; DataError when no image is usable.
     """
     if not budget_gib >= 0:
         raise UsageError(f"features.cache_gib is {budget_gib}: expected 0 or more")
-    identity = _identity(dataset, backbone)
+    identity = _identity(dataset, backbone, mirrored)
     dtype = np.dtype(np.float32 if exact else np.float16)
-    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}{'_float32' * exact}"
+    name = f"{dataset.name}_{dataset.split}_{backbone.name}_{identity[:12]}{'_mirrored' * mirrored}{'_float32' * exact}"
     target = (cache_dir() / "features" if folder is None else folder) / name
     size = len(dataset.images) * backbone.n_tokens * backbone.width * dtype.itemsize
-    what = f"feature maps of {len(dataset.images):,} images: {size / GIB:.1f} GiB"
+    what = f"feature maps of {len(dataset.images):,} {'mirror ' * mirrored}images: {size / GIB:.1f} GiB"
     if size > budget_gib * GIB:
         why = f"{what}, more than the {budget_gib:g} GiB of features.cache_gib: the trunk runs anew in every epoch"
         log.info(why)
-        return OnTheFly(dataset, backbone, why, identity, workers)
+        return OnTheFly(dataset, backbone, why, identity, workers, mirrored)
     free = _free_bytes(target)
     if not (target / "features.npy").exists() and size > 0.95 * free:
         why = f"{what}, but only {free / GIB:.1f} GiB are free at {target.parent}: the trunk runs anew in every epoch"
         log.info(why)
-        return OnTheFly(dataset, backbone, why, identity, workers)
+        return OnTheFly(dataset, backbone, why, identity, workers, mirrored)
     why = f"{what}, within the {budget_gib:g} GiB of features.cache_gib: the trunk runs once, kept in {target}"
     log.info(why)
     busy = StoreError(f"{target} is being filled by another process: wait for it to finish")
     try:
         with locked(target / "lock", busy):
             skipped = _keep(
-                OnTheFly(dataset, backbone, why, identity, workers),
+                OnTheFly(dataset, backbone, why, identity, workers, mirrored),
                 target,
                 (backbone.n_tokens, backbone.width),
                 dtype,
@@ -226,9 +237,15 @@ def open_features(
     return Kept(array, skipped, backbone.device, why, identity)
 
 
-def _identity(dataset: Dataset, backbone: ImageTextBackbone) -> str:
+def _identity(dataset: Dataset, backbone: ImageTextBackbone, mirrored: bool) -> str:
     images = [[image.id, image.path] for image in dataset.images]
-    return sha256_json([backbone.weights_sha256, backbone.image_size, str(dataset.image_root), images])
+    made_by = [backbone.weights_sha256, backbone.image_size, *["mirrored"] * mirrored]
+    return sha256_json([*made_by, str(dataset.image_root), images])
+
+
+def _mirror(preprocess: Callable[[Image.Image], Tensor]) -> Callable[[Image.Image], Tensor]:
+    """What `preprocess` makes of an image's mirror image."""
+    return lambda image: preprocess(ImageOps.mirror(image))
 
 
 def _free_bytes(path: Path) -> int:

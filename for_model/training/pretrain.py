@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from numpy.random import Generator
@@ -28,12 +27,14 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from for_model.backbones.attention_pool import interpolate_positions
-from for_model.backbones.checkpoints import CONFIG_DIR
+from for_model.backbones.model_weights import CONFIG_DIR
 from for_model.backbones.open_clip_parts import text_embeddings
+from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.data.miniscenes.scenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
 from for_model.files import atomic_path, sha256_json, write_json
+from for_model.open_clip_import import import_open_clip
 from for_model.prompts import PROMPTS
 from for_model.settings import (
     Count,
@@ -221,6 +222,7 @@ class Pretraining:
         config = json.loads(MODEL_CONFIG.read_text())
         text = config["text_cfg"]
         torch.manual_seed(recipe.seed)
+        open_clip = import_open_clip()
         self.model = open_clip.CLIP(**config).to(memory_format=torch.channels_last)
         self.tokenizer = open_clip.SimpleTokenizer(context_length=text["context_length"])
         # Only the tokens that captions and prompts use are trained: all 49,408 would be two thirds of the model. Their
@@ -306,8 +308,8 @@ class Pretraining:
         inverted, mirrored = (torch.from_numpy(rng.random(len(x)) < 0.5).to(self.device) for _ in range(2))
         x = x ^ (inverted * 255).to(torch.uint8)[:, None, None, None]
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
-        mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN, device=self.device).view(3, 1, 1) * 255
-        std = torch.tensor(open_clip.OPENAI_DATASET_STD, device=self.device).view(3, 1, 1) * 255
+        mean = torch.tensor(CLIP_MEAN, device=self.device).view(3, 1, 1) * 255
+        std = torch.tensor(CLIP_STD, device=self.device).view(3, 1, 1) * 255
         return x.float().contiguous(memory_format=torch.channels_last).sub_(mean).div_(std)
 
 
@@ -336,7 +338,7 @@ def used_rows() -> Tensor:
     """The tokens that captions and the seven prompts can hold: [V'] int64, ascending."""
     templates = (*_CAPTIONS, *(t.replace("{}", f"{a} {{}}") for t in _CAPTIONS for a in ("a", "an")), *PROMPTS)
     texts = [t.replace("{}", f"{c.name}, {c.name} and {c.name}") for t in templates for c in CONCEPTS]
-    return open_clip.SimpleTokenizer(context_length=77)(texts).unique()
+    return import_open_clip().SimpleTokenizer(context_length=77)(texts).unique()
 
 
 def export(checkpoint: Path, out: Path, metadata: dict[str, str]) -> None:

@@ -3,6 +3,8 @@
 Shapes: M images of the dataset, B of a batch, C base categories, V names of the vocabulary, Co joint width.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,17 +23,19 @@ from for_model.training.teacher import Teacher, soft_teacher, survey
 
 
 class Targets:
-    """What every image is trained on, by its row in the dataset.
+    """What every image is trained on, by its row in the dataset; the same in every view of it.
+
+    views: the feature maps of the dataset's images, and of their mirror images if those are trained on too.
 
     labelled: [M] bool, whose labels are used.  base: of each image, its base categories, positions in `base_texts`.
     base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
     absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
     pseudo: the pseudo-labels of the set objective, None without that branch.  pseudo_texts: [V, Co].
-    survey: of the ranking objective, what one look at all images found.
+    surveys: of the ranking objective, what one look at all images found, in each view of them.
     teacher: the soft teacher of the ranking objective, None without that branch; it has the same `pseudo_texts`.
     """
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, features: Features, method: ClipMethod) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, views: Sequence[Features], method: ClipMethod) -> None:
         count, device = len(dataset.images), method.backbone.device
         base = [i for i, category in enumerate(dataset.categories) if category.group == "base"]
         if config.loss.sup and (not base or not dataset.labels):
@@ -53,19 +57,19 @@ class Targets:
         self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
         self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
         ranking = config.loss.objective == "ranking"
-        self.survey = survey(features, method.backbone) if ranking else None
+        self.surveys = [survey(features, method.backbone) for features in views] if ranking else []
         self.pseudo: StoredLabels | None = None
         self.teacher: Teacher | None = None
         if config.loss.pse:
             settings = config.pseudo_labels
             names = _names(settings, dataset)
             self.pseudo_texts = cached_category_embeddings(method, names).to(device)
-            if self.survey is not None:
-                frozen, sharpness = self.survey.frozen, config.loss.sharpness
-                self.teacher = soft_teacher(features, method.backbone, self.pseudo_texts, sharpness, frozen)
+            if ranking:
+                looked_at = [(features, found.frozen) for features, found in zip(views, self.surveys, strict=True)]
+                self.teacher = soft_teacher(looked_at, method.backbone, self.pseudo_texts, config.loss.sharpness)
             else:
                 folder = cache_dir() / "pseudo-labels"
-                self.pseudo = stored_labels(features, method, names, settings.threshold, folder, settings.scale)
+                self.pseudo = stored_labels(views[0], method, names, settings.threshold, folder, settings.scale)
 
     def known(self, rows: Rows, minimum: int, seed: tuple[int, int]) -> Tensor | None:
         """The base categories that the softmax of some images of a federated dataset runs over: their labels, known

@@ -4,7 +4,7 @@ Ours, not the paper's: pseudo-labels (eq. 4) say yes or no to an image; this kee
 Shapes: M images of the dataset, V names, K cells, Ce backbone width, Co joint width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,24 +84,26 @@ class Teacher:
 
 @torch.no_grad()
 def soft_teacher(
-    features: Features, backbone: ImageTextBackbone, texts: Tensor, sharpness: float, frozen: Frozen | None = None
+    views: Sequence[tuple[Features, Frozen | None]], backbone: ImageTextBackbone, texts: Tensor, sharpness: float
 ) -> Teacher:
     """What CLIP's own embedding and Dense-CLIP's cells together say of every image for every name.
 
-    features: the feature maps of the dataset.
+    views: the feature maps of the dataset's images, and of their mirror images if they are to be looked at too, each
+        with what `survey` kept of them; without that it is made again. All have the same usable images.
     backbone: that made them.
     texts: [V, Co] float32, unit-norm, the names' embeddings, on the backbone's device.
     sharpness: see `teacher_logits`.
-    frozen: what `survey` kept, if it did; made again without.
     """
-    count = len(features.usable)
-    scores = [torch.zeros(count, len(texts)) for _ in FrozenParts._fields]  # [M, V] of Dense-CLIP and of CLIP
-    for rows, parts in _parts(features, backbone, frozen):
-        for of_head, part in zip(scores, parts, strict=True):
-            of_head[torch.from_numpy(rows)] = best_cosines(F.normalize(part, dim=-1), texts).cpu()
-    usable = torch.from_numpy(features.usable)
+    usable = torch.from_numpy(views[0][0].usable)
+    count, scores = len(usable), []
+    for features, frozen in views:
+        of_view = [torch.zeros(count, len(texts)) for _ in FrozenParts._fields]  # [M, V] of Dense-CLIP and of CLIP
+        for rows, parts in _parts(features, backbone, frozen):
+            for of_head, part in zip(of_view, parts, strict=True):
+                of_head[torch.from_numpy(rows)] = best_cosines(F.normalize(part, dim=-1), texts).cpu()
+        scores += [of_head[usable] for of_head in of_view]
     logits = torch.zeros(count, len(texts), dtype=torch.float16)
-    logits[usable] = teacher_logits([of_head[usable] for of_head in scores], sharpness).half()
+    logits[usable] = teacher_logits(scores, sharpness).half()
     return Teacher(logits)
 
 

@@ -51,15 +51,18 @@ class Training:
         device = self.device = backbone.device
         if not world.first:
             world.wait()  # the first keeps the feature maps and the pseudo-labels, the others find them
-        self.features = open_features(dataset, self.backbone, config.features.cache_gib)
+        kinds = (False, True) if config.data.mirrored else (False,)
+        self.views = [
+            open_features(dataset, self.backbone, config.features.cache_gib, mirrored=mirrored) for mirrored in kinds
+        ]
         cluster = ClipMethod(self.backbone, ClusterHead(min(config.pseudo_labels.clusters, self.backbone.n_cells)))
-        self.targets = Targets(config, dataset, self.features, cluster)
+        self.targets = Targets(config, dataset, self.views, cluster)
         if world.first:
             world.wait()
         torch.manual_seed(config.seed)
         self.head = make_head(config.head, self.backbone.pool).to(device)
-        if self.targets.survey is not None:
-            self.head.fit_to(self.targets.survey.means)
+        if self.targets.surveys:
+            self.head.fit_to(self.targets.surveys[0].means)
         self.parameters: dict[str, nn.Parameter] = {
             name: parameter for name, parameter in self.head.named_parameters() if parameter.requires_grad
         }
@@ -123,12 +126,10 @@ class Training:
         epoch = self.step // self.steps_per_epoch
         started = time.monotonic()
         images_before = self.sums["images"]
-        todo = self._order(epoch)[self.step % self.steps_per_epoch :]
-        mine = (batch[self.world.rank :: self.world.size] for batch in todo)
         rate = self.config.optimizer.learning_rate
-        for rows, X in self.features.batches(mine):
+        for view, rows, X in self._batches(epoch):
             rate = self._set_rate()
-            self._learn(rows, X)
+            self._learn(view, rows, X)
             self.step += 1
             bar.update()
             done = self.step % self.steps_per_epoch or self.steps_per_epoch
@@ -143,7 +144,7 @@ class Training:
             **means,
             "learning_rate": rate,
             "images": int(self.sums["images"]),
-            "skipped": len(self.features.skipped),
+            "skipped": len(self.views[0].skipped),
             "seconds": round(seconds, 2),
             "images_per_second": round((self.sums["images"] - images_before) / seconds, 1),
         }
@@ -153,9 +154,22 @@ class Training:
         self._save_by_the_clock()
         return line
 
+    def _batches(self, epoch: int) -> Iterator[tuple[int, Rows, Tensor]]:
+        """What this process is to learn from in the rest of an epoch: of each batch its view, its rows and their X."""
+        order = self._order(epoch)
+        chosen = np.random.default_rng([self.config.seed, epoch, 3]).integers(len(self.views), size=len(order)).tolist()
+        rest = range(self.step % self.steps_per_epoch, len(order))
+        streams = [
+            view.batches([order[i][self.world.rank :: self.world.size] for i in rest if chosen[i] == number])
+            for number, view in enumerate(self.views)
+        ]
+        for i in rest:
+            yield chosen[i], *next(streams[chosen[i]])
+
     def _order(self, epoch: int) -> list[Rows]:
         """The batches of an epoch, the same for every process: permutations of the rows that can be learnt from."""
-        useful = self.features.usable if self.config.loss.pse else self.features.usable & self.targets.labelled
+        usable = self.views[0].usable
+        useful = usable if self.config.loss.pse else usable & self.targets.labelled
         pool = np.flatnonzero(useful)
         if not len(pool):
             raise DataError("no image can be learnt from: none is both usable and labelled")
@@ -175,13 +189,13 @@ class Training:
             group["lr"] = rate
         return rate
 
-    def _learn(self, rows: Rows, X: Tensor) -> None:
+    def _learn(self, view: int, rows: Rows, X: Tensor) -> None:
         """One step on this process's part of a batch; the gradient is that of the whole batch on every process."""
         torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))  # of the dropout
         labelled = np.flatnonzero(self.targets.labelled[rows])
         counts = self.world.sum_(torch.tensor([len(rows), len(labelled)], dtype=torch.float64, device=self.device))
         n_images, n_labelled = counts.tolist()
-        Y = self._embed(rows, X)
+        Y = self._embed(view, rows, X)
         sup = pse = 0.0 * Y.sum()
         if self.config.loss.sup and n_labelled:
             part = Y if len(labelled) == len(rows) else Y[torch.from_numpy(labelled).to(self.device)]
@@ -204,12 +218,12 @@ class Training:
         for key, value in zip(_SUMS, (*values, n_images), strict=True):
             self.sums[key] += value
 
-    def _embed(self, rows: Rows, X: Tensor) -> Tensor:
-        """Y: [b, N, Co] of some images; X: [b, K, Ce], their feature maps."""
+    def _embed(self, view: int, rows: Rows, X: Tensor) -> Tensor:
+        """Y: [b, N, Co] of some images; X: [b, K, Ce], their feature maps in a view."""
         kept = {}
-        survey = self.targets.survey
-        if survey is not None and survey.frozen is not None and isinstance(self.head, ForPlusHead):
-            kept = {"frozen": survey.frozen.of(rows, self.device)}
+        frozen = self.targets.surveys[view].frozen if self.targets.surveys else None
+        if frozen is not None and isinstance(self.head, ForPlusHead):
+            kept = {"frozen": frozen.of(rows, self.device)}
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
             Y: Tensor = self.head(X, self.backbone.pool, **kept)
         return Y
@@ -269,7 +283,8 @@ def train(config: TrainConfig, out: Path, device: str | None = None) -> Iterator
 def load_training_data(config: TrainConfig) -> Dataset:
     """The images and labels that a training is told to use. Raises DataError, also for missing images."""
     data = config.data
-    dataset = load_dataset(data.dataset, Path(data.root).expanduser() if data.root else None, data.split)
+    root = Path(data.root).expanduser() if data.root else None
+    dataset = load_dataset(data.dataset, root, data.split, root_option="data.root=FOLDER")
     if data.labels == "captions":
         dataset = labels_from_captions(dataset, read_captions(captions_path(dataset)))
     if data.images:

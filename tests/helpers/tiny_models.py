@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from for_model.backbones import checkpoints
+from for_model.backbones import model_weights
 from for_model.methods import hub_models
 
 _TEXT = {"context_length": 24, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
@@ -30,7 +30,7 @@ def name_tiny_open_clip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the models of OPEN_CLIP be named like those that come with FOR, in place of these."""
     for name, config in OPEN_CLIP.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
-    monkeypatch.setattr(checkpoints, "CONFIG_DIR", folder)
+    monkeypatch.setattr(model_weights, "CONFIG_DIR", folder)
 
 
 _OWL_VISION = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -62,7 +62,7 @@ def teacher_logits(parts: Sequence[Tensor], sharpness: float) -> Tensor:
     z makes a name's scores over the dataset's M images have mean 0 and standard deviation 1, so that a name's own level
     and spread don't matter.
 
-    parts: [M, V] float32 each, the best cosines of one untrained head (CLIP's, Dense-CLIP's).
+    parts: [M, V] float32 each, the best cosines of one untrained head (CLIP's, Dense-CLIP's) on one view of the images.
     sharpness: the spread of the result; the larger, the nearer to one hard label.
     Returns [M, V] float32.
     """

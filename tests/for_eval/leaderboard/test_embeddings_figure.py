@@ -23,3 +23,5 @@ def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     with pytest.raises(UsageError, match="no results of tables"):
         write_embeddings_figure(tmp_path / "figure.png", tmp_path)
+    assert main(["figure", "figure.txt", "--out", str(LEADERBOARDS)]) == 2
+    assert capsys.readouterr().err == "error: figure.txt: expected a figure's name that ends in .png, .svg, .pdf\n"

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from for_eval.__main__ import main
 from for_eval.leaderboard.columns import to_csv
-from for_eval.leaderboard.evaluate import K, evaluate, run_method
+from for_eval.leaderboard.evaluate import K, commit_of, evaluate, run_method
 from for_eval.leaderboard.results import summary, write_tables
 from for_eval.metrics import bootstrap, kept_rankings, retrieval
 from for_eval.metrics.kept_rankings import read_rankings
@@ -69,6 +70,30 @@ def test_a_row_says_what_ran_and_what_was_skipped(board: Path) -> None:
     result = json.loads(next((board / "results").glob("*_clip-1.json")).read_text())
     assert result["skipped"][0]["reason"] == "empty file"
     assert result["versions"]["torch"]
+
+
+def test_the_commit_is_that_of_the_checkout_that_ran(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        done = subprocess.run(["git", *who, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    module, other = tmp_path / "package" / "module.py", tmp_path / "other" / "module.py"
+    installed = tmp_path / ".venv" / "module.py"
+    for path in (module, other, installed, tmp_path / "leaderboards" / "table.json"):
+        path.parent.mkdir()
+        path.write_text("1")
+    assert commit_of(module) is None
+    git("init", "-q")
+    git("add", "package", "other", "leaderboards")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "--short=12", "HEAD")
+    assert commit_of(module) == commit
+    assert commit_of(installed) is None  # FOR installed within the checkout of something else
+    (tmp_path / "leaderboards" / "table.json").write_text("2")
+    assert commit_of(module) == commit
+    other.write_text("2")
+    assert commit_of(module) == f"{commit}+changes"
 
 
 def test_scores_are_the_metrics_of_the_store(board: Path, scenes: Path) -> None:
@@ -219,11 +244,20 @@ def test_help_of_every_command_teaches(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.data
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no ../shared/data")
 def test_real_photos_through_rn50_with_random_weights(tmp_path: Path) -> None:
-    given = arguments(SHARED / "coco-tiny", tmp_path, "clip,dense-clip,cluster-clip")
+    root, out = tmp_path / "coco", tmp_path / "board"
+    whole = json.loads((SHARED / "coco-tiny" / "annotations" / "instances_val2017.json").read_text())
+    images = whole["images"][:12]
+    ids = {image["id"] for image in images}
+    annotations = [each for each in whole["annotations"] if each["image_id"] in ids]
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").symlink_to(SHARED / "coco-tiny" / "val2017")
+    some = {**whole, "images": images, "annotations": annotations}
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(some))
+    given = arguments(root, out, "clip,dense-clip,cluster-clip")
     given[given.index("val")] = "val2017"
     assert main([*given, "--backbone", "RN50", "--image-size", "96"]) == 0  # a fifth of the pixels, all of the way
-    assert [(r["method"], r["weights"], r["backbone"], r["images"]) for r in rows(tmp_path)] == [
-        (method, "random", "RN50", "80") for method in ("clip", "dense-clip", "cluster-clip")
+    assert [(r["method"], r["weights"], r["backbone"], r["images"]) for r in rows(out)] == [
+        (method, "random", "RN50", "12") for method in ("clip", "dense-clip", "cluster-clip")
     ]
 
 

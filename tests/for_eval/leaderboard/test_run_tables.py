@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,22 @@ SMALL = {
 
 @dataclass(frozen=True)
 class World:
-    """12 scenes to train on and 12 to score, a cache of its own, a suite, and the folder for results."""
+    """12 scenes to train on and 12 to score, a suite, and a folder with a cache of its own and one for results."""
 
     suite: Suite
-    out: Path
+    folder: Path
+
+    @property
+    def scenes(self) -> Path:
+        return self.suite.config.parent / "scenes"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @property
+    def out(self) -> Path:
+        return self.folder / "out"
 
     @property
     def results(self) -> Path:
@@ -55,25 +68,62 @@ class World:
         return list(run_tables(self.suite, names, self.out, *find_data(self.suite, None), **options))
 
 
-@pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    root = tmp_path / "scenes"
+def _suite(folder: Path) -> Suite:
+    """Draw the scenes into a folder and write the recipe of its trainings beside them."""
+    root = folder / "scenes"
     write_scenes(root, {"train": 12, "val": 12}, size=96)
-    config = tmp_path / "small.toml"
+    config = folder / "small.toml"
     config.write_text(
         f'image_size = 96\n[data]\ndataset = "coco"\nsplit = "train"\nroot = "{root}"\n'
         '[head]\nqueries = 4\nlayers = 1\nfeedforward = 32\n[pseudo_labels]\nvocabulary = "miniscenes"\nclusters = 4\n'
         "threshold = 0.2\n[optimizer]\nepochs = 1\n"
     )
-    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
+    return Suite("miniscenes", "val", config, SMALL)
+
+
+def _enter(world: World, patch: pytest.MonkeyPatch) -> World:
+    """Let commands know the world's suite, its scenes as MiniScenes, and its cache."""
 
     def load(name: str, place: Path | None, split: str) -> Dataset:
-        return load_coco(root, split, name=name) if name == "miniscenes" else load_dataset(name, place, split)
+        return load_coco(world.scenes, split, name=name) if name == "miniscenes" else load_dataset(name, place, split)
 
-    monkeypatch.setattr(tables, "load_dataset", load)
-    suite = Suite("miniscenes", "val", config, SMALL)
-    monkeypatch.setitem(SUITES, "miniscenes", suite)
-    return World(suite, tmp_path / "out")
+    patch.setattr(tables, "load_dataset", load)
+    patch.setitem(SUITES, "miniscenes", world.suite)
+    patch.setenv("FOR_CACHE", str(world.cache))
+    return world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, list[RowOutcome]]:
+    """A world in which both tables were made, and what was said of the main one. Not to be changed: see `small`."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        world = _enter(World(_suite(folder), folder), patch)
+        outcomes = world.run("main")
+        world.run("queries")
+    return world, outcomes
+
+
+@pytest.fixture
+def small(made: tuple[World, list[RowOutcome]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A copy of the world in which both tables were made: all rows are in its cache and committed."""
+    world = _enter(World(made[0].suite, tmp_path), monkeypatch)
+    shutil.copytree(made[0].cache, world.cache)
+    shutil.copytree(made[0].out, world.out)
+    return world
+
+
+@pytest.fixture
+def uncommitted(small: World) -> World:
+    """The rows are in its cache, so that none has to be trained again, but nothing is committed."""
+    shutil.rmtree(small.out)
+    return small
+
+
+@pytest.fixture
+def new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Nothing was made yet, and the scenes may be changed."""
+    return _enter(World(_suite(tmp_path), tmp_path), monkeypatch)
 
 
 def rows(out: Path, name: str) -> list[dict[str, str]]:
@@ -82,12 +132,12 @@ def rows(out: Path, name: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("cache_gib", [0.0, 1.0], ids=["on the fly", "kept"])
-def test_a_damaged_image_is_counted_whether_feature_maps_are_kept_or_not(small: World, cache_gib: float) -> None:
-    with small.suite.config.open("a") as config:
+def test_a_damaged_image_is_counted_whether_feature_maps_are_kept_or_not(new: World, cache_gib: float) -> None:
+    with new.suite.config.open("a") as config:
         config.write(f"[features]\ncache_gib = {cache_gib}\n")
-    root, dataset = find_data(small.suite, None)
+    root, dataset = find_data(new.suite, None)
     (dataset.image_root / dataset.images[4].path).write_bytes(b"no image")
-    ((result, rankings),) = measure(small.suite, SMALL["main"].rows[0], 0, dataset, root).values()
+    ((result, rankings),) = measure(new.suite, SMALL["main"].rows[0], 0, dataset, root).values()
     assert (result["n_images"], result["n_skipped"]) == (11, 1)
     assert result["skipped"][0]["id"] == dataset.images[4].id
     assert len(rankings.image_ids) == 11
@@ -95,8 +145,8 @@ def test_a_damaged_image_is_counted_whether_feature_maps_are_kept_or_not(small: 
 
 
 @pytest.mark.slow
-def test_rows_are_trained_scored_and_averaged(small: World) -> None:
-    verdicts = small.run("main")
+def test_rows_are_trained_scored_and_averaged(made: tuple[World, list[RowOutcome]]) -> None:
+    small, verdicts = made
     assert [(v.row.label[0], v.row.label[1], v.seed, v.ok) for v in verdicts] == [
         ("CLIP", "", 0, None),
         ("FOR", "both", 0, None),
@@ -107,21 +157,24 @@ def test_rows_are_trained_scored_and_averaged(small: World) -> None:
     clip, both, labels = rows(small.out, "main")
     assert (clip["seeds"], both["seeds"], labels["seeds"]) == ("1", "2", "2")
     assert clip["base std"] == ""
-    results = [json.loads(path.read_text()) for path in sorted(small.results.glob("for_*.json"))]
+    names = [f"{small.suite.key(SMALL['main'].rows[1], seed)}.json" for seed in (0, 1)]
+    results = [json.loads((small.results / name).read_text()) for name in names]
     scores = [100 * result["scores"]["base"]["map"] for result in results]
     assert [result["seed"] for result in results] == [0, 1]
     assert float(both["base mAP@50"]) == pytest.approx(sum(scores) / 2, abs=0.006)
     assert float(both["base std"]) == pytest.approx(abs(scores[0] - scores[1]) / 2**0.5, abs=0.006)
     assert results[0]["training"]["config"]["head"]["queries"] == 4
     method = build_method("clip", image_size=None)
-    store = next((small.out.parent / "cache" / "stores").glob("*_clip_*"))
-    (own,) = evaluate(load_coco(small.out.parent / "scenes", "val"), open_store(store), method)
+    store = next((small.cache / "stores").glob("*_clip_*"))
+    (own,) = evaluate(load_coco(small.scenes, "val"), open_store(store), method)
     assert float(clip["novel mAP@50"]) == pytest.approx(100 * own.scores["novel"]["map"], abs=0.006)
 
 
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    small.run("main", seeds=1)
+    key = small.suite.key(SMALL["queries"].rows[0], 0)
+    for path in (*small.cache.rglob(f"{key}*"), *small.results.glob(f"{key}*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     trained: list[str] = []
     original = tables.train.Training
 
@@ -138,12 +191,12 @@ def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
-    small: World, capsys: pytest.CaptureFixture[str]
+    uncommitted: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["tables", "--dataset", "miniscenes", "--only", "main", "--seeds", "1", "--out", str(small.out)]
+    arguments = ["tables", "--dataset", "miniscenes", "--only", "main", "--seeds", "1", "--out", str(uncommitted.out)]
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("new ") == 3
-    path = small.results / "clip.json"
+    path = uncommitted.results / "clip.json"
     right = path.read_bytes()
     wrong = json.loads(right)
     wrong["scores"]["novel"]["map"] += 0.0051
@@ -161,11 +214,10 @@ def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
 
 
 def test_rows_keep_their_rankings_and_can_be_compared(small: World, capsys: pytest.CaptureFixture[str]) -> None:
-    small.run("queries")
     three, four = (small.results / f"{small.suite.key(row, 0)}.json" for row in SMALL["queries"].rows)
     result, rankings = read_ranked(three)
     assert len(rankings.image_ids) == result["n_images"] == 12
-    cached = read_ranked(small.out.parent / "cache" / "tables" / "miniscenes" / three.name)
+    cached = read_ranked(small.cache / "tables" / "miniscenes" / three.name)
     assert cached[0] == result
     assert np.array_equal(cached[1].order, rankings.order)
     assert main(["compare", str(three), str(four), "--resamples", "20"]) == 0
@@ -185,9 +237,8 @@ def without_rankings(path: Path) -> dict[str, Any]:
 def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
     small: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small.run("queries")
     name = f"{small.suite.key(SMALL['queries'].rows[0], 0)}.json"
-    cached, committed = small.out.parent / "cache" / "tables" / "miniscenes" / name, small.results / name
+    cached, committed = small.cache / "tables" / "miniscenes" / name, small.results / name
     right = read_ranked(committed)[0]
     old = without_rankings(cached), without_rankings(committed)
     scored: list[str] = []
@@ -212,9 +263,7 @@ def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
 def test_comparing_a_row_without_rankings_says_what_makes_it_again(
     small: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small.run("main", "queries", seeds=1)
     clip, three = small.results / "clip.json", small.results / f"{small.suite.key(SMALL['queries'].rows[0], 0)}.json"
-    capsys.readouterr()
     for path, table in ((clip, "main"), (three, "queries")):
         without_rankings(path)
         assert main(["compare", str(path), str(path)]) == 2
@@ -247,29 +296,29 @@ def test_every_committed_row_names_the_table_that_makes_it_again() -> None:
 
 
 @pytest.mark.slow
-def test_csvs_come_from_the_results_alone(small: World) -> None:
-    assert write_table_csvs(small.out) == []
-    small.run("queries")
-    before = (small.out / "miniscenes-queries.csv").read_bytes()
-    (path,) = write_table_csvs(small.out)[1:]
+def test_csvs_come_from_the_results_alone(uncommitted: World) -> None:
+    assert write_table_csvs(uncommitted.out) == []
+    uncommitted.run("queries")
+    before = (uncommitted.out / "miniscenes-queries.csv").read_bytes()
+    (path,) = write_table_csvs(uncommitted.out)[1:]
     assert path.name == "miniscenes-queries.csv"
     assert path.read_bytes() == before
-    assert rows(small.out, "main")[0]["base mAP@50"] == ""  # not measured is empty
-    damaged = next(small.results.glob("*.json"))
+    assert rows(uncommitted.out, "main")[0]["base mAP@50"] == ""  # not measured is empty
+    damaged = next(uncommitted.results.glob("*.json"))
     damaged.write_text("{")
     with pytest.raises(DataError, match="is no JSON result"):
-        write_table_csvs(small.out)
+        write_table_csvs(uncommitted.out)
 
 
 @pytest.mark.slow
-def test_a_table_averages_over_the_seeds_that_its_rows_share(small: World) -> None:
-    small.run("main")  # two seeds of the row that both tables have
-    small.run("queries")
-    three, four = rows(small.out, "queries")
+def test_a_table_averages_over_the_seeds_that_its_rows_share(uncommitted: World) -> None:
+    uncommitted.run("main")  # two seeds of the row that both tables have
+    uncommitted.run("queries")
+    three, four = rows(uncommitted.out, "queries")
     assert (three["seeds"], four["seeds"]) == ("1", "1")
-    first = json.loads((small.results / f"{small.suite.key(SMALL['queries'].rows[1], 0)}.json").read_text())
+    first = json.loads((uncommitted.results / f"{uncommitted.suite.key(SMALL['queries'].rows[1], 0)}.json").read_text())
     assert float(four["base mAP@50"]) == pytest.approx(100 * first["scores"]["base"]["map"], abs=0.006)
-    assert rows(small.out, "main")[1]["seeds"] == "2"
+    assert rows(uncommitted.out, "main")[1]["seeds"] == "2"
 
 
 @pytest.mark.slow
@@ -302,6 +351,16 @@ def test_every_row_of_every_table_can_be_made(suite: Suite) -> None:
     assert (training.data.dataset, training.data.root) == (suite.dataset, "/data")
 
 
+def test_the_help_names_every_dataset_and_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["tables", "--help"])
+    words = "".join(capsys.readouterr().out.split())
+    names = dict.fromkeys(name for suite in SUITES.values() for name in suite.tables)
+    assert f"someof{','.join(SUITES)}(all)" in words
+    ((_, listed),) = [part.split("someof") for part in words.split("--onlyNAMES")[2:]]
+    assert set(listed.partition("(all)")[0].split(",")) == set(names)
+
+
 def test_embeddings_an_image_are_those_of_the_backbone() -> None:
     """The second label of the main tables, which the paper has too: K cells at the image size of the config."""
     for suite in (suite for suite in SUITES.values() if "main" in suite.tables):
@@ -327,10 +386,10 @@ def test_baselines_are_published_models_with_as_many_embeddings_as_the_paper_say
 
 
 @pytest.mark.slow
-def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pytest.CaptureFixture[str]) -> None:
-    (small.out.parent / "data" / "coco").mkdir(parents=True)
-    data = str(small.out.parent / "data")
-    assert main(["tables", "--data", data, "--only", "main", "--seeds", "1", "--out", str(small.out)]) == 0
+def test_datasets_without_data_are_left_out_and_named(uncommitted: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (uncommitted.folder / "data" / "coco").mkdir(parents=True)
+    data = str(uncommitted.folder / "data")
+    assert main(["tables", "--data", data, "--only", "main", "--seeds", "1", "--out", str(uncommitted.out)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed] == ["miniscenes"] * 3 + [
         "flickr8k",
@@ -343,23 +402,23 @@ def test_datasets_without_data_are_left_out_and_named(small: World, capsys: pyte
     assert "instances_val2017.json doesn't exist" in printed[4]
     assert f"{data}/coco/lvis_v1_val.json doesn't exist" in printed[6]  # it may lie in COCO's folder
     assert f"`python -m for_eval fetch nuimages --root {data}/nuimages`" in printed[7]
-    assert all(path.name.startswith("miniscenes-") for path in small.out.glob("*.csv"))
+    assert all(path.name.startswith("miniscenes-") for path in uncommitted.out.glob("*.csv"))
     assert main(["tables", "--dataset", "lvis", "--data", data]) == 2
     assert main(["tables", "--dataset", "lvis"]) == 2
     assert "no folder of datasets was given" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    suite = replace(small.suite, protocols=("all", "federated"))
+def test_both_protocols_of_a_suite_are_rows(new: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = replace(new.suite, protocols=("all", "federated"))
     monkeypatch.setitem(SUITES, "miniscenes", suite)
-    scenes = load_coco(small.out.parent / "scenes", "val", name="miniscenes")
+    scenes = load_coco(new.scenes, "val", name="miniscenes")
     some = {image.id: frozenset(range(5)) for image in scenes.images}
     federated = replace(scenes, negatives={key: found - scenes.labels[key] for key, found in some.items()})
-    verdicts = list(run_tables(suite, ["queries"], small.out, None, federated, seeds=1))
+    verdicts = list(run_tables(suite, ["queries"], new.out, None, federated, seeds=1))
     assert "all: base" in verdicts[0].line
     assert "federated: base" in verdicts[0].line
-    found = rows(small.out, "queries")
+    found = rows(new.out, "queries")
     assert [(row["queries"], row["protocol"]) for row in found] == [
         ("3", "all"),
         ("3", "federated"),
@@ -367,7 +426,7 @@ def test_both_protocols_of_a_suite_are_rows(small: World, monkeypatch: pytest.Mo
         ("4", "federated"),
     ]
     assert found[0]["base mAP@50"] != found[1]["base mAP@50"]
-    assert [verdict.ok for verdict in run_tables(suite, ["queries"], small.out, None, federated, seeds=1)] == [
+    assert [verdict.ok for verdict in run_tables(suite, ["queries"], new.out, None, federated, seeds=1)] == [
         True,
         True,
     ]

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from for_model.backbones.attention_pool import AttentionPool, interpolate_positions
-from for_model.backbones.checkpoints import build_model, model_config
 from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
+from for_model.backbones.model_weights import build_model, model_config
 from for_model.errors import ImageError, UsageError
 
 

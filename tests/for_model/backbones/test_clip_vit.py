@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP, resize_pos_embed
 from PIL import Image
 
-from for_model.backbones.checkpoints import load_checkpoint
 from for_model.backbones.clip_resnet import load_clip_resnet
 from for_model.backbones.clip_vit import VitBackbone
+from for_model.backbones.model_weights import load_model_weights
 from for_model.backbones.registry import load_backbone
 from for_model.data.coco import load_coco
 from for_model.data.miniscenes.scenes import write_scenes
@@ -24,8 +24,11 @@ from for_model.heads.sum_clip import SumHead
 from for_model.methods.build import build_method
 from for_model.methods.head_config import HeadConfig
 from for_model.methods.head_files import make_head
+from for_model.open_clip_import import import_open_clip
 from for_model.training.features import open_features
 from tests.helpers.tiny_models import OPEN_CLIP, name_tiny_open_clip
+
+open_clip = import_open_clip()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,12 +49,12 @@ def some_pixels(size: int, n: int = 2) -> torch.Tensor:
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def open_clips_own(size: int) -> CLIP:
+def open_clips_own(size: int) -> Any:
     """open_clip's model of the same weights, built by its own code, its positions resized by its own code."""
     config = OPEN_CLIP["ViT-tiny"]
-    model = CLIP(**{**config, "vision_cfg": {**config["vision_cfg"], "image_size": size}}).eval()
-    state = dict(load_checkpoint("ViT-tiny", "random").state)
-    resize_pos_embed(state, model, antialias=size < config["vision_cfg"]["image_size"])
+    model = open_clip.CLIP(**{**config, "vision_cfg": {**config["vision_cfg"], "image_size": size}}).eval()
+    state = dict(load_model_weights("ViT-tiny", "random").state)
+    open_clip.model.resize_pos_embed(state, model, antialias=size < config["vision_cfg"]["image_size"])
     model.load_state_dict(state)
     return model
 

@@ -1,8 +1,6 @@
 """photo-lite: its pool against ConSE written out, its trunk against timm, and what a missing package leads to."""
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +22,6 @@ from for_model.heads.dense import DenseHead
 from for_model.methods.build import build_method
 from for_model.tensor_files import read_weights
 from for_model.text import embed_categories, embed_queries
-from tests.helpers.paths import REPOSITORY
 
 GRID, WIDTH, CLASSES, DIM = 3, 16, 20, 8
 SETTINGS = PhotoSettings(temperature=1.5, n_classes=4, doubt=0.3)
@@ -150,17 +147,6 @@ def test_other_weights_and_sizes_are_refused() -> None:
         load_backbone("photo-lite", "random")
     with pytest.raises(UsageError, match="multiple of 32"):
         load_backbone("photo-lite", image_size=100)
-
-
-@pytest.mark.slow
-def test_nothing_optional_is_imported_by_import() -> None:
-    code = (
-        "import sys, for_model.backbones.photo_lite, for_model.methods.build; "
-        "import for_model.methods.transformers_encoders; "
-        "print({'timm', 'tokenizers', 'transformers'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
-    assert done.stdout.strip() == "set()"
 
 
 @pytest.fixture(scope="module")

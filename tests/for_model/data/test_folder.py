@@ -83,8 +83,8 @@ def test_a_name_that_is_not_utf8_is_listed_and_explained(tmp_path: Path, caplog:
 
 def test_what_is_no_folder_of_images(tmp_path: Path) -> None:
     touch(tmp_path, "file.jpg", "empty/readme.txt")
-    with pytest.raises(DataError, match=r"missing doesn't exist: --root must name a folder"):
-        load_folder(tmp_path / "missing")
+    with pytest.raises(DataError, match=r"missing doesn't exist: expected a folder of images"):
+        load_folder(tmp_path / "missing")  # by --root, --images or from Python: the message fits all
     with pytest.raises(DataError, match=r"file.jpg is a file"):
         load_folder(tmp_path / "file.jpg")
     with pytest.raises(DataError, match=r"empty holds no image"):

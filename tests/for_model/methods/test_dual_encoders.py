@@ -3,17 +3,14 @@
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import open_clip
 import pytest
 import torch
-from open_clip.coca_model import CoCa
-from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import resize_pos_embed
 from PIL import Image
 
-from for_model.backbones import checkpoints
-from for_model.backbones.checkpoints import load_checkpoint
+from for_model.backbones import model_weights
+from for_model.backbones.model_weights import load_model_weights
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.errors import ForError, UsageError, WeightsError
 from for_model.methods import hub_models
@@ -21,7 +18,10 @@ from for_model.methods.build import build_method
 from for_model.methods.dual_encoders import COCA, COCA_WEIGHTS, Coca
 from for_model.methods.protocol import Method
 from for_model.methods.registry import parse_method
+from for_model.open_clip_import import import_open_clip
 from tests.helpers.tiny_models import OPEN_CLIP, name_tiny_open_clip
+
+open_clip = import_open_clip()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,13 +40,13 @@ def some_pixels(size: int) -> torch.Tensor:
     return torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def open_clips_own(size: int) -> CoCa:
+def open_clips_own(size: int) -> Any:
     """open_clip's model of the same weights, decoder and all, its positions resized by its own code."""
     config = {key: value for key, value in OPEN_CLIP["coca-tiny"].items() if key != "custom_text"}
     own = config["vision_cfg"]["image_size"]
-    model = CoCa(**{**config, "vision_cfg": {**config["vision_cfg"], "image_size": size}}).eval()
-    state = dict(load_checkpoint("coca-tiny", "random", ("coca",)).state)
-    resize_pos_embed(state, model, antialias=size < own)
+    model = open_clip.CoCa(**{**config, "vision_cfg": {**config["vision_cfg"], "image_size": size}}).eval()
+    state = dict(load_model_weights("coca-tiny", "random", ("coca",)).state)
+    open_clip.model.resize_pos_embed(state, model, antialias=size < own)
     model.load_state_dict(state)
     return model
 
@@ -62,7 +62,7 @@ def test_coca_is_open_clips_encode_image(size: int) -> None:
 
 def test_cocas_texts_are_open_clips(coca: Method) -> None:
     texts = ["a dog", "itap of a very long name of a thing, with punctuation!", "word " * 60]
-    tokens = open_clip.tokenizer.tokenize(texts, context_length=24)
+    tokens = open_clip.tokenize(texts, context_length=24)
     expected = open_clips_own(64).encode_text(tokens, normalize=True)
     torch.testing.assert_close(coca.encode_texts(texts), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(coca.encode_texts(texts[:1]), expected[:1], atol=1e-5, rtol=0)
@@ -87,7 +87,7 @@ def test_coca_keeps_the_protocol(coca: Method) -> None:
 
 
 def test_coca_from_a_file(tmp_path: Path, coca: Method) -> None:
-    state = load_checkpoint("coca-tiny", "random", ("coca",)).state
+    state = load_model_weights("coca-tiny", "random", ("coca",)).state
     torch.save(state, tmp_path / "mine.bin")
     method = build_method("coca", "coca-tiny", str(tmp_path / "mine.bin"), device="cpu")
     assert (method.info.weights, method.info.weights_sha256) == ("mine.bin", coca.info.weights_sha256)
@@ -103,7 +103,7 @@ def test_cocas_default_is_the_one_fine_tuned_on_coco(monkeypatch: pytest.MonkeyP
         asked.append((name, tag, entry["hf_hub"]))
         raise WeightsError("no hub here")
 
-    monkeypatch.setattr(checkpoints, "fetch_pretrained", fetch)
+    monkeypatch.setattr(model_weights, "fetch_pretrained", fetch)
     with pytest.raises(WeightsError, match="no hub here"):
         build_method("coca", device="cpu")
     assert asked == [(COCA, COCA_WEIGHTS, "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k/")]
@@ -144,4 +144,4 @@ def test_without_transformers_one_line_says_how_to_install_it(method: str, monke
 
 
 def test_the_channels_are_clips() -> None:
-    assert (CLIP_MEAN, CLIP_STD) == (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
+    assert (CLIP_MEAN, CLIP_STD) == (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)

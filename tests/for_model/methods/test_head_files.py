@@ -183,3 +183,9 @@ def test_methods_by_name() -> None:
     assert packaged_heads("RN-mini") == [packaged_head("RN-mini"), packaged_head("RN-mini", "for+")]
     assert packaged_heads("RN50") == []
     assert packaged_head("RN-mini").stat().st_size < 20e6
+
+
+def test_a_packaged_head_that_has_gone_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("for_model.methods.build.WEIGHTS_DIR", tmp_path)
+    with pytest.raises(WeightsError, match=r"^FOR\+: its head for RN-mini is missing from this installation \("):
+        build_method("for+", device="cpu")

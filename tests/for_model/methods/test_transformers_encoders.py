@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import tokenize
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from for_model.backbones import checkpoints
+from for_model.backbones import model_weights
 from for_model.errors import ForError, ImageError, UsageError, WeightsError
 from for_model.methods.build import build_method
 from for_model.methods.dual_encoders import DualEncoder
 from for_model.methods.hub_models import FAMILIES, PUBLISHED, load_hub_model
 from for_model.methods.protocol import Method
 from for_model.methods.transformers_encoders import Blip2
+from for_model.open_clip_import import import_open_clip
 from for_model.prompts import PROMPTS, fill_prompts
 from for_model.text import embed_categories
 from tests.helpers.tiny_models import name_tiny_hub_models
@@ -97,7 +97,7 @@ def test_every_method_keeps_the_protocol(method: str, n: int, dim: int, size: in
 @torch.no_grad()
 def test_owls_cosines_are_the_detectors_logits_but_for_shift_and_scale(method: str, size: int) -> None:
     encoder, pixels = build(method, size=size), some_pixels(size)
-    tokens = tokenize(TEXTS, context_length=16)
+    tokens = import_open_clip().tokenize(TEXTS, context_length=16)
     # every text for every image, as the detector takes them
     out = encoder.model(input_ids=tokens.repeat(2, 1), pixel_values=pixels, interpolate_pos_encoding=True)
     Y, T = encoder.encode_images(pixels), encoder.encode_texts(TEXTS)
@@ -336,7 +336,7 @@ def test_a_repository_is_downloaded_once(monkeypatch: pytest.MonkeyPatch, folder
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
-    monkeypatch.setattr(checkpoints, "_unreachable", lambda address: "")
+    monkeypatch.setattr(model_weights, "_unreachable", lambda address: "")
     encoder = build_method("owlv2", device="cpu")
     assert (encoder.info.backbone, encoder.info.weights) == (FAMILIES["owlv2"].default, "hub")
     assert [each.get("local_files_only", False) for each in asked] == [True, False]

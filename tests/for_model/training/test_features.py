@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import ImageOps
 
 import for_model.training.features as features_module
 from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
@@ -102,6 +103,18 @@ def test_other_images_or_weights_are_kept_apart(backbone: ClipResnet, dataset: D
     open_features(dataset, load_clip_resnet("RN-mini", None, 96), 1.0, tmp_path)
     open_features(load_coco(dataset.image_root.parent, "dev", name="other"), backbone, 1.0, tmp_path)
     assert len(list(tmp_path.rglob("features.npy"))) == 3
+
+
+def test_the_mirror_images_are_kept_apart(backbone: ClipResnet, dataset: Dataset, tmp_path: Path) -> None:
+    open_features(dataset, backbone, 1.0, tmp_path / "kept")
+    for budget in (0.0, 1.0):
+        mirrored = open_features(dataset, backbone, budget, tmp_path / "kept", mirrored=True)
+        ((rows, X),) = mirrored.batches([np.array([7, 3])])
+        assert rows.tolist() == [7]
+        image = ImageOps.mirror(load_image(dataset.image_root / dataset.images[7].path, 192))
+        expected = backbone.features(backbone.preprocess(image)[None])
+        torch.testing.assert_close(X, expected, atol=1e-3, rtol=1e-3)
+    assert len(list(tmp_path.rglob("features.npy"))) == 2
 
 
 def test_what_cannot_be(backbone: ClipResnet, dataset: Dataset, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from for_model.__main__ import main
+from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.errors import UsageError
 from for_model.training import pretrain as P
@@ -80,7 +80,7 @@ def test_captions_name_one_to_three_objects_whatever_the_number() -> None:
 def test_augmentation_keeps_the_values_and_differs_between_images() -> None:
     training = P.Pretraining(P.load_recipe(RECIPE), "cpu")
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), np.uint8)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     shown = (training._augment(np.random.default_rng(1), image.repeat(64, 0)) * std + mean) * 255
     plain = torch.from_numpy(image[0]).permute(2, 0, 1).float()
     options = [

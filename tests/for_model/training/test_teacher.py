@@ -48,7 +48,7 @@ def test_says_what_clip_and_dense_clip_say_together(small: ClipResnet, monkeypat
     generator = torch.Generator().manual_seed(0)
     X = torch.randn(IMAGES, small.n_cells, small.width, generator=generator).relu() * 3
     texts = F.normalize(torch.randn(NAMES, small.dim, generator=generator), dim=-1)
-    made = soft_teacher(SomeFeatures(X), small, texts, 1.5)
+    made = soft_teacher([(SomeFeatures(X), None)], small, texts, 1.5)
     kept = [image for image in range(IMAGES) if image != BROKEN]
     parts = []
     for head in (ClipHead(), DenseHead()):
@@ -60,10 +60,23 @@ def test_says_what_clip_and_dense_clip_say_together(small: ClipResnet, monkeypat
     assert made.logits.dtype == torch.float16
     found = survey(SomeFeatures(X), small)
     torch.testing.assert_close(found.means, X[kept].mean(dim=1))
-    again = soft_teacher(SomeFeatures(X), small, texts, 1.5, found.frozen)
+    again = soft_teacher([(SomeFeatures(X), found.frozen)], small, texts, 1.5)
     torch.testing.assert_close(again.logits.float(), expected, atol=2e-2, rtol=0)  # it is kept in float16
     assert not made.logits[BROKEN].any()
     assert float(made.logits[kept].float().std(0, correction=0).mean()) == pytest.approx(1.5, abs=1e-2)
+
+
+def test_two_views_count_alike(small: ClipResnet) -> None:
+    generator = torch.Generator().manual_seed(1)
+    views = [SomeFeatures(torch.randn(IMAGES, small.n_cells, small.width, generator=generator)) for _ in range(2)]
+    texts = F.normalize(torch.randn(NAMES, small.dim, generator=generator), dim=-1)
+    alone = [soft_teacher([(view, None)], small, texts, 1.5).logits.float() for view in views]
+    both = soft_teacher([(view, None) for view in views], small, texts, 1.5).logits.float()
+    assert not torch.allclose(both, alone[0], atol=0.1)
+    again = soft_teacher([(view, None) for view in reversed(views)], small, texts, 1.5).logits.float()
+    torch.testing.assert_close(both, again, atol=2e-3, rtol=0)
+    twice = soft_teacher([(views[0], None)] * 2, small, texts, 1.5).logits.float()
+    torch.testing.assert_close(twice, alone[0], atol=2e-3, rtol=0)
 
 
 def test_gives_the_rows_of_a_batch() -> None:

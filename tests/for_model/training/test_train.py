@@ -83,7 +83,7 @@ def test_a_run_leaves_a_head_that_is_a_method_and_a_log(scenes: Path, tmp_path: 
 def test_a_resumed_run_ends_with_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(scenes, optimizer={"epochs": 3})
+    settings = config(scenes, data={"mirrored": True}, optimizer={"epochs": 3})
     whole = list(train(settings, tmp_path / "whole"))
     monkeypatch.setattr(train_module, "CHECKPOINT_SECONDS", 0.0)  # one after every step
     first = train(settings, tmp_path / "parts")
@@ -106,6 +106,20 @@ def test_a_resumed_run_ends_with_the_same_weights(
     expected = weights_of(tmp_path / "whole")
     for name, value in weights_of(tmp_path / "parts").items():
         assert torch.equal(value, expected[name]), name
+
+
+def test_a_step_looks_at_the_images_or_at_their_mirror_images(scenes: Path, tmp_path: Path) -> None:
+    training = training_of(config(scenes, data={"mirrored": True}), tmp_path)
+    seen = {0: 0, 1: 0}
+    for epoch in range(4):
+        for (view, rows, X), order in zip(training._batches(epoch), training._order(epoch), strict=True):
+            assert rows.tolist() == order.tolist()
+            ((_, expected),) = training.views[view].batches([order])
+            assert torch.equal(X, expected)
+            seen[view] += 1
+    assert min(seen.values()) > 0
+    plain = training_of(config(scenes), tmp_path / "plain")
+    assert {view for view, _, _ in plain._batches(0)} == {0}
 
 
 def test_another_seed_or_setting_trains_another_head(scenes: Path, tmp_path: Path) -> None:
@@ -190,9 +204,9 @@ def test_the_labelled_loss_may_be_the_mean_over_the_whole_batch(scenes: Path, tm
     for over in ("labelled", "batch"):
         half = config(scenes, data={"labelled": 0.5}, loss={"sup_mean": over}, head={"dropout": 0.0})
         training = training_of(half, tmp_path / over)
-        rows = np.flatnonzero(training.features.usable)[:16]
-        ((rows, X),) = training.features.batches([rows])
-        training._learn(rows, X)
+        rows = np.flatnonzero(training.views[0].usable)[:16]
+        ((rows, X),) = training.views[0].batches([rows])
+        training._learn(0, rows, X)
         sums[over] = training.sums["sup"]
         share = training.targets.labelled[rows].mean()
     assert 0 < share < 1
@@ -220,8 +234,8 @@ def test_the_order_of_the_images_in_a_batch_changes_nothing(scenes: Path, tmp_pa
     gradients = []
     for number, order in enumerate((np.arange(16), np.arange(16)[::-1].copy())):
         training = training_of(settings, tmp_path / str(number))
-        rows, X = next(training.features.batches([order]))
-        training._learn(rows, X)
+        rows, X = next(training.views[0].batches([order]))
+        training._learn(0, rows, X)
         gradients.append(torch.cat([p.grad.flatten() for p in training.parameters.values() if p.grad is not None]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)
 
@@ -286,7 +300,7 @@ class TestRanking:
             optimizer={"epochs": 120, "batch_size": 12, "learning_rate": 5e-3},
         )
         training = training_of(settings, tmp_path / "run")
-        ((_, X),) = training.features.batches([np.arange(12)])
+        ((_, X),) = training.views[0].batches([np.arange(12)])
         held = torch.tensor([[n in found for found in training.targets.base] for n in range(48)])
         held = held[held.any(1)]
         names = [n for n in range(48) if any(n in found for found in training.targets.base)]
@@ -433,8 +447,8 @@ def test_a_federated_image_is_compared_with_what_is_known_and_pseudo_negatives(s
     assert sum(frequencies) == sum(map(len, training.targets.base))
     torch.testing.assert_close(training.targets.known(rows[3:5], 5, (0, 3)), known[3:5])  # whatever the batch
     assert (training.targets.known(rows, 5, (0, 4)) != known).any()  # drawn anew each step
-    X = next(training.features.batches([rows]))[1]
-    training._learn(rows, X)
+    X = next(training.views[0].batches([rows]))[1]
+    training._learn(0, rows, X)
     federated = training.sums["loss"]
     # by hand: the same head on the same images, with the softmax over what is known alone
     fresh = Training(settings, tmp_path, replace(dataset, negatives=absent), training.backbone, World())
@@ -458,6 +472,12 @@ def test_missing_images_stop_a_training_before_it_starts(scenes: Path, tmp_path:
         list(train(config(root, backbone="no such backbone"), tmp_path / "run"))
     (line,) = train(config(root, data={"allow_missing": True}, optimizer={"epochs": 1}), tmp_path / "run")
     assert line["skipped"] == 1
+
+
+def test_a_missing_root_is_asked_for_as_a_setting() -> None:
+    given = config_from({"data": {"dataset": "flickr8k", "split": "train"}})
+    with pytest.raises(UsageError, match=r"^dataset 'flickr8k' needs a folder: give it with data\.root=FOLDER$"):
+        load_training_data(given)
 
 
 def test_captions_in_place_of_annotations(scenes: Path, tmp_path: Path) -> None:

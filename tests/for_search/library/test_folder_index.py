@@ -12,12 +12,9 @@ from for_model.backbones import photo_packages
 from for_model.errors import DataError
 from for_model.methods.clip_method import ClipMethod
 from for_search.index.index_files import open_index
-from for_search.library.folder_index import PHOTO_METHOD, folder_index
+from for_search.library.folder_index import folder_index
 from for_search.query.searcher import load_searcher
-from tests.helpers.paths import SHARED
 from tests.helpers.tiny_index import random_method
-
-COCO_TINY = SHARED / "coco-tiny"
 
 
 @pytest.fixture(scope="module")
@@ -92,32 +89,3 @@ def test_the_app_says_what_to_install(
     assert "make install-photos" in capsys.readouterr().err
     assert page_command.main(["--images", str(folder), "--index", str(folder), "--port", "47123"]) == 2
     assert "leave --index" in capsys.readouterr().err
-
-
-@pytest.mark.data
-@pytest.mark.photos
-@pytest.mark.slow
-def test_real_photographs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The best of 80 COCO photographs show what was asked for, as COCO's annotations say."""
-    if not COCO_TINY.is_dir():
-        pytest.skip(f"{COCO_TINY} is not there")
-    if photo_packages.missing_packages():
-        pytest.skip("the packages of photo-lite are not installed: make install-photos")
-    from for_model.data.coco import load_coco
-    from for_model.methods.build import build_method
-
-    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
-    coco = load_coco(COCO_TINY, "val2017")
-    method = build_method(PHOTO_METHOD, photo_packages.NAME, device="cpu")
-    searcher = load_searcher(folder_index(COCO_TINY / "val2017", method, progress=False), method=method)
-    ids = {image.path: image.id for image in coco.images}
-    names = [category.name for category in coco.categories]
-    for query, k, shown, expected in (
-        ("a dog", 3, {"dog"}, 2),
-        ("a train", 1, {"train"}, 1),
-        ("food on a table", 4, {"dining table"}, 4),
-        ("people playing tennis", 4, {"tennis racket", "baseball bat", "baseball glove", "frisbee"}, 3),
-    ):
-        hits = searcher.search(query, k).hits
-        labels = [{names[i] for i in coco.labels[ids[hit.image.path]]} for hit in hits]
-        assert sum(bool(shown & label) for label in labels) >= expected, (query, labels)

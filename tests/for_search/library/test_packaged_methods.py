@@ -1,8 +1,6 @@
 """What is kept of the packaged methods, and that the page's first answers need nothing more."""
 
 import json
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from for_model.data.miniscenes import scenes as miniscenes
 from for_model.errors import UsageError, WeightsError
 from for_model.files import cache_dir
 from for_model.methods.build import build_method
@@ -19,9 +16,7 @@ from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import built_in_methods
 from for_model.text import embed_queries
-from for_search.library.library import Library
 from for_search.library.packaged_methods import packaged_method
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.tiny_index import random_method
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
@@ -150,37 +145,3 @@ def test_the_built_in_methods_have_as_many_embeddings_as_their_names_say() -> No
     assert isinstance(loaded, ClipMethod)
     for spec, n_embeddings in built_in_methods().items():
         assert build_method(spec, loaded=loaded.backbone).info.n_embeddings == n_embeddings
-
-
-_SECOND_START = """
-import sys
-from for_model.data.miniscenes import scenes as miniscenes
-miniscenes.DEFAULT_COUNTS = {"val": 20}
-from for_app.examples import EXAMPLES
-from for_app.page import build_app
-from for_app.answers import answer
-from for_search.library.library import Library
-library = Library.built_in(texts=EXAMPLES["miniscenes"])
-build_app(library, allow_build=True)
-searcher = library.searcher(library.default)
-text = EXAMPLES["miniscenes"][0]
-shown = answer(searcher, searcher.text_query(text), 5)
-print([hit.image.id for hit in shown.hits], "encoded" in shown.status_html)
-print(sorted({"torch", "open_clip", "matplotlib"} & {*sys.modules}))
-searcher.method
-shown = answer(searcher, searcher.text_query(text), 5)
-print([hit.image.id for hit in shown.hits], "encoded" in shown.status_html)
-"""
-
-
-@pytest.mark.slow
-def test_the_first_answer_of_a_second_start_loads_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from for_app.examples import EXAMPLES
-
-    monkeypatch.setattr(miniscenes, "DEFAULT_COUNTS", {"val": 20})
-    library = Library.built_in(texts=EXAMPLES["miniscenes"])
-    best = [hit.image.id for hit in library.searcher(library.default).search(EXAMPLES["miniscenes"][0], 5).hits]
-    done = subprocess.run(
-        [sys.executable, "-c", _SECOND_START], capture_output=True, text=True, cwd=REPOSITORY, check=True
-    )
-    assert done.stdout.splitlines() == [f"{best} False", "[]", f"{best} True"]

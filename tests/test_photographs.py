@@ -1,0 +1,75 @@
+"""Real photographs, from a folder to the page: 80 of COCO, indexed once with photo-lite for all tests of this file."""
+
+import gc
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from for_model.backbones.photo_packages import NAME, missing_packages
+from for_model.data.coco import load_coco
+from for_model.methods.build import build_method
+from for_search.library.folder_index import PHOTO_METHOD, folder_index
+from for_search.query.searcher import Searcher, load_searcher
+from tests import screenshot
+from tests.helpers.browser import CHROMIUM
+from tests.helpers.paths import SHARED
+from tests.helpers.ports import free_port
+
+COCO_TINY = SHARED / "coco-tiny"
+
+# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.photos,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def searcher() -> Searcher:
+    """The index stays in the cache that all tests of a run have, where the page finds it."""
+    if not COCO_TINY.is_dir():
+        pytest.skip(f"{COCO_TINY} is not there")
+    if missing_packages():
+        pytest.skip("the packages of photo-lite are not installed: make install-photos")
+    method = build_method(PHOTO_METHOD, NAME, device="cpu")
+    return load_searcher(folder_index(COCO_TINY / "val2017", method, progress=False), method=method)
+
+
+def test_real_photographs_are_found(searcher: Searcher) -> None:
+    """The best of 80 COCO photographs show what was asked for, as COCO's annotations say."""
+    coco = load_coco(COCO_TINY, "val2017")
+    ids = {image.path: image.id for image in coco.images}
+    names = [category.name for category in coco.categories]
+    for query, k, shown, expected in (
+        ("a dog", 3, {"dog"}, 2),
+        ("a train", 1, {"train"}, 1),
+        ("food on a table", 4, {"dining table"}, 4),
+        ("people playing tennis", 4, {"tennis racket", "baseball bat", "baseball glove", "frisbee"}, 3),
+    ):
+        hits = searcher.search(query, k).hits
+        labels = [{names[i] for i in coco.labels[ids[hit.image.path]]} for hit in hits]
+        assert sum(bool(shown & label) for label in labels) >= expected, (query, labels)
+
+
+@pytest.mark.browser
+def test_a_picture_of_the_page_on_real_photographs(
+    searcher: Searcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The picture for docs/photo-lite.md, which nobody may pass on: whoever has the photographs makes it again."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: apt-get install chromium")
+    photographs = COCO_TINY / "val2017"
+    monkeypatch.setattr("for_search.store.embed.embed", lambda *_, **__: pytest.fail("the index is made already"))
+    picture = tmp_path / "photos.png"
+    screenshot.main(
+        [str(picture), "--query", "food on a table", "--images", str(photographs), "--port", str(free_port())]
+    )
+    with Image.open(picture) as image:
+        assert image.size == (1280, 800)
+        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5000  # photographs, not placeholders
+    gc.collect()
