@@ -12,20 +12,23 @@ from for_search.library.library import Library
 def add_endpoints(library: Library) -> None:
     """Add an endpoint for each function of `for_search.api` to the page that is being built."""
 
-    def search(query: str, k: int = 12, index: str = "") -> dict:
-        """The images that match a text, best first: rank, id, score, and the number of the embedding that matched."""
-        return api.search(library, query, k, index)
+    def search(query: str, k: int = 12, index: str = "", where: str = "") -> dict:
+        """The images that match a text, best first: rank, id, score, and the number of the embedding that matched.
 
-    def search_image(image: gr.FileData, k: int = 12, index: str = "") -> dict:
+        where: a condition over the images' columns.
+        """
+        return api.search(library, query, k, index, where)
+
+    def search_image(image: gr.FileData, k: int = 12, index: str = "", where: str = "") -> dict:
         """The images that show most of what an image shows, best first.
 
         image: an uploaded file.
         """
-        return api.search_image(library, uploaded_image(image, target=DECODED_PX), k, index)
+        return api.search_image(library, uploaded_image(image, target=DECODED_PX), k, index, where=where)
 
-    def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1) -> dict:
+    def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1, where: str = "") -> dict:
         """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them)."""
-        return api.search_image(library, image_id, k, index, None if embedding == -1 else embedding)
+        return api.search_image(library, image_id, k, index, None if embedding == -1 else embedding, where)
 
     def compare(query: str, k: int = 12, index: str = "") -> dict:
         """A text through every method that has an index of the same images, their AP@50 where labels tell, overlaps."""

@@ -20,17 +20,24 @@ from for_search.query.side_by_side import ask_side_by_side
 MAX_K = 1000
 
 
-def search(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
+def search(library: Library, query: str, k: int = 12, index: str = "", where: str = "") -> dict[str, Any]:
     """The k images that match a text best: rank, id, score, number of the embedding that matched; and the latency.
 
-    Raises UsageError for an empty text, an unknown index, or k out of 1 to MAX_K.
+    where: a condition over the images' columns, see docs/search.md; an empty one for all images.
+
+    Raises UsageError for an empty text, an unknown index, k out of 1 to MAX_K, or a condition that can't be understood.
     """
     searcher = _searcher(library, index)
-    return _answer(searcher, searcher.text_query(clean_query(query)), k)
+    return _answer(searcher, searcher.text_query(clean_query(query)), k, where)
 
 
 def search_image(
-    library: Library, image: Image.Image | ImageId, k: int = 12, index: str = "", embedding: int | None = None
+    library: Library,
+    image: Image.Image | ImageId,
+    k: int = 12,
+    index: str = "",
+    embedding: int | None = None,
+    where: str = "",
 ) -> dict[str, Any]:
     """The k images that show most of what an image shows, in the form in which `search` answers.
 
@@ -39,13 +46,14 @@ def search_image(
     k: how many images, 1 to MAX_K.
     index: its name; an empty one for the first.
     embedding: of an image of the index, search for what this one of its embeddings stands for; None for the whole.
+    where: as for `search`.
 
     `Searcher.find` says what the score is. Raises UsageError for an unknown index, id or embedding, or k out of range.
     """
     searcher = _searcher(library, index)
     if isinstance(image, Image.Image):
-        return _answer(searcher, searcher.image_query(image), k)
-    return _answer(searcher, searcher.like_query(image, embedding), k)
+        return _answer(searcher, searcher.image_query(image), k, where)
+    return _answer(searcher, searcher.like_query(image, embedding), k, where)
 
 
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
@@ -111,9 +119,9 @@ def _searcher(library: Library, index: str) -> Searcher:
     return library.searcher(index or library.default)
 
 
-def _answer(searcher: Searcher, query: Query, k: int) -> dict[str, Any]:
+def _answer(searcher: Searcher, query: Query, k: int, where: str) -> dict[str, Any]:
     _check_k(k)
-    return searcher.find(query, k).to_json(paths=False)
+    return searcher.find(query, k, searcher.index.where(where)).to_json(paths=False)
 
 
 def _check_k(k: int) -> None:

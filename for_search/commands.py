@@ -88,8 +88,17 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
     """Bring the store, and the index if one was named, up to date, and tell it; `quiet` doesn't tell of nothing."""
     from for_search.index.index_files import build_index
     from for_search.store.embed import embed
+    from for_search.store.metadata import read_metadata
 
-    report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
+    joined = None if arguments.metadata is None else read_metadata(arguments.metadata, dataset)
+    report = embed(
+        dataset,
+        method,
+        arguments.out,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        metadata=None if joined is None else joined.metadata,
+    )
     new = report.n_images + report.n_skipped - report.resumed_images
     if new or report.n_removed or not quiet:
         print(
@@ -99,6 +108,12 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
         )
         if report.n_skipped:
             print(f"the reasons are in {report.store / 'manifest.json'} under skipped", flush=True)
+        if joined is not None:
+            print(
+                f"{arguments.metadata}: {len(joined.metadata.types)} columns for {len(joined.metadata.cells)} of "
+                f"{len(dataset.images)} images; {joined.n_unknown} rows are of no image, "
+                f"{joined.n_repeated} of one that had a row before"
+            )
     if arguments.index is not None:
         build_index(report.store, arguments.index)
 
@@ -130,7 +145,8 @@ def run_search(arguments: argparse.Namespace) -> None:
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
-    result = searcher.search(arguments.text, arguments.k)
+    allowed = searcher.index.where(arguments.where)
+    result = searcher.find(searcher.text_query(arguments.text), arguments.k, allowed)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:

@@ -5,12 +5,8 @@ needs of the store, so that searching doesn't need the store.
 Legend: M images, N embeddings per image, Q queries, Co joint width.
 """
 
-import bisect
-import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +15,7 @@ from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
 from for_search.index.segment import Best, Segment
+from for_search.store.image_table import ImageTable
 from for_search.store.store import SkippedImage
 
 
@@ -40,7 +37,7 @@ class SearchIndex:
     was opened, whatever becomes of its folder.
 
     kind: of the engine that it was built with.
-    images: M records in ascending order of id.
+    images: M records in ascending order of id, and what filters can name of them.
     skipped: those the store left out, with reasons.
     segments: hold the images' rows; each image is in one of them.
     places: [M] int64, the place of each image among those of all segments, in their order.
@@ -53,7 +50,7 @@ class SearchIndex:
     split: str
     image_root: str
     kind: str
-    images: Sequence[ImageRecord]
+    images: ImageTable
     skipped: tuple[SkippedImage, ...]
     segments: tuple[Segment, ...]
     places: NDArray[np.int64]
@@ -109,27 +106,29 @@ class SearchIndex:
         ranks = np.concatenate([part for _, part in parts])
         return np.concatenate([part for part, _ in parts], axis=1)[:, np.argsort(ranks)]
 
+    def where(self, condition: str) -> NDArray[np.bool_] | None:
+        """[M] bool, the images that meet a condition over their columns, for `search`; None for an empty one: all.
+
+        Raises UsageError, in one line that names the columns, for a condition that can't be understood.
+        """
+        if not condition.strip():
+            return None
+        allowed = np.zeros(len(self.images), dtype=bool)
+        allowed[self.images.where(condition)] = True
+        return allowed
+
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
-        return self.images[self._position(image_id)]
+        return self.images[self.images.position(image_id)]
 
     def embeddings(self, image_id: ImageId) -> NDArray[np.float32]:
         """The N embeddings of an image, [N, Co] float32, unit-norm. Raises UsageError for an unknown id."""
-        place = int(self.places[self._position(image_id)])
+        place = int(self.places[self.images.position(image_id)])
         for segment in self.segments:
             if place < len(segment.ranks):
                 return segment.embeddings(place)
             place -= len(segment.ranks)
         raise AssertionError("every image is in a segment")
-
-    def _position(self, image_id: ImageId) -> int:
-        wanted = type(self.images[0].id)
-        with contextlib.suppress(ValueError):
-            key: Any = wanted(image_id)
-            position = bisect.bisect_left(self.images, key, key=lambda image: image.id)
-            if position < len(self.images) and self.images[position].id == key:
-                return position
-        raise UsageError(f"no image of the index has the id {image_id!r}: take one that a search gave")
 
     def _checked(self, queries: ArrayLike) -> NDArray[np.float32]:
         array = np.ascontiguousarray(queries, dtype=np.float32)

@@ -22,7 +22,7 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
-from for_search.query.ranking import top_k
+from for_search.query.ranking import UNRANKED, top_k
 from for_search.query.text_batches import TextBatches
 
 if TYPE_CHECKING:
@@ -161,8 +161,10 @@ class Searcher:
             raise UsageError(f"embedding {embedding} of image {image_id!r}: expected 0 to {len(embeddings) - 1}")
         return Query(f"like part {embedding} of image {image_id}", embeddings[embedding : embedding + 1], 0.0)
 
-    def find(self, query: Query, k: int = 10) -> SearchResult:
+    def find(self, query: Query, k: int = 10, allowed: NDArray[np.bool_] | None = None) -> SearchResult:
         """The k images that match a query best (all of them when there are fewer), with the time it took.
+
+        allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
 
         An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
         text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
@@ -170,13 +172,14 @@ class Searcher:
         """
         start = time.perf_counter()
         one = len(query.embeddings) == 1
-        hits = self.index.search(query.embeddings, k)[0] if one else self._find_all(query, k)
+        hits = self.index.search(query.embeddings, k, allowed)[0] if one else self._find_all(query, k, allowed)
         return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
 
-    def _find_all(self, query: Query, k: int) -> list[Hit]:
+    def _find_all(self, query: Query, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:
         scores = self.index.score_images(query.embeddings).mean(axis=0)  # [M]
         hits = []
-        for column in top_k(scores[None], k)[0].tolist():
+        best_first = top_k(scores[None], k, None if allowed is None else allowed[None])[0]
+        for column in best_first[best_first != UNRANKED].tolist():
             image = self.index.images[column]
             best = (self.index.embeddings(image.id) @ query.embeddings.T).max(axis=1)  # [N]
             hits.append(Hit(image, float(scores[column]), int(best.argmax())))
