@@ -94,7 +94,8 @@ def _read_table(path: Path) -> Any:
 
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
-            return pd.read_parquet(path)
+            table = pd.read_parquet(path)
+            return table.astype(object).where(table.notna(), None)  # pandas has nothings of several types
         with path.open(encoding="utf-8-sig") as stream:
             header = stream.readline()
         separator = max(",;\t", key=header.count)
@@ -138,11 +139,9 @@ def _plain(value: Any) -> int | float | str | None:
     """A cell of a data frame as a number or a text; a date as ISO text."""
     if isinstance(value, str):
         return value.strip() or None
-    if isinstance(value, int | float):  # a truth is 1 or 0
-        return None if isinstance(value, float) and math.isnan(value) else +value
-    if value is None or value != value:  # pandas has nothings of several types, none equal to itself
-        return None
-    return str(value)
+    if isinstance(value, int | float):
+        return +value  # of a truth 1 or 0
+    return None if value is None else str(value)
 
 
 def _whole(value: int | float | str) -> int | None:
