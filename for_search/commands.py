@@ -111,8 +111,8 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
         if joined is not None:
             print(
                 f"{arguments.metadata}: {len(joined.metadata.types)} columns for {len(joined.metadata.cells)} of "
-                f"{len(dataset.images)} images; {joined.n_unknown} rows are of no image, "
-                f"{joined.n_repeated} of one that had a row before"
+                f"{len(dataset.images)} images; rows of no image: {joined.n_unknown}, "
+                f"second rows of one: {joined.n_repeated}"
             )
     if arguments.index is not None:
         build_index(report.store, arguments.index)

@@ -28,6 +28,8 @@ def image_facts(path: Path) -> dict[str, Cell]:
         with opened_image(path) as image:
             width, height = image.size
             facts: dict[str, Cell] = {"width": width, "height": height}
+            if image.format == "PNG" and "exif" not in image.info:
+                return facts  # asked for EXIF, Pillow would decode all pixels to look for it behind them
             if orientation(image) > 4:  # turned by a quarter
                 facts.update(width=height, height=width)
             facts.update(_exif_facts(image))

@@ -11,7 +11,7 @@ from for_model.data.dataset import Dataset, ImageId
 from for_model.errors import DataError
 from for_search.store.image_table import RESERVED_COLUMNS, Cell, ColumnType
 
-LABELS = "labels"  # the column of a labelled dataset's category names, with semicolons between them
+LABEL_COLUMN = "labels"  # the column of a labelled dataset's category names, with semicolons between them
 _KEYS = ("path", "id")
 _MAX_COLUMNS = 200
 _INT64 = 2**63
@@ -22,7 +22,7 @@ class Metadata:
     """Columns that don't come from the images' files.
 
     types: of the user's columns, by name, in their order.
-    cells: image id -> column -> value, those of `types` and LABELS; without what isn't known.
+    cells: image id -> column -> value, those of `types` and LABEL_COLUMN; without what isn't known.
     """
 
     types: Mapping[str, ColumnType] = field(default_factory=dict)
@@ -32,9 +32,9 @@ class Metadata:
         """The same for the images of a dataset and no others, with the labels that the dataset has today."""
         cells = {}
         for image in dataset.images:
-            own = {name: cell for name, cell in self.cells.get(image.id, {}).items() if name != LABELS}
+            own = {name: cell for name, cell in self.cells.get(image.id, {}).items() if name != LABEL_COLUMN}
             names = sorted(dataset.categories[number].name for number in dataset.labels.get(image.id, ()))
-            if found := {**own, **({LABELS: ";".join(names)} if names else {})}:
+            if found := {**own, **({LABEL_COLUMN: ";".join(names)} if names else {})}:
                 cells[image.id] = found
         return Metadata(self.types, cells)
 

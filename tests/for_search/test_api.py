@@ -120,3 +120,21 @@ def test_what_makes_no_sense(library: Library, call: Callable[[Library], object]
 def test_any_text_is_answered(library: Library, text: str) -> None:
     assert len(api.search(library, text, 2)["hits"]) == 2
     json.dumps(api.search(library, text, 2)).encode()
+
+
+def test_where(library: Library) -> None:
+    """Only images that meet the condition are found, by text and by images of the index; all of them when k allows."""
+    index = library.searcher(library.default).index
+    ids = [image.id for image in index.images]
+    narrow = f"id in ({ids[3]}, {ids[7]})"
+    for found in (
+        api.search(library, "umbrella", 5, where=narrow),
+        api.search_image(library, ids[0], 5, where=narrow),
+        api.search_image(library, ids[0], 5, embedding=1, where=narrow),
+    ):
+        assert {hit["id"] for hit in found["hits"]} == {ids[3], ids[7]}
+    assert api.search(library, "umbrella", 5, where="width < 0")["hits"] == []
+    assert len(api.search(library, "umbrella", 12, where="labels is not null and width > 0")["hits"]) == 12
+    for wrong in ("colour = 1", "1; select 1", "(select 1)"):
+        with pytest.raises(UsageError, match="can't be understood"):
+            api.search(library, "umbrella", 5, where=wrong)

@@ -8,6 +8,7 @@ import pytest
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 
+from for_model.data.images import opened_image
 from for_search.store.image_facts import image_facts
 
 BASE, GPS = ExifTags.Base, ExifTags.GPS
@@ -120,3 +121,16 @@ def test_damage_costs_columns_only(tmp_path: Path) -> None:
 def test_what_is_no_image_has_no_facts(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     assert image_facts(tmp_path / "a.jpg") == image_facts(tmp_path / "missing.jpg") == image_facts(tmp_path) == {}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".tif", ".bmp", ".avif", ".heic"])
+def test_no_pixel_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    pillow_heif.register_heif_opener()
+    Image.new("RGB", (8, 6)).save(tmp_path / f"a{suffix}")
+
+    def decoded(_: object) -> None:
+        raise AssertionError
+
+    with opened_image(tmp_path / f"a{suffix}") as image:
+        monkeypatch.setattr(type(image), "load", decoded)
+    assert image_facts(tmp_path / f"a{suffix}") == {"width": 8, "height": 6}
