@@ -2,6 +2,9 @@
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make test-fast  the tests that take no browser and no seconds, for work in between; WORKERS=4 for more processes
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
+# make run-coco  the paper's world, for those who have a network: fetches COCO's validation images (1 GB) and OpenAI's RN50,
+#               scores and indexes them by CLIP, Dense-CLIP and Cluster-CLIP, opens the app on them; goes on where it was
+#               stopped. COCO=DIR for another folder than ~/.cache/for/coco, MODEL="--backbone RN50x4" for another model
 # make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
 #               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
 # make lock     pin again from requirements*.in
@@ -12,13 +15,15 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
 REQUIREMENTS ?= requirements.txt
 ARGS ?=
 DATA ?=
+COCO ?= $(HOME)/.cache/for/coco
+MODEL ?= --backbone RN50
 WORKERS ?= 2
 BIN = .venv/bin
 # a file a process at a time, as tests/conftest.py orders them
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders run run-photos test test-fast bench leaderboards lock
+.PHONY: install install-photos install-encoders run run-photos run-coco test test-fast bench leaderboards lock
 
 install: .venv/installed
 
@@ -48,6 +53,16 @@ run: install
 run-photos: install-photos
 	@test -n "$(IMAGES)" || { echo "which photographs? make run-photos IMAGES=~/Pictures" >&2; exit 2; }
 	$(BIN)/python app.py --images "$(IMAGES)" $(ARGS)
+
+# of a folder of stores by several methods, an index of each, and the app on all of them
+run-coco: install
+	$(BIN)/python -m for_eval fetch coco --root "$(COCO)" --splits val
+	$(BIN)/python -m for_eval leaderboard --dataset coco --root "$(COCO)" --methods clip,dense-clip,cluster-clip --stores "$(COCO)/stores" $(MODEL)
+	@set --; for store in "$(COCO)"/stores/*_cluster-clip_*/ "$(COCO)"/stores/*_dense-clip_*/ "$(COCO)"/stores/*_clip_*/; do \
+		index="$(COCO)/indexes/$$(basename "$$store")"; \
+		$(BIN)/python -m for_search index "$$store" --out "$$index" || exit $$?; \
+		set -- "$$@" --index "$$index"; done; \
+	exec $(BIN)/python app.py "$$@" $(ARGS)
 
 test: install
 	$(BIN)/ruff check .

@@ -155,10 +155,11 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"the images are no longer at {searcher.image_root}: give --image-root to see them", file=sys.stderr)
     from for_app.page import build_app
 
-    allow_build = arguments.allow_build or (_is_private(arguments.host) and not arguments.share)
+    own = _is_private(arguments.host) and not arguments.share
+    allow_build = arguments.allow_build or own
     if allow_build:  # whoever may not index folders here may not see those that somebody else has indexed either
         library.add_remembered()
-    app = build_app(library, allow_build)
+    app = build_app(library, allow_build, own)
     url = serve(app, arguments.host, arguments.port, arguments.share, auth)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()

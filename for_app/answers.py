@@ -1,84 +1,122 @@
-"""What the Search tab does for a visitor: it searches, finds the evidence for a match, and lets the views draw both."""
+"""What the page's scripts are told: the hits of a search, what is known of one of them, the evidence for a match."""
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import numpy as np
 
-from for_app.views.pictures import large_picture, pictures_of
-from for_app.views.presentation import evidence_html, histogram_html, no_evidence_html, status_html
-from for_model.data.dataset import ImageId
+from for_app.views.pictures import Shape, data_uri, large_picture, shapes_of
+from for_app.views.presentation import evidence_words, file_words, search_details_html
+from for_model.data.dataset import ImageRecord
 from for_model.errors import ForError
 from for_search.index.index import Hit
-from for_search.query.evidence import Evidence, find_evidence, heat_map
+from for_search.query.evidence import find_evidence, heat_map
 from for_search.query.searcher import Query, Searcher, without_paths
+from for_search.refine.answer import Refinement
 
+_GOOD = 0.5  # the least probability of a good match, learnt from marks
 _COUNTED_ROWS = 1 << 17  # embeddings that a histogram scores; of a larger index it takes a sample
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the page shows for one query.
+    """Some hits of a query, and with the first of them what is to be said about the search.
 
-    hits: those shown, best first.
-    pictures: theirs, with captions.
-    status_html: a line about the search.
-    histogram_html: the scores of all images.
-    low, high: between which those lie, to two decimals.
+    label: what was searched for, in words.
+    hits: best first.
+    shapes: theirs.
+    first_rank: of the first of them, from 1.
+    n_images: in the index.
+    about: the scores' range, the technical details; empty where `hits` continue a search.
+    probabilities: that each hit matches; None where that isn't known.
+    cutoff: the least probability of a good match; None without probabilities.
     """
 
-    query: Query
+    label: str
     hits: tuple[Hit, ...]
-    pictures: list[tuple[Image.Image, str]]
-    status_html: str
-    histogram_html: str
-    low: float
-    high: float
+    shapes: tuple[Shape, ...]
+    first_rank: int
+    n_images: int
+    about: dict[str, Any]
+    probabilities: tuple[float, ...] | None = None
+    cutoff: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The answer as JSON values; an image by its id and file name, `ratio` its width over its height."""
+        hits = [
+            {
+                "id": hit.image.id,
+                "name": Path(hit.image.path).name,
+                "rank": rank,
+                "score": round(hit.score, 4),
+                "part": hit.embedding,
+                "ratio": round(shape.ratio, 4),
+                "problem": shape.problem,
+            }
+            for rank, (hit, shape) in enumerate(zip(self.hits, self.shapes, strict=True), start=self.first_rank)
+        ]
+        said = {"label": self.label.strip(), "total": self.n_images, "hits": hits, **self.about}
+        if self.probabilities is None:
+            return said
+        for hit, probability in zip(hits, self.probabilities, strict=True):
+            hit["probability"] = round(probability, 4)
+        return {**said, "cutoff": self.cutoff}
 
 
-def answer(searcher: Searcher, query: Query, k: int, cutoff: float | None = None) -> Answer:
-    """Search, and load the pictures that were found; one that can't be shown becomes a placeholder with the reason.
+def answer(
+    searcher: Searcher,
+    query: Query,
+    start: int,
+    count: int,
+    least: float | None = None,
+    learnt: Refinement | None = None,
+) -> Answer:
+    """Search, and look how large the pictures are that were found.
 
-    cutoff: leave out what scores less; None for nothing. Raises UsageError for k < 1.
+    query: what is searched for; that of `learnt`, if there is one.
+    start, count: the hits wanted, from rank start + 1 on.
+    least: the lowest score that counts as a match in the technical details; None for none.
+    learnt: from marks, which tell how probable a match is; None for none.
     """
-    result = searcher.find(query, k)
-    hits = tuple(hit for hit in result.hits if cutoff is None or hit.score >= cutoff)
-    shown = pictures_of(searcher, [hit.image for hit in hits])
-    captions = [
-        f"{rank} · {hit.score:.3f}{f' · {problem}' if problem else ''}"
-        for rank, (hit, (_, problem)) in enumerate(zip(hits, shown, strict=True), start=1)
-    ]
+    n_images = len(searcher.index.images)
+    result = searcher.find(query, min(start + count, n_images))
+    hits = result.hits[start : start + count]
+    shapes = tuple(shapes_of(searcher, [hit.image for hit in hits]))
+    probabilities, cutoff = None, None
+    if learnt is not None and learnt.calibration is not None:
+        found = learnt.calibration.probabilities(np.array([hit.score for hit in hits], np.float32))
+        probabilities, cutoff = tuple(found.tolist()), _GOOD
+    if start:
+        return Answer(query.label, hits, shapes, start + 1, n_images, {}, probabilities, cutoff)
     scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
-    low, high = math.floor(float(scores.min()) * 100) / 100, math.ceil(float(scores.max()) * 100) / 100
-    status = status_html(result, len(hits), searcher.index, sum(bool(problem) for _, problem in shown))
-    pictures = [(image, caption) for (image, _), caption in zip(shown, captions, strict=True)]
-    histogram = histogram_html(scores, low, high, cutoff, len(searcher.index.images))
-    return Answer(query, hits, pictures, status, histogram, low, high)
+    low = math.floor(float(scores.min()) * 100) / 100
+    high = math.ceil(max(float(scores.max()), hits[0].score) * 100) / 100  # the best may be outside the sample
+    details = search_details_html(result, searcher.index, scores, low, high, least)
+    about = {"low": low, "high": high, "details": details}
+    return Answer(query.label, hits, shapes, 1, n_images, about, probabilities, cutoff)
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An opened image: as it is, where its best-matching embedding comes from (None if it can't be told), in words."""
+def describe_hit(searcher: Searcher, record: ImageRecord, own: bool) -> dict[str, Any]:
+    """What is known of an image's file: its name, words about it, why it can't be shown, and, for its owner, its path.
 
-    image: Image.Image
-    heat: Image.Image | None
-    text_html: str
-    evidence: Evidence | None
-
-
-def open_image(searcher: Searcher, image_id: ImageId, query: Query) -> Opened:
-    """An image that was found, large, and the evidence for it; or why there is none.
-
-    Raises UsageError for an id that the index doesn't have.
+    own: whether whoever asks owns this machine.
     """
-    record = searcher.index.image(image_id)
+    (shape,) = shapes_of(searcher, [record])
+    said: dict[str, Any] = {"name": Path(record.path).name, "words": file_words(shape), "problem": shape.problem}
+    return {**said, "path": str(searcher.image_path(record))} if own and shape.problem is None else said
+
+
+def evidence_of(searcher: Searcher, record: ImageRecord, query: Query) -> dict[str, Any]:
+    """The picture of where a match comes from, and words about it; no picture, and why, where it can't be told."""
     image, problem = large_picture(searcher, record)
     if problem is not None:
-        return Opened(image, None, no_evidence_html(record.id, problem), None)
+        return {"heat": None, "words": [problem], "part": None}
     try:
         found = find_evidence(searcher, record.id, query.embeddings)
     except ForError as error:
         line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
-        return Opened(image, None, no_evidence_html(record.id, line), None)
-    text = evidence_html(record.id, query.label, found, searcher.index.info)
-    return Opened(image, heat_map(image, found.cells), text, found)
+        return {"heat": None, "words": [line], "part": None}
+    words = evidence_words(found, searcher.index.info)
+    return {"heat": data_uri(heat_map(image, found.cells)), "words": words, "part": found.embedding}

@@ -7,6 +7,7 @@ from for_app.uploads import DECODED_PX, uploaded_image
 from for_model.errors import UsageError
 from for_search import api
 from for_search.library.library import Library
+from for_search.refine.refiners import DEFAULT_REFINER
 
 
 def add_endpoints(library: Library) -> None:
@@ -58,9 +59,48 @@ def add_endpoints(library: Library) -> None:
         what = image_id if image is None else uploaded_image(image, target=DECODED_PX)
         return api.pseudo_label(library, what, index, vocabulary, names or [], threshold)
 
+    def refine(
+        query: str,
+        marks: list[dict],
+        k: int = 12,
+        index: str = "",
+        refiner: str = DEFAULT_REFINER,
+    ) -> dict:
+        """The best images that aren't marked, by a text and marks on earlier results, each with its probability.
+
+        marks: {"image": id, "right": true or false, "embedding": number or null} each; none of them is kept.
+        refiner: what learns from them: `linear`, `rocchio`, `marks-only` or `branches`.
+        """
+        return api.refine(library, query, marks, k, index, refiner)
+
+    def answer_all(
+        query: str,
+        marks: list[dict],
+        index: str = "",
+        refiner: str = DEFAULT_REFINER,
+        threshold: float = 0.5,
+        first: int = 0,
+        count: int = api.MAX_K,
+    ) -> dict:
+        """All images of an index that a text and marks mean, a page of them, with the answer's estimated precision.
+
+        threshold: the least probability.
+        first: how many images earlier pages held.
+        count: how many are listed.
+        """
+        return api.answer_all(library, query, marks, index, refiner, threshold, first, count)
+
+    def concepts() -> dict:
+        """The kept concepts, which `search` takes as concept:NAME."""
+        return api.concepts(library)
+
     def stats(index: str = "") -> dict:
         """What an index holds: images, method, bytes, skipped images with reasons; and the names of all indexes."""
         return api.stats(library, index)
 
-    for function in (search, search_image, search_like, compare, evidence, pseudo_label, stats):
+    functions = (
+        *(search, search_image, search_like, compare, evidence, pseudo_label),
+        *(refine, answer_all, concepts, stats),
+    )
+    for function in functions:
         gr.api(api_endpoint(library, function), api_name=function.__name__)

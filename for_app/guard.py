@@ -26,7 +26,7 @@ def page_event(library: Library, function: Function) -> Function:
         try:
             return function(*arguments, **named)
         except Exception as error:
-            gr.Warning(render("warning", line=_line(library, error)))
+            gr.Warning(render("warning", line=visitors_line(library, error)))
             return gr.skip()
 
     return guarded  # type: ignore[return-value]
@@ -40,12 +40,12 @@ def api_endpoint(library: Library, function: Function) -> Function:
         try:
             return function(*arguments, **named)
         except Exception as error:
-            raise gr.Error(_line(library, error), print_exception=False) from error
+            raise gr.Error(visitors_line(library, error), print_exception=False) from error
 
     return guarded  # type: ignore[return-value]
 
 
-def _line(library: Library, error: Exception) -> str:
+def visitors_line(library: Library, error: Exception) -> str:
     """What a visitor may read of an error, without paths of this machine; one that wasn't foreseen is logged."""
     if not isinstance(error, ForError):
         _log.error("unexpected error in a request", exc_info=error)

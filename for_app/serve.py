@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from for_model.errors import UsageError
 
 if TYPE_CHECKING:
-    import gradio as gr
+    from for_app.page import ServedBlocks
 
 
 def serve(
-    app: "gr.Blocks",
+    app: "ServedBlocks",
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
@@ -25,7 +25,7 @@ def serve(
     from starlette.middleware import Middleware
 
     from for_app.gate import Gate
-    from for_app.style import CSS, theme
+    from for_app.style import HEAD, theme
     from for_app.uploads import MAX_UPLOAD
 
     check_address(host, port)
@@ -38,13 +38,13 @@ def serve(
             prevent_thread_lock=True,
             quiet=True,
             theme=theme(),
-            css=CSS,
+            head=HEAD,
             footer_links=["api"],
             run_history=False,
             enable_monitoring=False,
             ssr_mode=False,
             max_file_size=MAX_UPLOAD,
-            app_kwargs={"middleware": [Middleware(Gate)]},
+            app_kwargs={"middleware": [Middleware(Gate)], "routes": app.plain_routes},
             state_session_capacity=1000,  # visitors remembered at once; whoever invents sessions can't fill the memory
         )
     except OSError as error:

@@ -1,10 +1,10 @@
-"""How the page looks: its theme and its CSS."""
-
-from pathlib import Path
+"""How the page looks: its theme, its CSS, and the scripts that move it."""
 
 import gradio as gr
 
-CSS = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("style.css", "boards.css"))
+from for_app.views.templates import render
+
+HEAD = render("head")
 
 
 def theme() -> gr.Theme:

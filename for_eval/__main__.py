@@ -135,6 +135,30 @@ def _add_compare(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_compare)
 
 
+def _add_refine(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "refine",
+        help="what marking results right and wrong is worth",
+        description="Simulate a user who looks for every base and novel name of a labelled dataset, sees ten images a "
+        "round and marks each as the labels say; score the answer after 0, 1, 2, 4 and 8 rounds. One JSON result a "
+        "method and refiner under OUT/results/refine, OUT/refine.csv made from them. Rows that are there stay.",
+        epilog="example: python -m for_eval refine --dataset miniscenes --methods for,cluster-clip --refiners linear",
+    )
+    add_method_options(parser)
+    parser.add_argument("--methods", required=True, help=f"one or several with commas: {methods_help()}")
+    parser.add_argument(
+        "--marks-needed",
+        action="store_true",
+        help="instead: how many right images it takes until marks alone find more than the text",
+    )
+    parser.add_argument(
+        "--refiners", default="", metavar="NAMES", help="some of text,linear,rocchio,... (default: all)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")
+    parser.set_defaults(run=commands.run_refine)
+
+
 def _add_fetch(parsers: Parsers) -> None:
     parser = parsers.add_parser("fetch", help="download COCO or LVIS, or check a dataset that you have")
     parser.description = (
@@ -154,7 +178,16 @@ def _add_fetch(parsers: Parsers) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = (_add_fetch, _add_classes, _add_leaderboard, _add_tables, _add_table, _add_figure, _add_compare)
+    commands = (
+        _add_fetch,
+        _add_classes,
+        _add_leaderboard,
+        _add_tables,
+        _add_table,
+        _add_figure,
+        _add_compare,
+        _add_refine,
+    )
     return package_parser("for_eval", __doc__, _EPILOG, commands)
 
 

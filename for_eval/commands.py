@@ -129,6 +129,30 @@ def run_fetch(arguments: argparse.Namespace) -> None:
         raise DataError(f"{source.title} in {root} is not as published, see the lines with FAIL: {failed}")
 
 
+def run_refine(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.marks_needed import measure_marks_needed, write_marks_needed_table
+    from for_eval.refinement.refine_table import measure_refiners, parse_refiners, refine_summary, write_refine_table
+    from for_model.data.registry import load_dataset
+    from for_model.methods.registry import parse_method
+
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    refiners = parse_refiners(arguments.refiners)
+    for name in methods:
+        parse_method(name)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    if arguments.marks_needed:
+        for name in methods:
+            measure_marks_needed(dataset, method_of(arguments, name), arguments.out, arguments.stores)
+        print(write_marks_needed_table(arguments.out).read_text(), end="")
+        return
+    paths = []
+    for name in methods:
+        for path in measure_refiners(dataset, method_of(arguments, name), refiners, arguments.out, arguments.stores):
+            paths.append(path)
+            write_refine_table(arguments.out)
+    print(refine_summary(paths))
+
+
 def run_compare(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.comparison_report import figure_format, name_of, to_text, write_figure
     from for_eval.leaderboard.results import read_ranked

@@ -58,11 +58,24 @@ def _add_index(parsers: Parsers) -> None:
         "index",
         help="embedding store -> search index",
         description="Build the search index of an embedding store, or bring the one that is there up to date with it: "
-        "only the difference is written, in one step, while others search it.",
+        "only the difference is written, in one step, while others search it. Killed and started again, the build of "
+        "a compact index goes on.",
     )
     parser.add_argument("store", type=Path, help="a folder that embed wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
-    parser.add_argument("--kind", help="flat: exact (default: that of the index that is there, else flat)")
+    parser.add_argument(
+        "--engine",
+        help="flat: exact, reads every embedding; compact: reads short codes of them, a sixteenth of the memory, and "
+        "finds nearly all of the best in a fraction of the time (default: that of the index that is there, else flat)",
+    )
+    parser.add_argument(
+        "--recall",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="of the best 50 images, how many a compact index is to find (default 0.99); the build measures it and "
+        "keeps what it has measured. Of an index that is there, only with --rebuild",
+    )
     parser.add_argument("--rebuild", action="store_true", help="write all of it again, into one segment")
     parser.set_defaults(run=commands.run_index)
 
@@ -70,7 +83,8 @@ def _add_index(parsers: Parsers) -> None:
 def _add_search(parsers: Parsers) -> None:
     parser = parsers.add_parser("search", help="text -> the images that contain it")
     parser.add_argument("index", type=Path, help="a folder that index wrote")
-    parser.add_argument("text", help='a name ("dog") or a sentence')
+    parser.add_argument("text", help='a name ("dog"), a sentence, or concept:NAME')
+    parser.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
     parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
     parser.add_argument(
         "--where",
@@ -79,6 +93,7 @@ def _add_search(parsers: Parsers) -> None:
         help="search only the images that meet a condition over their columns, as in SQL: "
         "\"taken >= '2024-01-01' and folder like 'trips/%%'\", \"has(labels, 'dog') and width > 1000\"",
     )
+    parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
     parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
@@ -97,8 +112,52 @@ def _add_verify(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_verify)
 
 
+def _add_concept(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "concept",
+        help="keep what marks on results taught, and get all images of it",
+        description="A concept is a text and marks on results of an index, kept in CONCEPTS/NAME.json. It is searched "
+        "for wherever a text is: python -m for_search search INDEX concept:NAME.",
+        epilog='a file of marks: [{"image": 139, "right": true, "embedding": 3}, {"image": 285, "right": false}, ...]; '
+        "embedding, the part that is meant, may be left out",
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="marks -> CONCEPTS/NAME.json")
+    create.add_argument("name", help="letters, digits, spaces and _ . + -")
+    create.add_argument("index", type=Path, help="the index whose results were marked")
+    create.add_argument("--text", help="what was searched for (default: a concept file's own, else none)")
+    create.add_argument(
+        "--marks", type=Path, required=True, metavar="FILE", help="JSON; another concept's file will do"
+    )
+    create.add_argument("--refiner", default="linear", help="linear (default), rocchio, marks-only or branches")
+    create.add_argument("--threshold", type=float, default=0.5, help="least probability in the whole answer (0.5)")
+    create.add_argument("--replace", action="store_true", help="a concept of that name gives way")
+    create.set_defaults(run=commands.run_concept_create)
+    listing = actions.add_parser("list", help="all concepts, with what is wrong with those that can't be read")
+    listing.set_defaults(run=commands.run_concept_list)
+    show = actions.add_parser("show", help="a concept as JSON; with an index, how many images of it there are")
+    show.add_argument("name")
+    show.add_argument("index", type=Path, nargs="?", help="an index of the concept's space")
+    show.set_defaults(run=commands.run_concept_show)
+    export = actions.add_parser("export", help="all images of a concept, as a table, links, or labels to train on")
+    export.add_argument("name")
+    export.add_argument("index", type=Path, help="an index of the concept's space")
+    export.add_argument("--out", type=Path, required=True, help="a file for csv and json, a folder for links and coco")
+    export.add_argument("--form", default="csv", help="csv (default), json, links or coco")
+    export.set_defaults(run=commands.run_concept_export)
+    delete = actions.add_parser("delete", help="delete a concept's file")
+    delete.add_argument("name")
+    delete.set_defaults(run=commands.run_concept_delete)
+    for action in (create, listing, show, export, delete):
+        action.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
+    for action in (show, export):
+        action.add_argument("--weights", help="the weights' file, for an index that was made from one")
+        action.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
+        action.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
+
 def _parser() -> argparse.ArgumentParser:
-    commands = (_add_embed, _add_index, _add_search, _add_verify)
+    commands = (_add_embed, _add_index, _add_search, _add_verify, _add_concept)
     return package_parser("for_search", __doc__, _EPILOG, commands)
 
 

@@ -3,19 +3,25 @@
 `index` is the name of one of the library's indexes, as `stats` lists them; an empty one is the first.
 """
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from for_model.data.dataset import ImageId
-from for_model.errors import UsageError
+from for_model.errors import DataError, UsageError
 from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
 from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
-from for_search.query.searcher import Query, Searcher, clean_query
+from for_search.query.searcher import Query, Searcher, clean_query, without_paths
 from for_search.query.side_by_side import ask_side_by_side
+from for_search.refine.answer import Refinement, refine_index, whole_answer
+from for_search.refine.concepts import concept_name, concept_names, find_by_concept, read_concept
+from for_search.refine.feedback import feedback_of
+from for_search.refine.refiners import DEFAULT_REFINER
 
 MAX_K = 1000
 
@@ -23,11 +29,19 @@ MAX_K = 1000
 def search(library: Library, query: str, k: int = 12, index: str = "", where: str = "") -> dict[str, Any]:
     """The k images that match a text best: rank, id, score, number of the embedding that matched; and the latency.
 
+    query: a text, or `concept:NAME` for one of the library's concepts.
     where: a condition over the images' columns, see docs/search.md; an empty one for all images.
-
-    Raises UsageError for an empty text, an unknown index, k out of 1 to MAX_K, or a condition that can't be understood.
+    Raises UsageError for an empty text, an unknown index or concept, k out of 1 to MAX_K, or a condition that can't be
+    understood, and StoreError for a concept of another space.
     """
     searcher = _searcher(library, index)
+    name = concept_name(query)
+    if name is not None:
+        _check_k(k)
+        concept, allowed = read_concept(_concepts(library), name), searcher.index.where(where)
+        return find_by_concept(searcher, concept, k, library.sample(index or library.default), allowed=allowed).to_json(
+            paths=False
+        )
     return _answer(searcher, searcher.text_query(clean_query(query)), k, where)
 
 
@@ -97,8 +111,116 @@ def pseudo_label(
     return label_image(library, name, image, chosen, names, threshold)[1].to_json()
 
 
+def refine(
+    library: Library,
+    query: str,
+    marks: Sequence[dict[str, Any]],
+    k: int = 12,
+    index: str = "",
+    refiner: str = DEFAULT_REFINER,
+) -> dict[str, Any]:
+    """The k best images that aren't marked, by a text and marks on earlier results; see `refine_index`.
+
+    query: the text; an empty one if marks are all there is.
+    marks: as `feedback_of` takes them: {"image": id, "right": true or false, "embedding": number or null} each.
+    k: how many images, 1 to MAX_K.
+    index: its name; an empty one for the first.
+    refiner: one of REFINERS.
+
+    Without marks the hits are exactly those of `search`. Nothing is kept between calls. `n_gone` marks are of images,
+    or embeddings, that the index doesn't have. Raises UsageError for marks that contradict each other or make no sense.
+    """
+    _check_k(k)
+    learnt = _learn(library, query, marks, index, refiner)
+    start = time.perf_counter()
+    hits = learnt.unmarked(k)
+    return {
+        "query": query,
+        "refiner": refiner,
+        **_mark_counts(learnt),
+        "hits": [
+            {
+                "rank": rank,
+                "id": hit.image.id,
+                "score": hit.score,
+                "embedding": hit.embedding,
+                "probability": learnt.probability(hit.score),
+            }
+            for rank, hit in enumerate(hits, start=1)
+        ],
+        "latency_ms": {
+            "fit": round(learnt.fit_ms, 3),
+            "search": round((time.perf_counter() - start) * 1e3, 3),
+        },
+    }
+
+
+def answer_all(
+    library: Library,
+    query: str,
+    marks: Sequence[dict[str, Any]],
+    index: str = "",
+    refiner: str = DEFAULT_REFINER,
+    threshold: float = 0.5,
+    first: int = 0,
+    count: int = MAX_K,
+) -> dict[str, Any]:
+    """All images of an index that a text and marks mean, a page of them; see `whole_answer`.
+
+    query, marks, index, refiner: as `refine` takes them; at least one mark.
+    threshold: the least probability of an image that isn't marked, above 0 and below 1.
+    first: how many of the answer's images are left out, those of earlier pages.
+    count: how many are listed, 1 to MAX_K.
+
+    `n_images` is the size of the whole answer, `precision` the share of it that is estimated to be right (null where it
+    is empty), and `expected_total` how many images of the index are estimated to be meant. Raises as `refine` does.
+    """
+    _check_k(count)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise UsageError(f"first is {first!r}: expected how many images to leave out, 0 or more")
+    learnt = _learn(library, query, marks, index, refiner)
+    answer = whole_answer(learnt, threshold)
+    page = range(first, min(first + count, len(answer.images)))
+    return {
+        "query": query,
+        "refiner": refiner,
+        **_mark_counts(learnt),
+        "n_images": len(answer.images),
+        "precision": answer.precision if len(answer.images) else None,
+        "expected_total": answer.expected_total,
+        "in_words": answer.in_words(),
+        "images": [
+            {"id": learnt.index.images[int(answer.images[i])].id, "probability": float(answer.probabilities[i])}
+            for i in page
+        ],
+    }
+
+
+def concepts(library: Library) -> dict[str, Any]:
+    """The concepts that the library keeps, which `search` takes as `concept:NAME`; `broken` ones can't be read."""
+    folder = library.concepts
+    found, broken = [], []
+    for name in concept_names(folder) if folder is not None else []:
+        try:
+            concept = read_concept(folder, name)  # type: ignore[arg-type]
+        except DataError as error:
+            broken.append({"name": name, "error": without_paths(str(error), [str(folder)])})
+            continue
+        found.append(
+            {
+                "name": name,
+                "text": concept.text,
+                "refiner": concept.refiner,
+                "threshold": concept.threshold,
+                "n_right": concept.feedback.n_right,
+                "n_wrong": concept.feedback.n_wrong,
+            }
+        )
+    return {"concepts": found, "broken": broken}
+
+
 def stats(library: Library, index: str = "") -> dict[str, Any]:
-    """What an index holds, and the names of all indexes."""
+    """What an index holds, how complete its answers are (`recall`, None where they are exact), and all indexes."""
     name = index or library.default
     held = library.searcher(name).index
     return {
@@ -109,10 +231,29 @@ def stats(library: Library, index: str = "") -> dict[str, Any]:
         "split": held.split,
         "method": held.info.to_json(),
         "kind": held.kind,
+        "recall": None if held.recall is None else {**held.recall.to_json(), "text": str(held.recall)},
         "n_images": len(held.images),
         "n_bytes": held.n_bytes,
         "skipped": [{"id": image.id, "reason": image.reason} for image in held.skipped],
     }
+
+
+def _learn(library: Library, query: str, marks: Sequence[dict[str, Any]], index: str, refiner: str) -> Refinement:
+    searcher = _searcher(library, index)
+    feedback = feedback_of(marks)
+    text = searcher.text_query(clean_query(query)).embeddings[0] if query.strip() else None
+    return refine_index(searcher.index, text, feedback, refiner, library.sample(index or library.default))
+
+
+def _mark_counts(learnt: Refinement) -> dict[str, int]:
+    examples = learnt.examples
+    return {"n_right": len(examples.right), "n_wrong": len(examples.wrong), "n_gone": len(examples.gone)}
+
+
+def _concepts(library: Library) -> Path:
+    if library.concepts is None:
+        raise UsageError("no folder of concepts is known here: search for a text")
+    return library.concepts
 
 
 def _searcher(library: Library, index: str) -> Searcher:

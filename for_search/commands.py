@@ -69,9 +69,9 @@ def run_embed(arguments: argparse.Namespace) -> None:
     from for_model.methods.registry import parse_method
 
     parse_method(arguments.method)
-    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    if arguments.watch and dataset.name != "folder":
+    if arguments.watch and arguments.dataset != "folder":
         raise UsageError(f"--watch follows a folder of images, got --dataset {arguments.dataset}: leave it out")
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     method = method_of(arguments, arguments.method)
     _embed_and_index(arguments, dataset, method)
     if arguments.watch:
@@ -121,11 +121,17 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
-    index = build_index(arguments.store, arguments.out, arguments.kind, rebuild=arguments.rebuild)
+    index = build_index(
+        arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+    )
     print(
         f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
-        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}"
+        f"in {len(index.segments)} segment{'' if len(index.segments) == 1 else 's'}, {index.recall or 'exact'}"
     )
+    if index.recall is None and index.kind == "compact":
+        print("so few images are scanned as fast")
+    elif index.recall is not None and index.recall.mean < index.recall.asked:
+        print(f"that is less than the {index.recall.asked:g} asked for: search with --exact where it matters")
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
@@ -141,13 +147,87 @@ def run_verify(arguments: argparse.Namespace) -> None:
 
 def run_search(arguments: argparse.Namespace) -> None:
     from for_search.query.searcher import format_hits_text, load_searcher
+    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
+    name = concept_name(arguments.text)
+    concept = None if name is None else read_concept(arguments.concepts, name)
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
     allowed = searcher.index.where(arguments.where)
-    result = searcher.find(searcher.text_query(arguments.text), arguments.k, allowed)
+    if concept is None:
+        query = searcher.text_query(arguments.text)
+        result = searcher.find(query, arguments.k, allowed, exact=arguments.exact)
+    else:
+        result = find_by_concept(searcher, concept, arguments.k, allowed=allowed, exact=arguments.exact)
     if arguments.json:
         print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
     else:
         print(format_hits_text(result))
+        if searcher.index.recall is not None and not arguments.exact:
+            print(f"{searcher.index.recall}; --exact looks at every embedding")
+
+
+def run_concept_create(arguments: argparse.Namespace) -> None:
+    from for_search.index.index_files import open_index
+    from for_search.refine.concepts import make_concept, read_text_of, write_concept
+    from for_search.refine.feedback import marked_embeddings, read_marks
+
+    index = open_index(arguments.index)
+    feedback = read_marks(arguments.marks)
+    text = read_text_of(arguments.marks) if arguments.text is None else arguments.text
+    concept = make_concept(arguments.name, index.info, feedback, text, arguments.refiner, arguments.threshold)
+    gone = len(marked_embeddings(index, feedback).gone)
+    path = write_concept(arguments.concepts, concept, arguments.replace)
+    note = f"; {gone} marks are of images or parts that {arguments.index} doesn't have, they are kept" if gone else ""
+    print(f"{path}: {feedback.n_right} right, {feedback.n_wrong} wrong{note}")
+
+
+def run_concept_list(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import concept_names, describe_concept
+
+    names = concept_names(arguments.concepts)
+    lines = [describe_concept(arguments.concepts, name) for name in names]
+    print("\n".join(lines) or f"no concepts in {arguments.concepts}")
+
+
+def run_concept_show(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import read_concept
+
+    concept = read_concept(arguments.concepts, arguments.name)
+    print(json.dumps(concept.to_json(), indent=1, ensure_ascii=False))
+    if arguments.index is not None:
+        from for_search.query.searcher import load_searcher
+        from for_search.refine.answer import whole_answer
+        from for_search.refine.concepts import refine_by_concept
+
+        searcher = load_searcher(
+            arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+        )
+        learnt = refine_by_concept(searcher, concept)
+        gone = len(learnt.examples.gone)
+        print(whole_answer(learnt, concept.threshold).in_words() + (f"; {gone} marked images are gone" if gone else ""))
+
+
+def run_concept_export(arguments: argparse.Namespace) -> None:
+    from for_search.query.searcher import load_searcher
+    from for_search.refine.answer import whole_answer
+    from for_search.refine.concepts import read_concept, refine_by_concept
+    from for_search.refine.export import export_answer
+
+    concept = read_concept(arguments.concepts, arguments.name)
+    searcher = load_searcher(
+        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
+    )
+    learnt = refine_by_concept(searcher, concept)
+    answer = whole_answer(learnt, concept.threshold)
+    right = frozenset(mark.image for mark in learnt.examples.right_marks)
+    export_answer(searcher, answer, right, concept.text or concept.name, arguments.out, arguments.form)
+    print(f"{arguments.out}: {answer.in_words()}")
+
+
+def run_concept_delete(arguments: argparse.Namespace) -> None:
+    from for_search.refine.concepts import delete_concept
+
+    delete_concept(arguments.concepts, arguments.name)
+    print(f"deleted concept {arguments.name!r}")

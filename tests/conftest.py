@@ -7,6 +7,7 @@ import shutil
 import pytest
 from hypothesis import settings
 
+from tests.helpers.axe import AXE
 from tests.helpers.paths import SHARED
 
 # Where tests run in as many processes as there are cores, threads of torch's would only wait for each other. Set before
@@ -43,6 +44,7 @@ def _may_skip(item: pytest.Item) -> bool:
         "data": not SHARED.is_dir(),
         "photos": bool(missing_packages()) and not os.environ.get("CI"),
         "encoders": importlib.util.find_spec("transformers") is None and not os.environ.get("CI"),
+        "axe": not AXE.is_file() and not (os.environ.get("CI") and shutil.which("npm")),
         "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
     }
     return any(missing[marker] for marker in missing if item.get_closest_marker(marker))

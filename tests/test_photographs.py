@@ -70,6 +70,6 @@ def test_a_picture_of_the_page_on_real_photographs(
         [str(picture), "--query", "food on a table", "--images", str(photographs), "--port", str(free_port())]
     )
     with Image.open(picture) as image:
-        assert image.size == (1280, 800)
+        assert image.size == screenshot.WIDE
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5000  # photographs, not placeholders
     gc.collect()

@@ -169,12 +169,13 @@ class PlainEngine:
 
     kind = "plain"
     file_names = ("rows.npy",)
+    resumes = False
 
     def __init__(self, rows):
         self._rows = rows
 
     @classmethod
-    def build(cls, blocks, n_rows, dim, folder):
+    def build(cls, blocks, n_rows, dim, folder, options):
         np.save(folder / "rows.npy", np.concatenate(list(blocks)))
 
     @classmethod
@@ -188,10 +189,18 @@ class PlainEngine:
             raise StoreError(f"{path} is damaged: build the index again")
         return cls(rows)
 
-    def search_rows(self, queries, n_rows):
+    recall = None
+
+    def first_fetch(self, k):
+        return 2 * k
+
+    def search_rows(self, queries, n_rows, allowed=None, exact=False):
         scores = np.stack([(self._rows.astype(np.float64) * query).sum(axis=1) for query in queries])
+        if allowed is not None:
+            scores[:, ~allowed] = -np.inf
         rows = np.argsort(-scores, axis=1, kind="stable")[:, :n_rows]
-        return np.take_along_axis(scores, rows, axis=1).astype(np.float32), rows
+        scores = np.take_along_axis(scores, rows, axis=1).astype(np.float32)
+        return scores, np.where(np.isfinite(scores), rows, -1)
 
     def rows(self, start, count):
         return self._rows[start : start + count].astype(np.float32)
@@ -237,7 +246,7 @@ def test_from_an_image_to_the_page(mine: ModuleType, tmp_path: Path, capsys: pyt
     store, index = tmp_path / "store", tmp_path / "index"
     what = ["--dataset", "colours", "--root", str(tmp_path / "colours"), "--backbone", "colour-net"]
     assert search(["embed", *what, "--method", "corners:3", "--out", str(store)]) == 0
-    assert search(["index", str(store), "--out", str(index), "--kind", "plain"]) == 0
+    assert search(["index", str(store), "--out", str(index), "--engine", "plain"]) == 0
     capsys.readouterr()
     assert search(["search", str(index), "blue", "-k", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

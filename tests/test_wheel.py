@@ -26,11 +26,13 @@ import json, sys
 import for_model, for_search, for_eval, for_app
 for package in (for_model, for_search, for_eval, for_app):
     assert package.__file__.startswith(sys.prefix), package.__file__
-from for_app.style import CSS
+from for_app.routes.showing import STATIC
+from for_app.style import HEAD
 from for_model.data.miniscenes import scenes
 from for_search import api
 from for_search.library.library import Library
-assert CSS
+assert 'src="for/static/main.js"' in HEAD
+assert (STATIC / "main.js").is_file() and (STATIC / "page.css").is_file()
 scenes.DEFAULT_COUNTS = {"val": 20}
 library = Library.built_in()
 for index in library.names:

@@ -11,28 +11,33 @@ from for_app.views.presentation import about_html, build_html
 from for_model.backbones.photo_packages import missing_packages
 from for_model.errors import UsageError
 from for_model.methods.registry import built_in_methods
-from for_search.library.background_builds import Builder
+from for_search.library.background_builds import Builder, BuildState
 from for_search.library.folder_index import PHOTO_METHOD
 from for_search.library.library import Library
 
+# What was made is what is searched next, by whoever asked for it; others find it among the indexes.
+_NOTE = "() => { window.FOR.builds = true; }"
+_CHOOSE = "(name) => { if (name) window.FOR.listIndexes(window.FOR.builds ? name : undefined); }"
 
-def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_build: bool) -> None:
+
+def index_tab(library: Library, current: gr.Textbox, opened: gr.Textbox, app: gr.Blocks, allow_build: bool) -> None:
     """Build the tab.
 
     current: holds the name of the index.
+    opened: holds the name of the tab that is shown.
     app: the page, for what happens when it opens.
     allow_build: let visitors index folders of the machine that serves the page.
     """
-    gr.HTML("<p>What is being searched. Another index is chosen at the top of the page.</p>", elem_classes="hint")
+    gr.HTML("<p>What is being searched. The choice at the top of the page changes it.</p>", elem_classes="hint")
     about = gr.HTML(elem_id="about")
 
-    def describe(name: str) -> str:
-        return about_html(library.searcher(name).index)
+    def describe(name: str, tab: str) -> Any:
+        return about_html(library.searcher(name).index) if tab == "index" else gr.skip()
 
-    for event in (app.load, current.change):
-        event(page_event(library, describe), current, about, api_visibility="private", show_progress="hidden")
+    for event in (opened.change, current.change):
+        event(page_event(library, describe), [current, opened], about, api_visibility="private", show_progress="hidden")
     if allow_build:
-        _build_form(library, current, app)
+        _build_form(library, app)
     else:
         gr.HTML(
             "<p>Folders can't be indexed from here: this page can be reached from other machines, and a build reads "
@@ -41,7 +46,7 @@ def index_tab(library: Library, current: gr.Dropdown, app: gr.Blocks, allow_buil
         )
 
 
-def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
+def _build_form(library: Library, app: gr.Blocks) -> None:
     builder = Builder(library)
     gr.HTML(
         "<h3>Index a folder</h3><p>Everybody can search on meanwhile. What is stopped goes on where it was.</p>",
@@ -65,31 +70,39 @@ def _build_form(library: Library, current: gr.Dropdown, app: gr.Blocks) -> None:
         start = gr.Button("Build", variant="primary", scale=0, min_width=110, elem_id="build")
         stop = gr.Button("Stop", interactive=False, scale=0, min_width=110, elem_id="stop")
     shown = gr.HTML(elem_id="built")
+    built = gr.Textbox("", elem_id="built-name", label="The index that was made", visible="hidden", container=False)
     timer = gr.Timer(0.5, active=False)
 
-    def look() -> tuple[Any, ...]:
-        state = builder.state
+    def watch() -> tuple[Any, ...]:
+        return shown_of(builder.state)
+
+    def shown_of(state: BuildState) -> tuple[Any, ...]:
         return (
             build_html(replace(state, message=without_private_paths(library, state.message))),
             gr.Timer(active=state.running),
             gr.Button(interactive=not state.running),
             gr.Button(interactive=state.running),
-            gr.Dropdown(choices=list(library.names)),
         )
+
+    def look() -> tuple[Any, ...]:
+        state = builder.state  # once: it changes meanwhile
+        return *shown_of(state), gr.skip() if state.name is None else state.name
 
     def begin(path: str, wanted: str, model: str) -> tuple[Any, ...]:
         if not (path or "").strip():
             raise UsageError("Name a folder of images")
         builder.start(Path(path.strip()), wanted, model)
-        return look()
+        return *shown_of(builder.state), ""
 
     def end() -> tuple[Any, ...]:
         builder.stop()
         return look()
 
-    outputs = [shown, timer, start, stop, current]
+    outputs = [shown, timer, start, stop, built]
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    gr.on([start.click, folder.submit], None, None, None, js=_NOTE, **quiet)
     gr.on([start.click, folder.submit], page_event(library, begin), [folder, method, backbone], outputs, **quiet)
     stop.click(page_event(library, end), None, outputs, **quiet)
     timer.tick(page_event(library, look), None, outputs, **quiet)
-    app.load(page_event(library, look), None, outputs, **quiet)  # a build may be running that another began
+    app.load(page_event(library, watch), None, outputs[:-1], **quiet)  # a build may be running that another began
+    built.change(None, built, None, js=_CHOOSE)

@@ -2,17 +2,21 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from for_app.guard import page_event
 from for_app.uploads import DECODED_PX, uploaded_image
-from for_app.views.labels import labels_html
+from for_app.views.labels import labels_html, regions_html
 from for_app.views.pictures import pictures_of
 from for_app.views.regions import draw_regions
-from for_model.errors import UsageError
+from for_app.views.templates import render
+from for_model.methods.registry import DEFAULT_BACKBONE
+from for_search.library.built_in_index import DEFAULT_DATASET
 from for_search.library.label_service import (
     DEFAULT_THRESHOLD,
     DEFAULT_THRESHOLDS,
@@ -24,6 +28,8 @@ from for_search.library.library import Library
 from for_search.query.image_labels import MAX_NAME_CHARACTERS, MAX_NAMES, OWN, VOCABULARIES
 
 N_SAMPLES = 12
+_LOOK = '() => document.querySelector("#label-drawing").scrollIntoView({ block: "nearest", behavior: "smooth" })'
+_CHOOSE_ONE = "<p>Choose an image, or drop one: its names are looked for then.</p>"
 _CHOICES = (
     ("the dataset's own names", "dataset"),
     ("ImageNet-21K", "imagenet21k"),
@@ -37,11 +43,13 @@ assert {choice for _, choice in _CHOICES} == set(VOCABULARIES)
 class _Parts:
     """The tab's components that events read or write.
 
+    upload: what the page's script writes when an image is dropped, pasted or chosen: `folder/name` of the file.
     picked: the image, an id of the index or an upload.
     shown: the ids of the images to choose from.
+    of_index: the name of the index that they are of.
     """
 
-    upload: gr.Image
+    upload: gr.Textbox
     samples: gr.Gallery
     others: gr.Button
     vocabulary: gr.Radio
@@ -49,35 +57,32 @@ class _Parts:
     own: gr.Textbox
     use: gr.Button
     threshold: gr.Slider
-    drawing: gr.Image
+    drawing: gr.HTML
     labels: gr.HTML
     picked: gr.State
     shown: gr.State
+    of_index: gr.State
 
 
-def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
+def labels_tab(library: Library, current: gr.Textbox, opened: gr.Textbox) -> None:
     """Build the tab.
 
     current: holds the name of the index whose backbone and images are used.
-    tab: this one, for when it is opened.
+    opened: holds the name of the tab that is shown.
     """
     gr.HTML(
         "<p>What FOR learns from where nobody has labelled anything: the names that Cluster-CLIP sees in an image, "
-        "each with its probability and the part of the image that shows it.</p>",
+        "each with its probability and the part of the image that shows it. It knows only the names to choose from: "
+        "whatever an image shows, each part of it gets the best of them, right or not.</p>",
         elem_classes="hint",
     )
     with gr.Row(elem_id="label-row"):
         with gr.Column(scale=2, min_width=300):
-            upload = gr.Image(
-                label="Drop an image here, or choose one below",
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "clipboard"],
-                height=180,
-                elem_id="label-upload",
-            )
+            gr.HTML(render("choose_image"), apply_default_css=False)
+            upload = gr.Textbox("", elem_id="label-upload", label="The upload", visible="hidden", container=False)
             samples = gr.Gallery(
                 label="Images of this index",
+                show_label=False,
                 columns=4,
                 height="auto",
                 format="jpeg",
@@ -104,22 +109,16 @@ def labels_tab(library: Library, current: gr.Dropdown, tab: gr.Tab) -> None:
                 0, 1, DEFAULT_THRESHOLD, step=0.01, label="Least probability", elem_id="label-threshold"
             )
         with gr.Column(scale=3, min_width=300):
-            drawing = gr.Image(
-                label="Where each label comes from",
-                show_label=False,
-                format="jpeg",
-                interactive=False,
-                buttons=["fullscreen"],
-                elem_id="label-drawing",
-            )
+            drawing = gr.HTML(elem_id="label-drawing", apply_default_css=False)
             labels = gr.HTML(elem_id="label-list")
     parts = _Parts(
-        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels, gr.State(None), gr.State([])
+        upload, samples, others, vocabulary, own_box, own, use, threshold, drawing, labels,
+        gr.State(None), gr.State([]), gr.State(""),
     )  # fmt: skip
-    _connect(library, current, tab, parts)
+    _connect(library, current, opened, parts)
 
 
-def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> None:
+def _connect(library: Library, current: gr.Textbox, opened: gr.Textbox, p: _Parts) -> None:
     """Connect the tab's events with what labels images."""
 
     def label(
@@ -128,39 +127,52 @@ def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> 
         if vocabulary == OWN and not (own or "").strip():
             return gr.skip(), gr.skip()  # they are about to be typed
         if picked is None:
-            raise UsageError("choose an image first, or drop one")
+            return gr.skip(), gr.skip()  # the names are chosen first
         image = uploaded_image(picked, target=DECODED_PX) if isinstance(picked, dict) else picked
 
         def report(done: int, total: int) -> None:
             progress((done, total), desc="embedding the names, once", unit="names")
 
         shown, found = label_image(library, name, image, vocabulary, own, least, report)
-        return draw_regions(shown, found), labels_html(found)
+        index_of = library.searcher(name).index
+        drawn = index_of.dataset == DEFAULT_DATASET and not isinstance(picked, dict)
+        strange = index_of.info.backbone == DEFAULT_BACKBONE and not drawn
+        listed = labels_html(found, DEFAULT_BACKBONE if strange else None)
+        return regions_html(draw_regions(shown, found), found), listed
 
-    def open_tab(name: str, shown: list) -> tuple[Any, ...]:
-        return (gr.skip(),) * 5 if shown else change_index(name)
-
-    def change_index(name: str) -> tuple[Any, ...]:
+    def open_tab(name: str, tab: str, before: str) -> tuple[Any, ...]:
+        if tab != "labels" or name == before:
+            return (gr.skip(),) * len(filled)
         pictures, ids = _samples(library, name, seed=0)
         vocabulary = default_vocabulary(library, name)
-        return pictures, ids, ids[0], vocabulary, _slider(vocabulary)
+        own_box = gr.Column(visible=vocabulary == OWN)
+        return pictures, ids, None, "", vocabulary, own_box, _slider(vocabulary), "", _CHOOSE_ONE, name
 
     def other_images(name: str) -> tuple[Any, ...]:
         return _samples(library, name, seed=time.time_ns())
 
-    def choose(shown: list, chosen: gr.SelectData) -> tuple[Any, Any]:
-        return shown[chosen.index], None
+    def choose(shown: list, chosen: gr.SelectData) -> tuple[Any, ...]:
+        return shown[chosen.index], "", "", ""
+
+    def choose_upload(upload: str) -> tuple[Any, ...]:
+        if not upload:
+            return (gr.skip(),) * 3
+        return {"path": str(Path(get_upload_folder()) / upload)}, "", ""
 
     def change_vocabulary(vocabulary: str) -> tuple[Any, Any]:
         return gr.Column(visible=vocabulary == OWN), _slider(vocabulary)
 
     private: dict[str, Any] = {"api_visibility": "private"}
     quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
-    opened = [p.samples, p.shown, p.picked, p.vocabulary, p.threshold]
-    events = [
-        tab.select(page_event(library, open_tab), [current, p.shown], opened, **quiet),
-        p.samples.select(page_event(library, choose), p.shown, [p.picked, p.upload], **quiet),
-        p.upload.upload(lambda value: value, p.upload, p.picked, preprocess=False, **quiet),
+    # Nothing is labelled before an image is chosen: the names would be embedded for it, which may take minutes.
+    filled = [
+        *(p.samples, p.shown, p.picked, p.upload, p.vocabulary, p.own_box, p.threshold, p.drawing, p.labels, p.of_index)
+    ]
+    for event in (opened.change, current.change):
+        event(page_event(library, open_tab), [current, opened, p.of_index], filled, **quiet)
+    asks = [
+        p.samples.select(page_event(library, choose), p.shown, [p.picked, p.drawing, p.labels, p.upload], **quiet),
+        p.upload.change(page_event(library, choose_upload), p.upload, [p.picked, p.drawing, p.labels], **quiet),
         p.vocabulary.input(page_event(library, change_vocabulary), p.vocabulary, [p.own_box, p.threshold], **quiet),
     ]
     labelling: dict[str, Any] = {
@@ -170,19 +182,19 @@ def _connect(library: Library, current: gr.Dropdown, tab: gr.Tab, p: _Parts) -> 
         "show_progress_on": p.labels,
         **private,
     }
-    for event in events:
-        event.success(**labelling)
+    for asked in asks:
+        asked.success(**labelling).success(None, None, None, js=_LOOK, **quiet)
     gr.on([p.threshold.input, p.own.submit, p.use.click], trigger_mode="always_last", **labelling)
     p.others.click(page_event(library, other_images), current, [p.samples, p.shown], **quiet)
-    # the next visit of the tab shows the new index's images
-    current.change(lambda: [], None, p.shown, **quiet)
 
 
-def _samples(library: Library, name: str, seed: int) -> tuple[list[Image.Image], list[int | str]]:
-    """Pictures to choose from, and their ids."""
+def _samples(library: Library, name: str, seed: int) -> tuple[list[tuple[Image.Image, str]], list[int | str]]:
+    """Pictures to choose from with their files' names, and their ids."""
     searcher = library.searcher(name)
     records = sample_images(searcher, N_SAMPLES, seed)
-    return [shown for shown, _ in pictures_of(searcher, records)], [record.id for record in records]
+    pictures = [shown for shown, _ in pictures_of(searcher, records)]
+    named = [(shown, Path(record.path).name) for shown, record in zip(pictures, records, strict=True)]
+    return named, [record.id for record in records]
 
 
 def _slider(vocabulary: str) -> gr.Slider:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from PIL import Image
+
+from for_app.views.pictures import data_uri
 from for_app.views.regions import region_colour, region_numbers
 from for_app.views.templates import render
 from for_search.query.image_labels import ImageLabel, ImageLabels, Verdict
@@ -9,8 +12,11 @@ from for_search.query.image_labels import ImageLabel, ImageLabels, Verdict
 _VERDICTS: dict[Verdict, str] = {"right": "✓ in the image", "wrong": "✗ not in the image", "unknown": "? not annotated"}
 
 
-def labels_html(found: ImageLabels) -> str:
-    """The labels as an HTML list: the number of the region, the name, its probability, and whether it is right."""
+def labels_html(found: ImageLabels, stranger_to: str | None = None) -> str:
+    """The labels as an HTML list: the number of the region, the name, its probability, and whether it is right.
+
+    stranger_to: a backbone that has never seen such an image, if so, which is said.
+    """
     numbers = region_numbers(found)
     facts = []
     if found.n_found > len(found.labels):
@@ -25,7 +31,14 @@ def labels_html(found: ImageLabels) -> str:
         threshold=f"{found.threshold:g}",
         facts=facts,
         missed=found.missed,
+        stranger_to=stranger_to,
     )
+
+
+def regions_html(drawn: Image.Image, found: ImageLabels) -> str:
+    """The drawing of an image's regions as HTML, told to those who don't see it by the names of its labels."""
+    names = ", ".join(dict.fromkeys(label.name for label in found.labels))
+    return render("regions", picture=data_uri(drawn), told=f"The parts that were labelled: {names or 'none'}")
 
 
 def _item(label: ImageLabel, number: int) -> dict[str, Any]:

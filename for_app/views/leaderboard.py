@@ -1,6 +1,6 @@
 """The leaderboards' CSVs as tables to look at: what was measured here beside what the paper says, never mixed.
 
-Everything is read by the names in the headers, so that a CSV may gain columns. `charts` draws them.
+Everything is read by the names in the headers, so that a CSV may gain columns. `board_tables` draws them.
 """
 
 import contextlib
@@ -97,37 +97,3 @@ def main_columns(frame: pd.DataFrame) -> pd.DataFrame:
     same = {column for column in _SETTING if column in frame and frame[column].nunique(dropna=False) == 1}
     told = [c for c in frame.columns if frame[c].notna().any() and c not in same and not _DETAILS.search(c)]
     return frame[["source", *(column for column in told if column != "source")]]
-
-
-def sorted_by(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    """The rows by a column: numbers from the largest, words from A, what is missing last; equal rows as they were.
-
-    A column that the table doesn't have leaves it as it is.
-    """
-    if column not in frame.columns:
-        return frame
-    ascending = not pd.api.types.is_numeric_dtype(frame[column])
-    return frame.sort_values(column, ascending=ascending, kind="stable", na_position="last", ignore_index=True)
-
-
-def method_labels(frame: pd.DataFrame) -> list[str]:
-    """What tells the rows of a table apart, in a line each: the cells of its columns that are no measurement."""
-    texts = [c for c in ("method", "frozen", "losses", "labelled", "queries", "decoder layers") if c in frame.columns]
-    rows = []
-    for _, row in frame.iterrows():
-        parts = [_cell(row[column], column) for column in texts]
-        count = row.get("embeddings an image")
-        if count is not None and pd.notna(count) and parts:
-            parts[0] += f" {count:g}" if isinstance(count, float) else f" {count}"
-        trained = [name for name in ("labels", "pseudo-labels") if row.get(name) == "yes"]
-        parts += [" + ".join(trained)] if trained else []
-        parts += [f"{name} {row[name]}" for name in ("pseudo-labels from",) if pd.notna(row.get(name))]
-        rows.append(", ".join(filter(None, parts)))
-    return rows
-
-
-def _cell(value: object, column: str) -> str:
-    if pd.isna(value):
-        return ""
-    number = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{number} {column}" if column in ("queries", "decoder layers", "frozen") else number

@@ -1,13 +1,14 @@
-"""What the Search and the Index tab say, as HTML: a search, its scores, an opened image, an index and how one is built.
+"""What the Search and the Index tab say: of a search, its scores, an opened image, an index and how one is built.
 
 No path of this machine is told.
 """
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
+from for_app.views.pictures import Shape
 from for_app.views.templates import render
-from for_model.data.dataset import ImageId
 from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import method_title
 from for_search.index.index import SearchIndex
@@ -20,22 +21,30 @@ _BINS = 60
 _BIN_WIDTH, _HEIGHT = 2, 40  # of the histogram, in units of its drawing
 
 
-def status_html(result: SearchResult, n_shown: int, index: SearchIndex, n_missing: int) -> str:
-    """A line about a search, as HTML.
+def search_details_html(
+    result: SearchResult,
+    index: SearchIndex,
+    scores: NDArray[np.float32],
+    low: float,
+    high: float,
+    least: float | None,
+) -> str:
+    """What only some visitors want to know of a search, as HTML: how it was made, how long it took, all scores.
 
-    n_shown: images in the grid.
-    n_missing: those of them whose pictures can't be shown.
+    scores: [m], of all images or of a sample.
+    low, high: the ends of their axis.
+    least: the lowest score that counts as a match; None for none.
     """
     info = index.info
-    facts = [
-        f"best {n_shown} of {len(index.images):,} images",
-        f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} an image",
-        f"index of {_size(index.n_bytes)}",
-        f"encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms"
-        if result.encode_ms
-        else f"searched in {result.search_ms:.1f} ms",
-    ]
-    return render("status", query=result.query.strip(), facts=facts, n_missing=n_missing)
+    facts = {
+        "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
+        "Embeddings": f"{info.n_embeddings} of width {info.dim} an image",
+        "Index": f"{len(index.images):,} images, {index.kind}, {_size(index.n_bytes)}",
+        "Time": (f"query encoded in {result.encode_ms:.0f} ms, " if result.encode_ms else "")
+        + f"searched in {result.search_ms:.1f} ms",
+    }
+    histogram = histogram_html(scores, low, high, least, len(index.images))
+    return render("details", facts=facts, histogram=Markup(histogram))
 
 
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
@@ -60,25 +69,27 @@ def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff:
     return render("histogram", width=_BIN_WIDTH * _BINS, height=_HEIGHT, bars=bars, told=told)
 
 
-def evidence_html(image_id: ImageId, query: str, found: Evidence, info: MethodInfo) -> str:
-    """A line about an opened image and what of it matched, as HTML.
+def evidence_words(found: Evidence, info: MethodInfo) -> list[str]:
+    """What of an opened image matched, in words.
 
-    query: what was searched for.
-    found: what of the image matched.
     info: how its embeddings were made.
     """
-    facts = [
-        f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}",
+    words = [
         f"bright: {found.meaning}",
+        f"embedding {found.embedding + 1} of {info.n_embeddings} by {method_title(info.method, info.n_embeddings)}, "
+        f"score {found.score:.3f}",
     ]
     if not found.as_indexed:
-        facts.append("the image has changed since it was indexed, so this may not be what matched")
-    return render("opened", image_id=image_id, query=query.strip(), score=f"{found.score:.3f}", facts=facts)
+        words.append("the image has changed since it was indexed, so this may not be what matched")
+    return words
 
 
-def no_evidence_html(image_id: ImageId, reason: str) -> str:
-    """A line about an opened image of which can't be told what matched, as HTML."""
-    return render("opened", image_id=image_id, score=None, facts=[reason])
+def file_words(shape: Shape) -> list[str]:
+    """What a file says of itself: when it was taken or changed, how large it is. Nothing for one that can't be read."""
+    if shape.problem is not None:
+        return []
+    date = f"{'taken' if shape.taken else 'changed'} {shape.date}"
+    return [date, f"{shape.width:,} × {shape.height:,} pixels", _size(shape.n_bytes)]
 
 
 def about_html(index: SearchIndex) -> str:
@@ -87,7 +98,8 @@ def about_html(index: SearchIndex) -> str:
     facts = {
         "Dataset": f"{index.dataset} ({index.split})",
         "Images": f"{len(index.images):,} searched, {len(index.skipped):,} skipped",
-        "Method": f"{info.method}, {info.n_embeddings} embeddings of width {info.dim} an image",
+        "Method": f"{method_title(info.method, info.n_embeddings)}, "
+        f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} of width {info.dim} an image",
         "Backbone": f"{info.backbone} at {info.image_size} pixels, "
         f"weights {info.weights} (sha256 {info.weights_sha256[:12]})",
         "Index": f"{index.kind}, {_size(index.n_bytes)} on disk, {_size(index.n_bytes / len(index.images))} an image",

@@ -4,38 +4,92 @@ Legend: Q queries, Co joint width, R rows in all, F rows fetched for a query.
 """
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 
+@dataclass(frozen=True)
+class BuildOptions:
+    """What a build is asked for beyond the rows; an exact engine has no use for any of it.
+
+    n_embeddings: N, the rows of an image, which follow one another.
+    recall: the share of a query's best 50 images that an approximate engine is to find, in 0..1.
+    texts: [T, Co] float32, texts as they will be searched for, to measure the recall with; None if none are at hand.
+    partial: a folder for what a build that is killed leaves to the next one with the same rows and options, which
+        then goes on from there; None to start from the beginning.
+    """
+
+    n_embeddings: int = 1
+    recall: float = 0.99
+    texts: NDArray[np.float32] | None = None
+    partial: Path | None = None
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How complete an approximate engine's answers were when it was built, against the exact scan.
+
+    asked: the share of the best `k` images that was asked for.
+    mean: the share that was found, over `n_queries` queries that the settings weren't chosen with.
+    worst: the least share that any of them found.
+    k: how many images each of them asked for.
+    queries: what kind of queries they were.
+    """
+
+    asked: float
+    mean: float
+    worst: float
+    k: int
+    n_queries: int
+    queries: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        # Rounded down: 99.97% isn't all of them.
+        return f"finds {int(1000 * self.mean) / 10:g}% of the best {self.k}"
+
+
 class Engine(Protocol):
     """Finds the rows with the largest inner products; whatever it keeps on disk is files of a folder of its own.
 
-    `SearchIndex` gives exact answers because of what every engine promises here, and
-    `tests/for_search/index/test_engines.py` checks it for each engine of the registry:
+    `SearchIndex` relies on what every engine promises here, and `tests/for_search/index/test_engines.py` checks it for
+    each engine of the registry:
 
     - Rows are kept as they are: the float16 values given to `build` come back from `rows`, bit for bit.
     - A score is the inner product of the float32 query and the row, computed from those values, up to the rounding of
-      float32 sums; nothing is left out or approximated.
+      float32 sums; nothing is left out or approximated, whether the engine is exact or not.
     - Equal rows have equal scores, to the bit, wherever they lie and however many queries are asked at once. Ties are
       then true ties, which the index breaks by image.
-    - `search_rows` returns the best rows: no row that is left out scores higher than the last one returned. Among rows
-      that tie with the last one, which of them are returned is open; the index asks for more until the tie is complete.
+    - `search_rows` of an exact engine, or when asked for `exact`, returns the best rows: no row that is left out scores
+      higher than the last one returned. Among rows that tie with the last one, which of them are returned is open; the
+      index asks for more until the tie is complete. An approximate engine may leave a better row out, as seldom as its
+      `recall` says; asked for more rows, it looks further, and asked for all it leaves none out.
     - Searching changes nothing, so several threads may search one engine at once.
 
     kind: its name in the registry, which the index's manifest records.
     file_names: the files that it writes to the segment's folder, all of them and no others. The index compares their
         first MiB with what was written before `open`, and all of their bytes before the first search.
+    resumes: whether a build that was killed can go on from `BuildOptions.partial`.
+    recall: how complete its answers are; None where they are exact.
     """
 
     kind: ClassVar[str]
     file_names: ClassVar[tuple[str, ...]]
+    resumes: ClassVar[bool]
+
+    @property
+    def recall(self) -> Recall | None: ...
 
     @classmethod
-    def build(cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path) -> None:
+    def build(
+        cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
+    ) -> None:
         """Write the engine's files.
 
         blocks: [m, Co] float16 each, `n_rows` rows in all, in row order; read once, so that they never lie in memory
@@ -43,8 +97,9 @@ class Engine(Protocol):
         n_rows: R, at least 1.
         dim: Co.
         folder: an empty folder.
+        options: see BuildOptions.
 
-        The same rows give the same bytes. Raises StoreError, or OSError, when the files can't be written.
+        The same rows and options give the same bytes. Raises StoreError, or OSError, when the files can't be written.
         """
         ...
 
@@ -57,15 +112,27 @@ class Engine(Protocol):
         """
         ...
 
-    def search_rows(self, queries: NDArray[np.float32], n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def first_fetch(self, k: int) -> int:
+        """How many rows to ask for at first, when the k best images are wanted; the index asks for more if need be."""
+        ...
+
+    def search_rows(
+        self,
+        queries: NDArray[np.float32],
+        n_rows: int,
+        allowed: NDArray[np.bool_] | None = None,
+        exact: bool = False,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The rows with the largest inner products.
 
         queries: [Q, Co] float32, finite, of any length; Q is at least 1.
         n_rows: F, at least 1 and at most R.
+        allowed: [R], the rows to choose from; None for all.
+        exact: let an approximate engine look at every row.
 
-        Returns scores [Q, F] float32, descending, and rows [Q, F] int64, each row at most once for a query. An engine
-        that finds fewer than F rows ends with rows of -1, whose scores mean nothing: the index then knows that there
-        are no more. Rows of equal score come in any order.
+        Returns scores [Q, F] float32, descending, and rows [Q, F] int64, each row at most once for a query. Where
+        fewer than F rows are allowed, they are followed by rows of -1, whose scores mean nothing: the index then knows
+        that there are no more. Rows of equal score come in any order.
         """
         ...
 

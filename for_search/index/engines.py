@@ -1,6 +1,7 @@
 """Search engines by kind: the one place where an engine is added."""
 
+from for_search.index.compact.compact_engine import CompactEngine
 from for_search.index.engine_protocol import Engine
 from for_search.index.flat_engine import FlatEngine
 
-ENGINES: dict[str, type[Engine]] = {engine.kind: engine for engine in (FlatEngine,)}
+ENGINES: dict[str, type[Engine]] = {engine.kind: engine for engine in (FlatEngine, CompactEngine)}

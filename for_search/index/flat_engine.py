@@ -4,17 +4,20 @@ Legend: Q queries, Co joint width, F rows fetched for a query.
 """
 
 import logging
+import struct
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model.errors import StoreError
 from for_search.index.checked_file import damaged
+from for_search.index.engine_protocol import BuildOptions
+
+_FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +33,29 @@ class FlatEngine:
 
     kind: ClassVar[str] = "flat"
     file_names: ClassVar[tuple[str, ...]] = ("index.faiss",)
+    resumes: ClassVar[bool] = False
 
     def __init__(self, index: faiss.IndexScalarQuantizer) -> None:
         self._index = index
 
+    @property
+    def recall(self) -> None:
+        return None
+
     @classmethod
-    def build(cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path) -> None:
-        index = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        # Shrinking keeps the capacity: one allocation of the final size, where adding block by block would double it.
-        index.codes.resize(n_rows * index.code_size)
-        index.codes.resize(0)
-        for block in blocks:
-            index.add_sa_codes(np.ascontiguousarray(block, dtype="<f2").view(np.uint8))
-        try:
-            faiss.write_index(index, str(folder / cls.file_names[0]))
-        except RuntimeError as error:
-            log.debug("faiss could not write", exc_info=error)
-            raise StoreError(f"can't write the index to {folder}: is the disk full?") from error
+    def build(
+        cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
+    ) -> None:
+        # FAISS would have all rows in memory. Its file is the header of an empty index, which holds the number of rows
+        # at byte 8 and ends with the number of their bytes, and then the rows.
+        empty = faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        header = bytearray(faiss.serialize_index(empty).tobytes())
+        struct.pack_into("<q", header, 8, n_rows)
+        struct.pack_into("<q", header, len(header) - 8, n_rows * 2 * dim)
+        with (folder / cls.file_names[0]).open("wb") as stream:
+            stream.write(header)
+            for block in blocks:
+                stream.write(np.ascontiguousarray(block, dtype="<f2").data)
 
     @classmethod
     def open(cls, folder: Path, n_rows: int, dim: int) -> "FlatEngine":
@@ -63,8 +72,17 @@ class FlatEngine:
             raise damaged(path, f"it holds {index.ntotal} rows of width {index.d}; its manifest says {n_rows} of {dim}")
         return cls(index)
 
-    def search_rows(self, queries: NDArray[np.float32], n_rows: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        scores, rows = self._index.search(queries, n_rows)
+    def first_fetch(self, k: int) -> int:
+        return max(_FIRST_FETCH, 2 * k)
+
+    def search_rows(
+        self,
+        queries: NDArray[np.float32],
+        n_rows: int,
+        allowed: NDArray[np.bool_] | None = None,
+        exact: bool = False,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        scores, rows = self._index.search(queries, n_rows, params=search_parameters(sel=selector(allowed)))
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
@@ -72,10 +90,21 @@ class FlatEngine:
         size = self._index.code_size
         codes = faiss.rev_swig_ptr(self._index.codes.data(), self._index.ntotal * size)
         part = codes[start * size : (start + count) * size].view("<f2").reshape(count, self._index.d)
-        return _widened(np.array(part, dtype=np.float16))
+        return widened(np.array(part, dtype=np.float16))
 
 
-def _widened(values: NDArray[np.float16]) -> NDArray[np.float32]:
+def selector(allowed: NDArray[np.bool_] | None) -> Any:
+    """FAISS's form of the rows to choose from; None for all."""
+    bitmap: Any = faiss.IDSelectorBitmap  # its Python side takes the array, which its types don't say
+    return None if allowed is None else bitmap(np.packbits(allowed, bitorder="little"))
+
+
+def search_parameters(kind: Any = faiss.SearchParameters, **values: Any) -> Any:
+    """FAISS's parameters of one search; that they take their values by name, its types don't say."""
+    return kind(**values)
+
+
+def widened(values: NDArray[np.float16]) -> NDArray[np.float32]:
     """float16 -> float32. torch does it eight times faster than numpy, if it is loaded; loading it takes seconds."""
     if "torch" not in sys.modules:
         return values.astype(np.float32)

@@ -1,10 +1,11 @@
-"""The search index: an embedding store arranged for search, and the exact ranking of distinct images.
+"""The search index: an embedding store arranged for search, and the ranking of distinct images.
 
 An index is a folder: segments, each with the files of an engine, and `manifest.json`, which repeats what a searcher
 needs of the store, so that searching doesn't need the store.
 Legend: M images, N embeddings per image, Q queries, Co joint width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
+from for_search.index.engine_protocol import Recall
 from for_search.index.segment import Best, Segment
 from for_search.store.image_table import ImageTable
 from for_search.store.store import SkippedImage
@@ -64,11 +66,23 @@ class SearchIndex:
                 "search it with its own backbone and weights, or embed and index the images again"
             )
 
-    def search(self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None) -> list[list[Hit]]:
-        """The k images that match each query best, by maximum similarity over an image's embeddings; exact.
+    @property
+    def recall(self) -> Recall | None:
+        """How complete the answers are: the least that one of the segments says; None where they are exact."""
+        said = [segment.engine.recall for segment in self.segments]
+        return min((recall for recall in said if recall), key=lambda recall: recall.mean, default=None)
+
+    def search(
+        self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> list[list[Hit]]:
+        """The k images that match each query best, by maximum similarity over an image's embeddings.
+
+        Exact, but where an engine has a `recall`: it may then leave one of them out, as seldom as that says. Scores and
+        order are exact in any case.
 
         queries: [Q, Co] float32, unit-norm (scores are then cosines).
         allowed: [M], the images to choose from, in the order of `images`; None for all.
+        exact: look at every embedding, whatever the engine.
         Returns Q lists of k hits, or of all images that are allowed where these are fewer, distinct images, by
         descending score; equal scores in order of image id.
         An empty `queries` gives an empty list.
@@ -78,7 +92,7 @@ class SearchIndex:
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
             raise UsageError(f"k is {k!r}: ask for at least 1 image")
         k = min(int(k), len(self.images))
-        found = [segment.best(checked, k, allowed) for segment in self.segments]
+        found = [segment.best(checked, k, allowed, exact) for segment in self.segments]
         return [self._hits([best[query] for best in found], k) for query in range(len(checked))]
 
     def _hits(self, found: list[Best], k: int) -> list[Hit]:
@@ -117,18 +131,35 @@ class SearchIndex:
         allowed[self.images.where(condition)] = True
         return allowed
 
+    def iter_embeddings(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """All embeddings, a block of images at a time.
+
+        Yields the images' places in `images`, [m], in no order, and their embeddings, [m, N, Co] float32, unit-norm.
+        """
+        for segment in self.segments:
+            segment.check()
+            for start, count in segment.blocks():
+                n_embeddings = segment.n_embeddings
+                rows = segment.engine.rows(start * n_embeddings, count * n_embeddings)
+                ranks = segment.ranks[start : start + count]
+                yield ranks[ranks >= 0], rows.reshape(count, n_embeddings, -1)[ranks >= 0]
+
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
-        return self.images[self.images.position(image_id)]
+        return self.images[self.position(image_id)]
 
     def embeddings(self, image_id: ImageId) -> NDArray[np.float32]:
         """The N embeddings of an image, [N, Co] float32, unit-norm. Raises UsageError for an unknown id."""
-        place = int(self.places[self.images.position(image_id)])
+        place = int(self.places[self.position(image_id)])
         for segment in self.segments:
             if place < len(segment.ranks):
                 return segment.embeddings(place)
             place -= len(segment.ranks)
         raise AssertionError("every image is in a segment")
+
+    def position(self, image_id: ImageId) -> int:
+        """The place of an image in `images`. Raises UsageError for an unknown id."""
+        return self.images.position(image_id)
 
     def _checked(self, queries: ArrayLike) -> NDArray[np.float32]:
         array = np.ascontiguousarray(queries, dtype=np.float32)

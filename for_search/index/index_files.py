@@ -17,7 +17,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from itertools import pairwise
@@ -32,6 +32,7 @@ from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
 from for_search.index.checked_file import BLOCK_BYTES, CheckedFile, FileHashes, damaged, unreadable
+from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.index.segment import Segment
@@ -43,6 +44,7 @@ from for_search.store.store import Shard, SkippedImage, Store, open_store
 FORMAT = "for-index/3"
 MANIFEST = "manifest.json"
 _LOCK = "lock"
+_PARTIAL = ".segment-"  # what a build that was killed leaves to the next one: a folder for each set of rows and engine
 _SMALL_KIND = "flat"  # of segments that hold less than half of the index: no engine finds rows of few faster
 
 # What an index's folder may hold; the second is the file of the format before this one.
@@ -145,23 +147,36 @@ class _Manifest:
         )
 
 
-def build_index(store_path: Path, out: Path, kind: str | None = None, *, rebuild: bool = False) -> SearchIndex:
+def build_index(
+    store_path: Path,
+    out: Path,
+    kind: str | None = None,
+    *,
+    rebuild: bool = False,
+    recall: float = 0.99,
+    texts: NDArray[np.float32] | None = None,
+) -> SearchIndex:
     """Build the search index of an embedding store, or bring the one that is there up to date with the store.
 
     out: the index's folder. An index of anything else is replaced; a folder that holds other files is refused.
     kind: the engine; None for that of the index that is there, or `flat`.
     rebuild: write all rows again into one segment, even where the index is up to date.
+    recall: the share of the best 50 images that an approximate engine is to find, in the segments written now.
+    texts: [T, Co] float32, texts to measure that with; None for embeddings of the store, moved away as texts are.
 
     Of an index that is there already, segments whose rows are still in the store stay as they are. What the store has
     more goes into one new segment, together with segments that are small beside it, or of which more than a fifth is
     gone (see `to_merge`); nothing is written where nothing has changed. Others may search the index meanwhile: what
     they see is the index before or after. Killed at any moment, the build leaves the old index, or the new one, or none
-    if there was none.
-    Raises UsageError for an unknown kind or an `out` that isn't an index; StoreError for a store that is missing,
+    if there was none; the next build with the same rows goes on where it was, if the engine can.
+    Raises UsageError for an unknown kind, a recall that isn't above 0 and up to 1, or an `out` that isn't an index;
+    StoreError for a store that is missing,
     damaged or empty, or when the index can't be written, or somebody else is writing it.
     """
     if kind is not None and kind not in ENGINES:
-        raise UsageError(f"no index kind {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
+        raise UsageError(f"no engine {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
+    if not 0 < recall <= 1:
+        raise UsageError(f"a recall of {recall:g}: ask for a share above 0 and up to 1, such as 0.99")
     store = open_store(store_path)
     if not store.images:
         raise StoreError(f"{store_path} holds no image: there is nothing to index")
@@ -169,7 +184,7 @@ def build_index(store_path: Path, out: Path, kind: str | None = None, *, rebuild
     _refuse_foreign(target)
     try:
         with _writing(target):
-            _update(store, target, kind, rebuild)
+            _update(store, target, kind, rebuild, BuildOptions(store.info.n_embeddings, recall, texts))
     except OSError as error:
         raise StoreError(f"can't write the index to {out}: {error.strerror or error}") from error
     return open_index(Path(out))
@@ -297,7 +312,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _update(store: Store, target: Path, kind: str | None, rebuild: bool) -> None:
+def _update(store: Store, target: Path, kind: str | None, rebuild: bool, options: BuildOptions) -> None:
     """Write what makes `target` the index of `store`, unless it is that already; the lock is held."""
     old = None if rebuild else _earlier(target)
     kind = kind or (old.kind if old else None) or _SMALL_KIND
@@ -313,7 +328,7 @@ def _update(store: Store, target: Path, kind: str | None, rebuild: bool) -> None
     if new:
         n_new = sum(shard.n_images for shard in new)
         most = 2 * n_new >= n_new + sum(segment.n_images for segment in kept)
-        kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / f"segment-{number}"))
+        kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / f"segment-{number}", options))
     write_image_table(target / table, _rows(store), store.metadata.types)
     manifest = _Manifest(
         store.sha256,
@@ -384,15 +399,19 @@ def _places(store: Store, segments: tuple[_SegmentNote, ...]) -> NDArray[np.int6
     return store.rows + shift[np.searchsorted(ends, store.rows, side="right")]
 
 
-def _write_segment(store: Store, shards: list[Shard], kind: str, folder: Path) -> _SegmentNote:
+def _write_segment(store: Store, shards: list[Shard], kind: str, folder: Path, options: BuildOptions) -> _SegmentNote:
     """Write a segment of all rows of some shards, down to the disk."""
     folder.mkdir()
     dim = store.info.dim
     engine = ENGINES[kind]
+    if engine.resumes:
+        # Removed with all else that isn't listed, once the index is complete.
+        key = files.sha256_json([kind, store.info.to_json(), [asdict(shard) for shard in shards]])
+        options = replace(options, partial=folder.parent / f"{_PARTIAL}{key[:16]}.tmp")
     progress = tqdm(shards, "index", unit="shard", disable=None)
     blocks = (np.asarray(store.shard(shard)).reshape(-1, dim) for shard in progress)
     try:
-        engine.build(blocks, sum(shard.n_images for shard in shards) * store.info.n_embeddings, dim, folder)
+        engine.build(blocks, sum(shard.n_images for shard in shards) * store.info.n_embeddings, dim, folder, options)
         for name in engine.file_names:
             _sync(folder / name)
         _sync(folder)
@@ -420,13 +439,13 @@ def _refuse_foreign(target: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(target: Path) -> Iterator[None]:
-    """Hold the lock of an index; the folder is removed again when nothing came of it."""
+    """Hold the lock of an index; the folder is removed again when nothing came of it that the next build can use."""
     busy = StoreError(f"the index {target} is being written by another process: wait for it to finish")
     with files.locked(target / _LOCK, busy):
         try:
             yield
         except BaseException:
-            if not (target / MANIFEST).exists():
+            if not (target / MANIFEST).exists() and not any(target.glob(f"{_PARTIAL}*")):
                 shutil.rmtree(target, ignore_errors=True)
             raise
 

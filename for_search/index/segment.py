@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from for_search.index.checked_file import CheckedFile
 from for_search.index.engine_protocol import Engine
 
-_FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
 _FETCH_GROWTH = 4
 _FETCH_BUDGET = 1 << 22  # rows fetched at once over all queries, 12 bytes each
 _BLOCK_ROWS = 1 << 14  # rows scored at once, when all are
@@ -53,28 +52,34 @@ class Segment:
         for file in self.files:
             file.check()
 
-    def best(self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None) -> list[Best]:
-        """The k images that match each query best, of those that are still in the index; exact.
+    def best(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> list[Best]:
+        """The k images that match each query best, of those that are still in the index, as far as the engine finds
+        them; their scores and order are exact.
 
         queries: [Q, Co] float32, finite.
         allowed: by rank, the images to choose from; None for all.
+        exact: let an approximate engine look at every row.
         k: at least 1; fewer images are given where the segment has no more.
         """
         self.check()
         ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
+        # Few images are gone, and what the engine finds of them is dropped; a filter may leave few.
+        allowed_rows = None if allowed is None else np.repeat(ranks >= 0, self.n_embeddings)
         k = min(k, int((ranks >= 0).sum()))
         total = len(self.ranks) * self.n_embeddings
         results: list[Best] = [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(
             queries
         )
         waiting = np.arange(len(queries) if k else 0)
-        fetch = max(_FIRST_FETCH, 2 * k)
+        fetch = self.engine.first_fetch(k)
         while waiting.size:
             fetch = min(fetch, total)
             step = max(1, _FETCH_BUDGET // fetch)
             unfinished = []
             for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
-                all_scores, all_rows = self.engine.search_rows(queries[part], fetch)
+                all_scores, all_rows = self.engine.search_rows(queries[part], fetch, allowed_rows, exact)
                 for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
                     best = self._best_of(ranks, scores, rows, k)
                     # A later row could still reach an image's score, or tie with the last image, unless it must be

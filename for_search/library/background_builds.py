@@ -81,7 +81,7 @@ class Builder:
             path = folder_index(root, built, progress=False, watch=self._watch)
             name = self._library.add(path, built=True)
             remember(path)
-            state = BuildState(message="ready: choose it at the top of the page", name=name)
+            state = BuildState(message="ready to be searched", name=name)
         except _Stopped:
             state = replace(self._state, message="stopped; the same folder and method go on from here")
         except ForError as error:

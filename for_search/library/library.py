@@ -20,6 +20,7 @@ from for_search.library.built_in_index import DEFAULT_DATASET, default_index
 from for_search.library.folder_index import remembered
 from for_search.library.packaged_methods import packaged_method
 from for_search.query.searcher import Searcher, searcher_of
+from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 
 if TYPE_CHECKING:
     from for_model.backbones.protocol import ImageTextBackbone
@@ -49,12 +50,19 @@ class Library:
     weights: the weights' file of the indexes that are added, see `searcher_of`.
     image_root: where their images lie now, see `searcher_of`.
     heads: files of trained heads, one of which may be an index's.
+    concepts: the folder of kept concepts; None where none are kept.
     Raises WeightsError for a file among `heads` that is none.
     """
 
     def __init__(
-        self, *, weights: str | None = None, image_root: Path | None = None, heads: Iterable[Path] = ()
+        self,
+        *,
+        weights: str | None = None,
+        image_root: Path | None = None,
+        heads: Iterable[Path] = (),
+        concepts: Path | None = None,
     ) -> None:
+        self.concepts = concepts
         self._weights, self._image_root, self._heads = weights, image_root, tuple(heads)
         if self._heads:
             from for_model.methods.head_files import read_head_file
@@ -64,6 +72,7 @@ class Library:
         self._entries: dict[str, _Entry] = {}
         self._backbones: dict[tuple[str, str, int], ImageTextBackbone] = {}
         self._labels: dict[str, Dataset | None] = {}
+        self._samples: dict[str, CatalogueSample] = {}
         self._lock = threading.RLock()  # of the dictionaries; never held while something is loaded
         self._loading = threading.Lock()  # so that the built-in indexes, asked for at once, load one backbone
 
@@ -159,6 +168,16 @@ class Library:
         with self._lock:
             return self._labels.setdefault(name, dataset)
 
+    def sample(self, name: str) -> CatalogueSample:
+        """The random sample of an index that marks are learnt with, drawn once. Raises as `searcher` does."""
+        searcher = self.searcher(name)
+        with self._lock:
+            if name in self._samples:
+                return self._samples[name]
+        sample = sample_catalogue(searcher.index)
+        with self._lock:
+            return self._samples.setdefault(name, sample)
+
     def backbone(self, name: str) -> "ImageTextBackbone | None":
         """A backbone of that name which an open index uses; None when there is none."""
         with self._lock:
@@ -202,6 +221,7 @@ class Library:
             for known, other in self._entries.items():
                 if other.source == entry.source:
                     self._labels.pop(known, None)
+                    self._samples.pop(known, None)
                     self._entries[known] = entry
                     return known
             while name in self._entries:

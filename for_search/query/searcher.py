@@ -118,12 +118,12 @@ class Searcher:
         """The method, loaded now if it isn't yet. Raises what that raises."""
         return self.encoder.get()
 
-    def search(self, text: str, k: int = 10) -> SearchResult:
+    def search(self, text: str, k: int = 10, exact: bool = False) -> SearchResult:
         """The k images that match a text best (all of them when there are fewer), with the time it took.
 
-        Raises UsageError for an empty text or k < 1.
+        exact: look at every embedding, whatever the index's engine. Raises UsageError for an empty text or k < 1.
         """
-        return self.find(self.text_query(text), k)
+        return self.find(self.text_query(text), k, exact=exact)
 
     def text_query(self, text: str) -> Query:
         """Encode a free text, as `embed_queries` does; one of `texts` doesn't wait until the method is loaded.
@@ -161,18 +161,20 @@ class Searcher:
             raise UsageError(f"embedding {embedding} of image {image_id!r}: expected 0 to {len(embeddings) - 1}")
         return Query(f"like part {embedding} of image {image_id}", embeddings[embedding : embedding + 1], 0.0)
 
-    def find(self, query: Query, k: int = 10, allowed: NDArray[np.bool_] | None = None) -> SearchResult:
+    def find(
+        self, query: Query, k: int = 10, allowed: NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> SearchResult:
         """The k images that match a query best (all of them when there are fewer), with the time it took.
 
         allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
-
         An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
         text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
-        the best pair. Equal scores in order of image id. Raises UsageError for k < 1.
+        the best pair. Equal scores in order of image id.
+        exact: as in `search`; a query of several embeddings always is. Raises UsageError for k < 1.
         """
         start = time.perf_counter()
         one = len(query.embeddings) == 1
-        hits = self.index.search(query.embeddings, k, allowed)[0] if one else self._find_all(query, k, allowed)
+        hits = self.index.search(query.embeddings, k, allowed, exact)[0] if one else self._find_all(query, k, allowed)
         return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
 
     def _find_all(self, query: Query, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:

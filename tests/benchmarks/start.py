@@ -20,8 +20,7 @@ from tests.helpers.browser import CHROMIUM, Page, open_page
 
 MAX_SECONDS = 10
 _PICTURES = (
-    "(p => p.length >= 12 && p.every(i => i.complete && i.naturalWidth))"
-    "([...document.querySelectorAll('#gallery .grid-wrap img')])"
+    "(p => p.length >= 12 && p.every(i => i.complete && i.naturalWidth))([...document.querySelectorAll('#grid img')])"
 )
 
 

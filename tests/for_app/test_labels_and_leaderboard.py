@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from for_app.views.leaderboard import main_columns, read_boards
+from for_app.views.leaderboard import read_boards
 from for_search import api
 from for_search.library.label_service import DEFAULT_THRESHOLD, label_image, sample_images
 from for_search.query.image_labels import DATASET
 from tests.helpers.browser import Page
-from tests.helpers.pages import Served, open_tab_on_phone
+from tests.helpers.pages import Served
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,11 +25,17 @@ NAMES = f"{LISTED}.map(item => item.querySelector('.name').innerText)"
 SUMMARY = 'document.querySelector("#label-list p").innerText'
 
 
-def open_tab(page: Page, served: Served, name: str, wait: str) -> None:
-    page.open(served.url)
-    page.wait('document.querySelectorAll("#gallery .caption-label").length > 0')
-    page.click("button[role=tab]", name)
-    page.wait(wait)
+def choose_file(page: Page, path: Path) -> None:
+    """Choose a file to be labelled, as a visitor does."""
+    root = page.call("DOM.getDocument")["root"]["nodeId"]
+    node = page.call("DOM.querySelector", nodeId=root, selector="#label-file")["nodeId"]
+    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+
+
+def open_labels(page: Page, served: Served) -> None:
+    page.problems.clear()
+    page.open(f"{served.url}?tab=labels")
+    page.wait('document.querySelectorAll("#label-samples img").length == 12')
 
 
 def test_the_endpoint_answers_as_the_labeller_does(served: Served, tmp_path: Path) -> None:
@@ -63,9 +69,11 @@ def test_the_endpoint_answers_as_the_labeller_does(served: Served, tmp_path: Pat
 def test_a_visitor_labels_an_image(served: Served, browser: Page) -> None:
     library = served.library
     searcher = library.searcher(library.default)
-    open_tab(browser, served, "Pseudo-labels", f'document.querySelector("#label-list p") && {SUMMARY}')
+    open_labels(browser, served)
     samples = sample_images(searcher, 12, seed=0)
-    browser.wait('document.querySelectorAll("#label-samples img").length == 12')
+    alts = browser.value('[...document.querySelectorAll("#label-samples img")].map(e => e.alt)')
+    assert alts == [Path(sample.path).name for sample in samples]
+    browser.wait(f'{SUMMARY}.includes("Choose an image")')  # nothing is labelled unasked
     browser.value('document.querySelectorAll("#label-samples .grid-container button")[5].click()')
     # with random weights all nouns are about as likely, so the page's own threshold leaves none
     browser.wait(f'{SUMMARY}.includes("No name reaches a probability of {DEFAULT_THRESHOLD:g}")')
@@ -82,7 +90,9 @@ def test_a_visitor_labels_an_image(served: Served, browser: Page) -> None:
 
 @pytest.mark.browser
 def test_names_of_ones_own_are_shown_as_text(served: Served, browser: Page) -> None:
-    open_tab(browser, served, "Pseudo-labels", f'document.querySelector("#label-list p") && {SUMMARY}')
+    open_labels(browser, served)
+    browser.value('document.querySelectorAll("#label-samples .grid-container button")[0].click()')
+    browser.wait(f'{SUMMARY}.includes("No name reaches")')
     browser.click("#label-vocabulary label", "names of mine")
     browser.wait('document.querySelector("#label-own textarea")?.offsetParent')
     browser.value('document.querySelector("#label-threshold input[type=number]").focus()')
@@ -98,72 +108,45 @@ def test_names_of_ones_own_are_shown_as_text(served: Served, browser: Page) -> N
 
 @pytest.mark.browser
 def test_an_image_of_ones_own_and_what_is_none(served: Served, browser: Page, tmp_path: Path) -> None:
-    open_tab(browser, served, "Pseudo-labels", f'document.querySelector("#label-list p") && {SUMMARY}')
-    (tmp_path / "fake.png").write_bytes(b"this is no image")
+    open_labels(browser, served)
     Image.new("RGB", (400, 200), "teal").save(tmp_path / "wide.png")
-    choose_file(browser, "#label-upload input[type=file]", tmp_path / "fake.png")
-    browser.wait('document.body.innerText.includes("not an image")')
-    browser.value(
-        "document.querySelector(\"#label-upload [aria-label='Clear'], #label-upload [title='Clear']\")?.click()"
-    )
-    choose_file(browser, "#label-upload input[type=file]", tmp_path / "wide.png")
+    (tmp_path / "fake.png").write_bytes(b"this is no image")
+    choose_file(browser, tmp_path / "wide.png")
     browser.wait('document.querySelector("#label-drawing img")?.naturalHeight == 320')
-
-
-def choose_file(page: Page, selector: str, path: Path) -> None:
-    """Choose a file in a file input, as a visitor does."""
-    page.wait(f"document.querySelector({selector!r})")
-    root = page.call("DOM.getDocument")["root"]["nodeId"]
-    node = page.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-    page.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
-
-
-def choose(page: Page, dropdown: str, text: str) -> None:
-    """Choose from a dropdown."""
-    page.value(
-        f'document.querySelector("#{dropdown} input").click(); document.querySelector("#{dropdown} input").focus()'
+    assert "RN-mini has seen nothing but drawn scenes" in browser.value(
+        'document.querySelector("#label-list").innerText'
     )
-    option = f"[...document.querySelectorAll('#{dropdown} [role=option]')].find(e => e.innerText.includes({text!r}))"
-    page.wait(option)
-    page.value(f"{option}.dispatchEvent(new MouseEvent('mousedown', {{ bubbles: true }}))")
+    choose_file(browser, tmp_path / "fake.png")
+    browser.wait('document.body.innerText.includes("not an image")')
+    assert browser.value('document.querySelector("#label-drawing img")') is None  # nothing of the last one is left
 
 
 @pytest.mark.browser
 def test_a_visitor_sorts_the_leaderboard(served: Served, browser: Page) -> None:
-    cells = """[...document.querySelectorAll("#board-ours [role=row]")]
-      .map(row => [...row.querySelectorAll("[data-testid^=cell-]")].map(cell => cell.innerText.trim()))
-      .filter(row => row.length)"""
-    open_tab(browser, served, "Leaderboard", f"{cells}.length > 0")
-    board = read_boards()[0]
-    columns = list(main_columns(board.ours).columns)
-    position = columns.index("novel mAP@50")
-    scores = board.ours["novel mAP@50"].tolist()
+    shown = """[...document.querySelectorAll(".board")[0].tBodies[0].rows]
+      .map(row => Number([...row.cells].at({}).dataset.value))"""
+    browser.problems.clear()
+    browser.open(f"{served.url}?tab=leaderboard", width=1440)
+    browser.wait('document.querySelector(".board")')
+    scores = read_boards()[0].ours["novel mAP@50"].tolist()
     assert scores != sorted(scores)
-
-    def shown() -> list[float]:
-        return [float(row[position]) for row in browser.value(cells)]
-
-    assert shown() == scores
-    choose(browser, "board-order", "novel mAP@50")
-    browser.wait(f"{cells}[0][{position}] == '{max(scores):g}'")
-    assert shown() == sorted(scores, reverse=True)
-    browser.value("""[...document.querySelectorAll('#board-ours th[title="novel mAP@50"] .cell-menu-button')]
-      .at(-1).click()""")
-    browser.click("[role=menuitem]", "Sort ascending")
-    browser.wait(f"{cells}[0][{position}] == '{min(scores):g}'")
-    assert shown() == sorted(scores)
-    choose(browser, "board", "Table 6")
-    browser.wait('document.querySelector("#board-paper")?.offsetParent')
-    assert "paper Table 6" in browser.value('document.querySelector("#board-paper").innerText')
-    browser.wait('document.querySelectorAll("#ablations svg").length == 6')
+    heads = browser.value('[...document.querySelectorAll(".board th")].map(e => e.innerText.trim())')
+    rows = shown.format(heads.index("novel"))
+    for group in ("base", "novel", "all"):
+        right = f'document.querySelectorAll(".board th")[{heads.index(group)}].getBoundingClientRect().right'
+        assert 0 < browser.value(right) < 1440
+    assert browser.value(rows) == scores
+    browser.click(".board th button", "novel")
+    assert browser.value(rows) == sorted(scores, reverse=True)
+    drawn = f".board td:nth-child({heads.index('novel') + 1}) .bar > i"
+    bars = browser.value(f'[...document.querySelectorAll("{drawn}")].map(e => parseFloat(e.style.width))')
+    assert bars == pytest.approx(sorted(scores, reverse=True), abs=0.06)
+    browser.click(".board th button", "novel")
+    assert browser.value(rows) == sorted(scores)
+    title = next(board.title for board in read_boards() if board.title.startswith("Table 6"))
+    browser.value(f"""(() => {{ const choice = document.querySelector("#board");
+      choice.value = {title!r}; choice.dispatchEvent(new Event("change", {{ bubbles: true }})); }})()""")
+    browser.wait('document.querySelector("#boards").innerText.includes("paper Table 6")')
+    assert browser.value('new URL(location).searchParams.get("table")') == title
+    assert browser.value('document.querySelectorAll("#boards svg").length') == 6
     assert browser.problems == []
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("tab", ["Pseudo-labels", "Leaderboard"])
-def test_fits_a_phone_in_the_dark(served: Served, browser: Page, tab: str) -> None:
-    browser.open(f"{served.url}?q=guitar", width=390, height=800, dark=True)
-    browser.wait('document.querySelectorAll("#gallery .caption-label").length > 0')
-    open_tab_on_phone(browser, tab)
-    browser.wait('[...document.querySelectorAll("#label-list p, .charts svg")].some(e => e.offsetParent || e.getBBox)')
-    assert browser.value("document.documentElement.scrollWidth <= 390")

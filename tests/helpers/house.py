@@ -8,12 +8,9 @@ from pathlib import Path
 # Names that mean the same wherever they stand, each time for its own module.
 SHARED_NAMES = frozenset(
     {
-        "DEFAULT_K",  # images that a tab shows if nobody says
         "FORMAT",  # of a module's own files, which they begin with
         "INSTALL",  # the command that installs what a module needs
         "MANIFEST",  # the JSON file of a folder that says what else is in it
-        "MAX_K",  # the most images that a tab or the API gives
-        "MIN_K",  # the fewest
         "VERSION",  # raised when a module's results change
         "log",  # of a module
         "main",  # of a program

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from for_search.library.library import Library
-from tests.helpers.browser import Page
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,9 @@ class Served:
     folder: Path
 
 
-def open_tab_on_phone(page: Page, tab: str) -> None:
-    """Choose a tab where there is no room for all of them: those left out are behind three dots."""
-    if not page.value(f"[...document.querySelectorAll('[role=tab]')].some(e => e.innerText.includes({tab!r}))"):
-        page.click("[aria-label='More tabs']")
-        page.click(".overflow-dropdown button", tab)
-    else:
-        page.click("[role=tab]", tab)
+def found(k: int, query: str) -> str:
+    """What is true in the browser once the hits of a query are shown, and their pictures have come."""
+    pictures = "[...document.querySelectorAll('#grid img')]"
+    return f"""document.querySelectorAll("#grid .shot").length == {k} && !document.body.matches(".searching")
+      && document.querySelector("#status").innerText.includes({query!r})
+      && {pictures}.filter(i => i.complete && i.naturalWidth).length >= Math.min({k}, 6)"""

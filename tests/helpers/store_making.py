@@ -1,12 +1,15 @@
 """Small embedding stores for the tests of what reads them."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageRecord
-from for_model.files import sha256_file
+from for_model.files import sealed, sha256_file, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.store.store import Shard, SkippedImage, Store, open_store, shard_file, write_manifest, write_shard
 
@@ -49,6 +52,15 @@ def write_state(path: Path, parts: dict[int, NDArray[np.floating]], rows: dict[i
     info = method_info(n_embeddings, dim)
     write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, (), tuple(shards), own_rows))
     return open_store(path)
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the fields of a store's or an index's manifest, and the hash that it has of itself."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    change(manifest)
+    manifest.pop("sha256", None)
+    write_json(path, sealed(manifest))
 
 
 def random_units(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.float32]:

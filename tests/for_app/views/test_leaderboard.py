@@ -1,10 +1,12 @@
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from for_app.views.board_tables import leaderboard_html
 from for_app.views.curves import Curve, read_ablations
-from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, method_labels, read_boards, sorted_by
+from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, read_boards
 from for_model.errors import DataError
 
 PAPER = """source,method,embeddings an image,labels,pseudo-labels,labelled,decoder layers,COCO base,COCO novel,new
@@ -64,22 +66,43 @@ def test_rows_of_the_paper_in_a_csv_of_ours_are_left_out(folder: Path) -> None:
     assert board.ours.to_dict("records") == [{"source": MEASURED, "queries": 8, "base mAP@50": 53.34}]
 
 
-def test_the_columns_that_tell_rows_apart(folder: Path) -> None:
-    whole, _, queries, every = read_boards(folder)
-    assert list(main_columns(whole.ours)) == [
+def test_a_table_leaves_out_what_every_row_says(folder: Path) -> None:
+    whole = read_boards(folder)[0]
+    assert list(main_columns(whole.ours).columns) == [
         *("source", "method", "embeddings an image", "base mAP@50", "base low", "base high"),
     ]
-    assert method_labels(whole.ours) == ["clip 1", "for 8"]
-    assert method_labels(queries.ours) == ["8 queries", "2 queries"]
-    assert method_labels(every.paper)[2:4] == ["FOR 50, labels + pseudo-labels", "FOR 50, 5%, labels"]
 
 
-def test_sorting() -> None:
-    frame = pd.DataFrame({"method": ["b", "a", "c", "a"], "score": [1.0, float("nan"), 3.0, 1.0]})
-    assert sorted_by(frame, "score").index.tolist() == [0, 1, 2, 3]
-    assert sorted_by(frame, "score")["method"].tolist() == ["c", "b", "a", "a"]
-    assert sorted_by(frame, "method")["score"].tolist()[1:] == [1.0, 1.0, 3.0]
-    assert sorted_by(frame, "nothing") is frame
+def cells(html: str) -> list[list[str]]:
+    """The texts of a table's cells, row by row."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<t[hd][ >](.*?)</t[hd]>", f"{row}", re.DOTALL)]
+        for row in rows
+    ]
+
+
+def test_a_table_has_one_spelling_of_methods_bars_and_marks_the_best(folder: Path) -> None:
+    html = leaderboard_html("miniscenes: methods with 95% intervals", folder)
+    assert re.findall(r">(CLIP|FOR 8)</td>", html) == ["CLIP", "FOR 8"]
+    assert "for</td>" not in html
+    assert 'data-value="53.34" title="50.86 to 55.78">53.34<span class="sr">, the best</span>' in html
+    assert html.count(", the best") == 1
+    assert 'style="width:53.3%"' in html
+    assert 'style="left:50.9%;width:4.9%"' in html
+    shown = [row for row in cells(html) if row]
+    heads = [each.rpartition(">")[2] for each in shown[0]]
+    assert heads.index("base") < heads.index("embeddings an image")  # a phone shows the scores too
+    assert "<option selected>miniscenes: methods with 95% intervals</option>" in html
+
+
+def test_the_paper_and_what_no_board_is_called(folder: Path) -> None:
+    html = leaderboard_html("The paper&#39;s own numbers", folder)
+    assert "<option selected>miniscenes" in html  # the first, where there is none of that name
+    html = leaderboard_html("The paper's own numbers", folder)
+    assert "paper Table 6" in html
+    assert "Measured with FOR" not in html.partition("<h2>")[0]
+    assert "make leaderboards" in leaderboard_html("", folder / "nowhere")
 
 
 def test_no_tables_and_damaged_ones(tmp_path: Path) -> None:

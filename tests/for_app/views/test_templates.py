@@ -19,13 +19,13 @@ AS_TEXT = "&lt;img src=x onerror=&#34;alert(&#39;1&#39;)&#34;&gt; &amp; {{ 7 * 7
 
 def test_values_are_text() -> None:
     assert render("warning", line=HOSTILE) == AS_TEXT
-    assert render("status", query=HOSTILE, facts=[HOSTILE], n_missing=0) == f"<b>{AS_TEXT}</b> · {AS_TEXT}"
+    assert render("regions", picture="", told=HOSTILE) == f'<img src="" alt="{AS_TEXT}">'
     assert f'aria-label="{AS_TEXT}"' in render("histogram", width=1, height=1, bars=[], told=HOSTILE)
 
 
 def test_a_value_that_is_missing_is_an_error() -> None:
-    with pytest.raises(UndefinedError, match="query"):
-        render("status", facts=[], n_missing=0)
+    with pytest.raises(UndefinedError, match="told"):
+        render("regions", picture="")
 
 
 def test_a_build_is_a_bar_and_a_line() -> None:

@@ -171,10 +171,12 @@ def test_rows_are_trained_scored_and_averaged(made: tuple[World, list[RowOutcome
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = small.suite.key(SMALL["queries"].rows[0], 0)
-    for path in (*small.cache.rglob(f"{key}*"), *small.results.glob(f"{key}*")):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def test_what_is_done_is_not_done_again(uncommitted: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = uncommitted.suite.key(SMALL["queries"].rows[0], 0)
+    shutil.rmtree(uncommitted.cache / "runs" / "miniscenes" / key)
+    for path in (uncommitted.cache / "tables" / "miniscenes").glob(f"{key}*"):
+        path.unlink()
+    uncommitted.run("main", seeds=1)
     trained: list[str] = []
     original = tables.train.Training
 
@@ -183,10 +185,10 @@ def test_what_is_done_is_not_done_again(small: World, monkeypatch: pytest.Monkey
         return original(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tables.train, "Training", counting)
-    verdicts = small.run("main", "queries", seeds=1)
+    verdicts = uncommitted.run("main", "queries", seeds=1)
     assert len(trained) == 1  # 3 queries; 4 is the main table's row
     assert [v.ok for v in verdicts] == [True, True, True, None, True]
-    assert rows(small.out, "queries")[1]["base mAP@50"] == rows(small.out, "main")[1]["base mAP@50"]
+    assert rows(uncommitted.out, "queries")[1]["base mAP@50"] == rows(uncommitted.out, "main")[1]["base mAP@50"]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from for_eval.metrics import score_matrix as rank
 from for_eval.metrics.score_matrix import score_matrix
 from for_model.errors import StoreError, UsageError
-from for_search.index import index as index_module
+from for_search.index import segment as segment_module
 from for_search.index.index_files import build_index
 from tests.helpers.store_making import dyadic_units, make_store, random_units
 
@@ -85,7 +85,7 @@ def test_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
 def test_an_index_scores_as_its_store_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     embeddings, texts = random_units((23, 4, 12)), random_units((5, 12), seed=1)
     make_store(tmp_path / "store", embeddings)
-    monkeypatch.setattr(index_module, "_BLOCK_ROWS", rows)
+    monkeypatch.setattr(segment_module, "_BLOCK_ROWS", rows)
     scores = build_index(tmp_path / "store", tmp_path / "index").score_images(texts)
     np.testing.assert_allclose(scores, by_loop(embeddings, texts), atol=1e-6)
 
@@ -94,7 +94,7 @@ def test_a_large_index_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.Mon
     embeddings, texts = random_units((23, 4, 12)), random_units((2, 12), seed=1)
     make_store(tmp_path / "store", embeddings)
     index = build_index(tmp_path / "store", tmp_path / "index")
-    monkeypatch.setattr(index_module, "_BLOCK_ROWS", 8)  # two images a block
+    monkeypatch.setattr(segment_module, "_BLOCK_ROWS", 8)  # two images a block
     every = by_loop(embeddings, texts)
     np.testing.assert_allclose(index.score_images(texts, at_most=92), every, atol=1e-6)  # all of them fit
     np.testing.assert_allclose(index.score_images(texts, at_most=24), every[:, [0, 1, 10, 11, 22]], atol=1e-6)

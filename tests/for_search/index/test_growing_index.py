@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
-from for_search.index import index_files, segment
+from for_search.index import flat_engine, index_files
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
@@ -125,7 +125,7 @@ def test_rebuilding_merges_all(library: Library) -> None:
 
 def test_images_that_are_gone_never_take_a_place(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best rows of all are dead: k distinct images that are there must be found nevertheless."""
-    monkeypatch.setattr(segment, "_FIRST_FETCH", 1)
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 1)
     query = dyadic_units((1, DIM), seed=5)
     number, _ = library.rows[0]
     for image_id in range(0, 14, 2):
@@ -153,7 +153,7 @@ def test_only_what_is_allowed_is_found(library: Library) -> None:
 
 
 def test_random_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment, "_FIRST_FETCH", 2)
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 2)
     rng = np.random.default_rng(0)
     made = Library(tmp_path)
     made.add(*range(20))

@@ -1,17 +1,13 @@
-import functools
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -25,7 +21,7 @@ from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import MANIFEST, build_index, open_index
 from tests.helpers.paths import REPOSITORY
-from tests.helpers.store_making import dyadic_units, make_store, method_info, random_units
+from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
 Answer = list[tuple[int, float, int]]
 
@@ -52,20 +48,13 @@ def data_of(index: SearchIndex) -> Path:
     return index.path / "segment-000001" / "index.faiss"
 
 
-def rewrite_manifest(index: SearchIndex, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a manifest's fields, and the hash that it has of itself."""
-    manifest = json.loads((index.path / MANIFEST).read_text())
-    change(manifest)
-    del manifest["sha256"]
-    files.write_json(index.path / MANIFEST, files.sealed(manifest))
-
-
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def write_to_full_disk(write_index: Callable[[faiss.Index, str], None], index: faiss.Index, path: str) -> None:
-    write_index(index, "/dev/full")
+def open_on_full_disk(path: Path, mode: str = "r", **options: Any) -> IO[Any]:
+    """/dev/full refuses every byte, as a full disk does."""
+    return open("/dev/full" if path.name == "index.faiss" else path, mode, **options)  # noqa: PTH123
 
 
 @pytest.fixture
@@ -74,12 +63,12 @@ def fetches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     calls = []
     search_rows = FlatEngine.search_rows
 
-    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int):  # type: ignore[no-untyped-def]
+    def recorded(self: FlatEngine, queries: NDArray[np.float32], n_rows: int, *options):  # type: ignore[no-untyped-def]
         calls.append((len(queries), n_rows))
-        return search_rows(self, queries, n_rows)
+        return search_rows(self, queries, n_rows, *options)
 
     monkeypatch.setattr(FlatEngine, "search_rows", recorded)
-    monkeypatch.setattr(segment_module, "_FIRST_FETCH", 2)
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 2)
     return calls
 
 
@@ -98,7 +87,7 @@ class TestSearch:
         k: int,
         first_fetch: int,
     ) -> None:
-        monkeypatch.setattr(segment_module, "_FIRST_FETCH", first_fetch)
+        monkeypatch.setattr(flat_engine, "_FIRST_FETCH", first_fetch)
         embeddings = random_units((n_images, n_embeddings, dim), seed=1)
         queries = random_units((6, dim), seed=2)
         index = make_index(tmp_path, embeddings)
@@ -254,8 +243,8 @@ class TestOpen:
         ("key", "value", "match"),
         [
             ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
-            ("kind", "hnsw", "kind 'hnsw', known are flat"),
-            ("segments.kind", "hnsw", "kind 'hnsw', known are flat"),
+            ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
+            ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.folder", "../elsewhere", "leads out of the index"),
             ("segments.files", {}, "contradict"),
             ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "contradict"),
@@ -278,7 +267,7 @@ class TestOpen:
     def test_refuses_a_manifest_of_something_else(self, tmp_path: Path, key: str, value: object, match: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         part, _, field = key.rpartition(".")
-        rewrite_manifest(index, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
+        change_manifest(index.path, lambda manifest: (manifest[part][0] if part else manifest).update({field: value}))
         self.check_refused(index.path, match)
 
     def test_a_quick_check_catches_truncation_and_a_header_overwritten(self, tmp_path: Path) -> None:
@@ -307,14 +296,14 @@ class TestOpen:
         data = data_of(index)
         data.write_bytes(b"no index at all")
         hashes = asdict(FileHashes.of(data))
-        rewrite_manifest(index, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
+        change_manifest(index.path, lambda manifest: manifest["segments"][0].update(files={"index.faiss": hashes}))
         self.check_refused(index.path, "FAISS can't read it")
 
 
 class TestBuild:
     def test_refuses_an_unknown_kind_and_an_empty_store(self, tmp_path: Path) -> None:
         make_store(tmp_path / "store", np.zeros((0, 2, 8), np.float32))
-        with pytest.raises(UsageError, match="'ivf': choose one of flat"):
+        with pytest.raises(UsageError, match="'ivf': choose one of compact, flat"):
             build_index(tmp_path / "store", tmp_path / "index", kind="ivf")
         with pytest.raises(StoreError, match="nothing to index"):
             build_index(tmp_path / "store", tmp_path / "index")
@@ -351,10 +340,7 @@ class TestBuild:
             whole[-1] ^= 1
             shard.write_bytes(whole)
         elif damage == "engine":
-            # /dev/full refuses every byte, as a full disk does
-            monkeypatch.setattr(
-                flat_engine.faiss, "write_index", functools.partial(write_to_full_disk, faiss.write_index)
-            )
+            monkeypatch.setattr(Path, "open", open_on_full_disk)
         else:
             monkeypatch.setattr(files, "write_json", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
         with pytest.raises(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from for_search.index import segment as segment_module
+from for_search.index import flat_engine
 from for_search.index.index_files import build_index
 from tests.helpers.store_making import dyadic_units, make_store
 
@@ -26,7 +26,7 @@ def test_search_is_brute_force(n_images: int, n_embeddings: int, dim: int, k: in
     """Cosines are multiples of 1/4, so equal ones are equal to the last bit: they go by image, then by embedding."""
     embeddings = dyadic_units((n_images, n_embeddings, dim), seed)
     queries = dyadic_units((n_queries, dim), seed + 1)
-    with tempfile.TemporaryDirectory() as folder, patch.object(segment_module, "_FIRST_FETCH", 2):  # so that it grows
+    with tempfile.TemporaryDirectory() as folder, patch.object(flat_engine, "_FIRST_FETCH", 2):  # so that it grows
         make_store(Path(folder) / "store", embeddings, shard_size=5)
         answers = build_index(Path(folder) / "store", Path(folder) / "index").search(queries, k)
     for query, hits in zip(queries, answers, strict=True):

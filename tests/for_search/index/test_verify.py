@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from for_model.backbones.clip_resnet import ClipResnet, load_clip_resnet
-from for_model.errors import UsageError, WeightsError
+from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.methods.head_files import load_head, read_head_file
 from for_search.__main__ import main
-from for_search.index.index_files import build_index
+from for_search.index.index_files import build_index, open_index
 from for_search.index.verify import verify
+from for_search.store.store import open_store
 from tests.helpers.store_making import make_store, random_units
 from tests.helpers.tiny_index import write_random_head
 
@@ -45,6 +46,12 @@ def test_a_line_for_each_file(made: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out.splitlines() == expected
 
 
+def answer(path: Path) -> object:
+    if path.name == "store":
+        return open_store(path).embeddings()
+    return open_index(path).search(random_units((1, 8), seed=1), 3)
+
+
 @pytest.mark.parametrize("what", ["store", "index"])
 def test_every_flip_is_found_and_named(made: Path, tmp_path: Path, what: str) -> None:
     shutil.copytree(made / what, tmp_path / what)
@@ -54,6 +61,8 @@ def test_every_flip_is_found_and_named(made: Path, tmp_path: Path, what: str) ->
             path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
             damaged = [name for name, error in verify(tmp_path / what) if error]
             assert damaged == [str(path.relative_to(tmp_path / what))], position
+            with pytest.raises(StoreError):  # nor is it ever answered from
+                answer(tmp_path / what)
         path.write_bytes(content)
     assert not any(error for _, error in verify(tmp_path / what))
 

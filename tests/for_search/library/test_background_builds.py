@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from for_model.errors import UsageError
 from for_search.library import background_builds as module
 from for_search.library.background_builds import Builder, BuildState
+from for_search.library.folder_index import folder_index
 from for_search.library.library import Library
+from tests.helpers.fake_method import noise
 from tests.helpers.tiny_index import make_searcher
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
@@ -39,7 +40,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     generator = np.random.default_rng(0)
     for number in range(6):
-        Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(root / f"{number}.png")
+        noise(generator, 40, 40).save(root / f"{number}.png")
     (root / "broken.png").write_bytes(b"no image")
     return root
 
@@ -66,6 +67,33 @@ def test_a_folder_becomes_an_index_of_the_library(library: Library, photos: Path
     assert wait(builder).name == "Pictures: Cluster-CLIP 4"
     assert len(library.searcher("Pictures: Cluster-CLIP 4").search("dog", 10).hits) == 5
     assert len(library.names) == 2
+
+
+def test_what_was_built_is_there_after_a_restart(library: Library, photos: Path, tmp_path: Path) -> None:
+    builder = Builder(library)
+    builder.start(photos, "clip", "RN-mini")
+    assert wait(builder).name == "Pictures: CLIP"
+    searcher = library.searcher("Pictures: CLIP")
+    library.add_remembered()  # what is open stays open
+    assert library.searcher("Pictures: CLIP") is searcher
+
+    restarted = Library(weights="lost.safetensors", image_root=tmp_path)  # of other indexes
+    restarted.add_remembered()
+    assert restarted.names == ("Pictures: CLIP",)
+    again = restarted.searcher("Pictures: CLIP")
+    assert (len(again.index.images), again.image_root) == (6, photos)
+
+    (photos / "0.png").unlink()
+    folder_index(photos, again.method, progress=False)
+    restarted.reopen("Pictures: CLIP")
+    assert len(restarted.searcher("Pictures: CLIP").index.images) == 5
+    assert restarted.searcher("Pictures: CLIP").encoder is again.encoder
+    assert len(again.index.search(again.index.embeddings("0.png")[:1], 9)[0]) == 6  # who has the old one keeps it
+
+    (searcher.index.path / "manifest.json").write_text("{")
+    damaged = Library()
+    damaged.add_remembered()
+    assert damaged.names == ()
 
 
 def test_stopped_and_gone_on_with_while_others_search(

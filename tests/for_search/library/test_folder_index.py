@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from for_app import __main__ as page_command
 from for_model.backbones import photo_packages
@@ -14,12 +13,7 @@ from for_model.methods.clip_method import ClipMethod
 from for_search.index.index_files import open_index
 from for_search.library.folder_index import folder_index
 from for_search.query.searcher import load_searcher
-from tests.helpers.tiny_index import random_method
-
-
-@pytest.fixture(scope="module")
-def method() -> ClipMethod:
-    return random_method()
+from tests.helpers.fake_method import noise
 
 
 @pytest.fixture
@@ -30,12 +24,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root.mkdir()
     generator = np.random.default_rng(0)
     for number in range(3):
-        _photo(generator).save(root / f"{number}.png")
+        noise(generator).save(root / f"{number}.png")
     return root
-
-
-def _photo(generator: np.random.Generator) -> Image.Image:
-    return Image.fromarray(generator.integers(0, 256, (20, 30, 3), dtype=np.uint8))
 
 
 def test_made_once_and_then_opened(folder: Path, method: ClipMethod, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,12 +46,12 @@ def test_of_a_changed_folder_only_the_difference_is_embedded(
     encode = method.encode_images
     monkeypatch.setattr(method, "encode_images", lambda pixels: (embedded.append(len(pixels)), encode(pixels))[1])
     if change == "added":
-        _photo(np.random.default_rng(1)).save(folder / "new.png")
+        noise(np.random.default_rng(1)).save(folder / "new.png")
     elif change == "removed":
         (folder / "0.png").unlink()
     elif change == "overwritten":
         before = (folder / "1.png").stat()
-        _photo(np.random.default_rng(2)).save(folder / "1.png")
+        noise(np.random.default_rng(2)).save(folder / "1.png")
         os.utime(folder / "1.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     else:
         (folder / "1.png").write_bytes(b"no image")

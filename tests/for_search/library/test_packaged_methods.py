@@ -17,17 +17,11 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import built_in_methods
 from for_model.text import embed_queries
 from for_search.library.packaged_methods import packaged_method
-from tests.helpers.tiny_index import random_method
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 TEXTS = ("kite", "a red kite over the sea")
-
-
-@pytest.fixture(scope="module")
-def method() -> ClipMethod:
-    return random_method()
 
 
 @pytest.fixture(autouse=True)

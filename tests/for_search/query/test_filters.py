@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from for_model.errors import UsageError
-from for_search.index import segment as segment_module
+from for_search.index import flat_engine
+from for_search.index.engines import ENGINES
 from for_search.index.index_files import build_index, open_index
 from for_search.query.searcher import Query, Searcher, load_searcher
 from tests.for_search.query.test_searcher import WIDTH, ByName
@@ -76,7 +77,7 @@ def test_is_brute_force_among_those_that_meet_it(
     searcher, embeddings = searchers[shape]
     query = dyadic_units((n_queries, WIDTH), seed)
     sql, meets = condition
-    with patch.object(segment_module, "_FIRST_FETCH", 2):  # so that it grows
+    with patch.object(flat_engine, "_FIRST_FETCH", 2):  # so that it grows
         hits = searcher.find(Query("", query, 0.0), k, searcher.index.where(sql)).hits
     cosines = np.einsum("mnd,qd->mnq", embeddings.astype(np.float64), query.astype(np.float64))
     scores = cosines.max(axis=1).mean(axis=1).astype(np.float32)  # [M]
@@ -84,17 +85,17 @@ def test_is_brute_force_among_those_that_meet_it(
     assert [(-hit.score, hit.image.id) for hit in hits] == expected
 
 
-@pytest.mark.parametrize("first_fetch", [1, 1024])
-def test_one_image_of_many_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first_fetch: int) -> None:
-    """The worst image of all, among 500 that aren't asked for."""
-    monkeypatch.setattr(segment_module, "_FIRST_FETCH", first_fetch)
+@pytest.mark.parametrize("kind", sorted(ENGINES))
+def test_one_image_of_many_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The two worst images of all, among 499 that aren't asked for, by every engine."""
+    monkeypatch.setattr(flat_engine, "_FIRST_FETCH", 2)
     embeddings = dyadic_units((501, 3, 16), 0)
-    embeddings[333] = -embeddings[0, :1]
+    embeddings[[100, 333]] = -embeddings[0, :1]
     make_store(tmp_path / "store", embeddings, shard_size=100)
-    build_index(tmp_path / "store", tmp_path / "index")
+    build_index(tmp_path / "store", tmp_path / "index", kind)
     index = open_index(tmp_path / "index")
-    (hits,) = index.search(embeddings[0, :1], 10, index.where(f"id = {10 + 3 * 333}"))
-    assert [(hit.image.id, hit.score) for hit in hits] == [(10 + 3 * 333, -1)]
+    (hits,) = index.search(embeddings[0, :1], 10, index.where(f"id in ({10 + 3 * 333}, {10 + 3 * 100})"))
+    assert [(hit.image.id, hit.score) for hit in hits] == [(10 + 3 * 100, -1), (10 + 3 * 333, -1)]
 
 
 def test_no_condition_and_wrong_ones(tmp_path: Path) -> None:

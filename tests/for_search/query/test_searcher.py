@@ -19,7 +19,7 @@ from for_search.index.index import Hit
 from for_search.index.index_files import build_index, open_index
 from for_search.query.searcher import Searcher, SearchResult, format_hits_text, load_searcher, searcher_of
 from for_search.store.store import open_store
-from tests.helpers.store_making import make_store, method_info, random_units
+from tests.helpers.store_making import change_manifest, make_store, method_info, random_units
 from tests.helpers.tiny_index import make_searcher
 
 WIDTH = 32
@@ -159,9 +159,7 @@ class TestRebuiltMethod:
         return calls
 
     def rename_weights(self, index_path: Path, weights: str) -> None:
-        manifest = json.loads((index_path / "manifest.json").read_text())
-        manifest["method"]["weights"] = weights
-        (index_path / "manifest.json").write_text(json.dumps(manifest))
+        change_manifest(index_path, lambda manifest: manifest["method"].update(weights=weights))
 
     def test_is_what_the_index_names(self, index_path: Path, built: list[dict[str, object]]) -> None:
         assert len(load_searcher(index_path, device="cpu").search("row 3").hits) == 10
@@ -189,8 +187,7 @@ class TestRebuiltMethod:
     def test_of_a_real_backbone(self, tmp_path: Path) -> None:
         method = building.build_method("cluster-clip:3", "RN-mini", "random", image_size=64, device="cpu")
         store = make_store(tmp_path / "store", random_units((4, 3, method.info.dim)))
-        manifest = json.loads((store.path / "manifest.json").read_text())
-        (store.path / "manifest.json").write_text(json.dumps({**manifest, "method": method.info.to_json()}))
+        change_manifest(store.path, lambda manifest: manifest.update(method=method.info.to_json()))
         assert open_store(store.path).info == method.info
         build_index(store.path, tmp_path / "index")
         searcher = load_searcher(tmp_path / "index", device="cpu")

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,62 +21,13 @@ from for_model.data.folder import load_folder
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import DataError, ImageError, StoreError, UsageError
 from for_model.methods.build import build_method
-from for_model.methods.protocol import Method, MethodInfo
+from for_model.methods.protocol import Method
 from for_model.training.features import open_features
 from for_search.store import embed as embed_module
 from for_search.store.embed import embed
 from for_search.store.store import open_store
+from tests.helpers.fake_method import FakeMethod, contents, make_images
 from tests.helpers.paths import REPOSITORY
-
-SIZE = 8
-
-
-class FakeMethod:
-    """A fixed random projection, which depends on the batch as a real network's rounding does."""
-
-    def __init__(self, delay_s: float = 0, **info: object) -> None:
-        fields = {"method": "fake", "backbone": "none", "weights": "random", "weights_sha256": "ab" * 32}
-        sizes = {"n_embeddings": 2, "dim": 6, "image_size": SIZE, "settings": {"pair": (1, 2)}}
-        self.info = MethodInfo(**{**fields, **sizes, **info})  # type: ignore[arg-type]
-        self.device = torch.device("cpu")
-        self.batches: list[int] = []
-        self._delay_s = delay_s
-        self._weight = torch.randn((3 * SIZE * SIZE, 12), generator=torch.Generator().manual_seed(0))
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        pixels = np.array(image.resize((SIZE, SIZE)), dtype=np.float32) / 255
-        return torch.from_numpy(pixels).permute(2, 0, 1)
-
-    def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
-        time.sleep(self._delay_s)
-        self.batches.append(len(pixels))
-        joint = (pixels.flatten(1) @ self._weight).view(-1, 2, 6) + len(pixels) / 100
-        return torch.nn.functional.normalize(joint, dim=-1)
-
-    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        return torch.zeros(len(texts), 6)
-
-
-def make_images(root: Path, n: int, broken: Sequence[int] = ()) -> Dataset:
-    """A folder of n images 00.png, 01.png, ..., of which `broken` can't be decoded."""
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(n):
-        path = root / f"{i:02d}.png"
-        if i in broken:
-            path.write_bytes(b"" if i % 2 else b"no image")
-        else:
-            Image.fromarray(rng.integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
-    return load_folder(root)
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    """Every file of a store but its timing."""
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
 
 
 def run(dataset: Dataset, out: Path, method: Method | None = None, **options: int) -> embed_module.EmbedReport:
@@ -369,7 +319,7 @@ CHILD = """
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from tests.for_search.store.test_embed import FakeMethod
+from tests.helpers.fake_method import FakeMethod
 from for_search.store.embed import embed
 from for_model.data.folder import load_folder
 print("ready", flush=True)

@@ -14,7 +14,7 @@ from for_model.errors import DataError, StoreError
 from for_search.store.embed import EmbedReport, embed
 from for_search.store.merging import to_merge
 from for_search.store.store import open_store
-from tests.for_search.store.test_embed import FakeMethod, contents, make_images
+from tests.helpers.fake_method import FakeMethod, contents, make_images, noise
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def update(root: Path, method: FakeMethod | None = None, shard_size: int = 4, st
 
 def photo(path: Path, seed: int) -> None:
     path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.random.default_rng(100 + seed).integers(0, 256, (12, 10, 3), dtype=np.uint8)).save(path)
+    noise(np.random.default_rng(100 + seed)).save(path)
 
 
 def touch(path: Path) -> None:

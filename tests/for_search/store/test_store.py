@@ -1,4 +1,3 @@
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from for_model import files
 from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError
 from for_model.methods.protocol import MethodInfo
 from for_search.store.store import SkippedImage, Store, open_store, write_manifest, write_shard
+from tests.helpers.store_making import change_manifest
 
 INFO = MethodInfo("dense-clip", "tiny", "random", "ab" * 32, 3, 8, 32, {"iterations": 5})
 
@@ -97,11 +96,7 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
 def test_a_manifest_that_contradicts_itself(
     store: Store, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    path = store.path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    change(manifest)
-    del manifest["sha256"]
-    path.write_text(json.dumps(files.sealed(manifest)))
+    change_manifest(store.path, change)
     with pytest.raises(StoreError, match=message) as caught:
         open_store(store.path)
     assert "\n" not in str(caught.value)

@@ -1,0 +1,292 @@
+// The Search tab: hits as rows of pictures of one height, more of them as one scrolls, a line where matches end.
+
+import { askJson, routeTo } from "./server.js";
+
+const of = (id) => document.getElementById(id);
+const STEP = 24; // hits asked for at a time
+const MOST = 240; // that the server gives at a time
+const NEAR_PX = 100; // more is asked for when the end is as near as that
+const SLOW_MS = 1200;
+
+/** How sure it is that a hit matches: its probability where that is known, else its score. */
+export const sureness = (hit) => (hit.probability === undefined ? `score ${hit.score.toFixed(3)}` : `${Math.round(100 * hit.probability)}% likely`);
+
+export class Results {
+  constructor(page) {
+    this.page = page;
+    this.hits = [];
+    this.key = undefined; // what the hits are of
+    of("more").addEventListener("click", () => this.more());
+    of("grid").addEventListener("click", (event) => {
+      const shot = event.target.closest(".shot");
+      if (shot) page.note({ open: String(this.hits[Number(shot.dataset.n)].id) }, false), this.openAsked();
+    });
+    new IntersectionObserver(() => this.fill(), { rootMargin: `${NEAR_PX}px` }).observe(of("rest"));
+    this.connectLeast();
+  }
+
+  /** Show what the page's state asks for: search, unless the hits that are shown are those already. */
+  async show() {
+    const { k, least } = this.page.state;
+    const key = JSON.stringify([this.page.asked, least]);
+    if (key === this.key && Number(k || STEP) <= this.hits.length) return this.openAsked();
+    this.key = key;
+    this.controller?.abort();
+    const controller = (this.controller = new AbortController());
+    this.wait();
+    const slow = setTimeout(() => this.sayWhySlow(controller.signal), SLOW_MS);
+    try {
+      const wanted = Math.max(STEP, Number(k) || STEP);
+      const first = await this.ask(0, Math.min(wanted, MOST), controller.signal);
+      const hits = first.hits;
+      while (hits.length < Math.min(wanted, first.total)) {
+        const { hits: next } = await this.ask(hits.length, Math.min(wanted - hits.length, MOST), controller.signal);
+        if (!next.length) break;
+        hits.push(...next);
+      }
+      Object.assign(this, { hits, total: first.total, low: first.low, high: first.high, label: first.label, cutoff: first.cutoff });
+      const { q, like, upload } = this.page.state;
+      if (!q && !like && !upload) {
+        this.page.note({ q: first.label });
+        this.page.showAsked();
+        this.key = JSON.stringify([this.page.asked, least]);
+      } else if (this.page.state.like) this.page.nameAsked(first.label);
+      this.showChips(first.examples);
+      of("technical").querySelector("div").innerHTML = first.details;
+      of("technical").hidden = false;
+      this.draw();
+      this.openAsked();
+      if (history.state?.scroll !== undefined && !this.page.state.open) window.scrollTo(0, history.state.scroll);
+    } catch (error) {
+      if (error.name !== "AbortError") this.fail(error.message);
+    } finally {
+      clearTimeout(slow);
+      if (this.controller === controller) {
+        this.rest();
+        requestAnimationFrame(() => this.fill());
+      }
+    }
+  }
+
+  ask(from, n, signal) {
+    return askJson("search", { ...this.page.asked, from, n, least: this.page.state.least }, signal);
+  }
+
+  /** Ask for the next hits. Returns whether there were any. */
+  async more() {
+    if (this.ended || this.growing || of("grid").classList.contains("old")) return false;
+    const key = this.key;
+    this.growing = true;
+    try {
+      const { hits } = await this.ask(this.hits.length, STEP, this.controller.signal);
+      if (key !== this.key) return false;
+      this.hits.push(...hits);
+      this.page.note({ k: String(this.hits.length) });
+      this.draw(this.hits.length - hits.length);
+      return hits.length > 0;
+    } catch (error) {
+      if (error.name !== "AbortError") this.say(error.message, true);
+      return false;
+    } finally {
+      this.growing = false;
+    }
+  }
+
+  /** Ask for more hits while the end of those that are shown can be seen, as long as they match. */
+  async fill() {
+    const atEnd = of("rest").offsetParent && of("rest").getBoundingClientRect().top < innerHeight + NEAR_PX;
+    if (atEnd && !this.below && (await this.more())) requestAnimationFrame(() => this.fill());
+  }
+
+  get ended() {
+    return this.hits.length >= (this.total ?? 0);
+  }
+
+  /** The lowest score that counts as a match; undefined for none. */
+  get least() {
+    return this.page.state.least === undefined ? undefined : Number(this.page.state.least);
+  }
+
+  /** Whether a hit is no match: it scores less than the visitor wants, or is less probable than a good match. */
+  isLow(hit) {
+    if (this.least !== undefined) return hit.score < this.least;
+    return this.cutoff !== undefined && hit.probability < this.cutoff;
+  }
+
+  /** Whether the last hit that is shown is no match. */
+  get below() {
+    return this.hits.length > 0 && this.isLow(this.hits.at(-1));
+  }
+
+  /** Draw the hits, from one on. */
+  draw(from = 0) {
+    const grid = of("grid");
+    if (from === 0) grid.replaceChildren();
+    for (const [n, hit] of this.hits.entries()) {
+      if (n < from) continue;
+      const low = this.isLow(hit);
+      if (low && !grid.querySelector(".line")) grid.append(this.line(n));
+      grid.append(this.item(n, hit, low));
+    }
+    of("more").hidden = this.ended;
+    of("more").textContent = this.below ? "Show more that match less" : "Show more";
+    this.sayFound();
+    this.showLeast();
+  }
+
+  item(n, hit, low) {
+    const item = document.createElement("li");
+    item.style.setProperty("--ratio", Math.min(3, Math.max(0.5, hit.ratio)));
+    if (low) item.className = "low";
+    const shot = document.createElement("button");
+    shot.type = "button";
+    shot.className = "shot";
+    shot.dataset.n = n;
+    const picture = document.createElement("img");
+    picture.loading = "lazy";
+    picture.decoding = "async";
+    picture.alt = `${hit.name}, rank ${hit.rank} of ${this.total}${hit.problem ? `, ${hit.problem}` : ""}`;
+    picture.src = routeTo("picture", { index: this.page.state.index, id: hit.id });
+    const name = document.createElement("span");
+    name.ariaHidden = "true";
+    name.textContent = `${hit.rank} · ${hit.problem || hit.name} · ${sureness(hit)}`;
+    shot.append(picture, name);
+    item.append(shot);
+    const { right, wrong } = this.page.state;
+    const mark = right.includes(String(hit.id)) ? "✓ right" : wrong.includes(String(hit.id)) ? "✗ wrong" : "";
+    if (mark) {
+      const badge = document.createElement("i");
+      badge.textContent = mark;
+      shot.append(badge);
+      picture.alt += `, marked ${mark.slice(2)}`;
+    }
+    return item;
+  }
+
+  line(n) {
+    const line = document.createElement("li");
+    line.className = "line";
+    if (this.least === undefined) {
+      line.textContent = n === 0 ? "None of these is probably a match; they come nearest." : "Below this line: less likely to match";
+      return line;
+    }
+    const least = this.least.toFixed(3);
+    line.textContent = n === 0
+      ? `No image scores ${least} or more: the best has ${this.hits[0].score.toFixed(3)}. These come nearest.`
+      : `Below this line: less than ${least}`;
+    return line;
+  }
+
+  sayFound() {
+    const total = this.total.toLocaleString("en");
+    const above = this.hits.findIndex((hit) => this.isLow(hit)); // -1: there may be more of them
+    const problems = this.hits.filter((hit) => hit.problem).length;
+    let words = this.ended ? `All ${total} images, best first` : `The best ${this.hits.length} of ${total} images`;
+    if (this.least !== undefined) {
+      if (above === 0) words = "No image reaches the lowest score";
+      else if (above > 0) words = `${above.toLocaleString("en")} of ${total} images reach the lowest score`;
+    } else if (above === 0) words = `No good match among ${total} images`;
+    else if (above > 0) words = `${above.toLocaleString("en")} good ${above === 1 ? "match" : "matches"} among ${total} images`;
+    if (problems) words += `; ${problems} can't be shown`;
+    const status = of("status");
+    status.className = "";
+    const label = document.createElement("b");
+    label.textContent = this.label;
+    status.replaceChildren(label, ` · ${words}`);
+    const { right, wrong } = this.page.state;
+    if (!right.length && !wrong.length) return;
+    const forget = document.createElement("button");
+    forget.type = "button";
+    forget.textContent = "Forget the marks";
+    forget.addEventListener("click", () => this.page.go({ right: [], wrong: [] }));
+    status.append(` · learnt from ${right.length} marked right, ${wrong.length} wrong `, forget);
+  }
+
+  say(words, isError = false) {
+    of("status").className = isError ? "error" : "";
+    of("status").textContent = words;
+  }
+
+  wait(words = "Searching …") {
+    document.body.classList.add("searching");
+    of("grid").classList.add("old");
+    of("grid").ariaBusy = "true";
+    this.say(words);
+  }
+
+  rest() {
+    document.body.classList.remove("searching");
+    of("grid").classList.remove("old");
+    of("grid").ariaBusy = "false";
+  }
+
+  /** Say what went wrong, and leave nothing of what was shown before. */
+  fail(words) {
+    Object.assign(this, { hits: [], total: 0, key: undefined });
+    of("grid").replaceChildren();
+    of("more").hidden = of("technical").hidden = true;
+    this.rest();
+    this.say(words, true);
+  }
+
+  async sayWhySlow(signal) {
+    const { why } = await askJson("waiting", { index: this.page.state.index }, signal).catch(() => ({}));
+    if (why && !signal.aborted && of("grid").classList.contains("old")) this.say(why);
+  }
+
+  showChips(examples) {
+    of("chips").replaceChildren(...(examples || []).map((example) => {
+      const chip = document.createElement("button");
+      chip.type = "button";
+      chip.textContent = example;
+      chip.addEventListener("click", () => this.page.searchFor({ q: example }));
+      return chip;
+    }));
+  }
+
+  /** Open the hit that the address names, if it is among those shown; close the viewer where it names none. */
+  openAsked() {
+    const { open, index } = this.page.state;
+    const viewer = this.page.viewer;
+    if (open === undefined) return viewer.close();
+    const n = this.hits.findIndex((hit) => String(hit.id) === open);
+    if (n < 0) return viewer.close();
+    viewer.open({
+      n,
+      hits: this.hits,
+      total: this.total,
+      index,
+      asked: this.page.asked,
+      more: () => this.more(),
+      moved: (hit) => this.page.note({ open: String(hit.id) }),
+      closed: () => this.page.note({ open: undefined }),
+      marks: { right: this.page.state.right, wrong: this.page.state.wrong },
+      marked: (marks) => this.page.go(marks),
+      thumbnail: (at) => of("grid").querySelector(`[data-n="${at}"]`),
+    });
+  }
+
+  connectLeast() {
+    const [range, number] = of("least").querySelectorAll("input");
+    const clamped = (value) => Math.min(this.high, Math.max(this.low, value));
+    const set = (value) => {
+      if (this.hits.length && Number.isFinite(value)) this.page.go({ least: clamped(value).toFixed(3) }, true);
+      else this.showLeast();
+    };
+    range.addEventListener("input", () => { number.value = range.value; });
+    range.addEventListener("change", () => set(range.valueAsNumber));
+    number.addEventListener("change", () => set(number.valueAsNumber));
+    of("least").querySelector("button").addEventListener("click", () => this.page.go({ least: undefined }, true));
+  }
+
+  showLeast() {
+    const [range, number] = of("least").querySelectorAll("input");
+    for (const input of [range, number]) {
+      input.min = this.low;
+      input.max = this.high;
+      input.value = this.least ?? this.low;
+    }
+    of("least").querySelector("button").disabled = this.least === undefined;
+    of("tune").querySelector("i").hidden = this.least === undefined;
+  }
+}

@@ -1,0 +1,292 @@
+"""What marks are worth: one JSON result a row (dataset, method, refiner), and the table that is made from them.
+
+`OUT/results/refine/*.json` are the source of truth and hold every name's scores; `OUT/refine.csv` is made from them
+alone. A row that is there already, of the same embeddings, isn't made again.
+"""
+
+import contextlib
+import csv
+import io
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
+from for_model.data.dataset import Category, Dataset
+from for_model.errors import DataError, UsageError
+from for_model.files import read_note, sha256_file, slug, write_bytes, write_json
+from for_model.methods.clip_method import ClipMethod
+from for_model.methods.protocol import Method
+from for_model.methods.registry import method_title
+from for_model.text import cached_category_embeddings
+from for_model.training.features import Kept, open_features
+from for_search.index.index import SearchIndex
+from for_search.index.index_files import build_index
+from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
+from for_search.refine.refiners import REFINERS
+from for_search.store.embed import embed
+from for_search.store.store import MANIFEST, store_path
+
+FORMAT = "for-refine/1"
+HARD = 0.3  # names whose AP by the text alone is below this
+WORSE = 0.05  # AP that a name may lose
+_FEATURES_GIB = 10.0
+_GROUPS = ("all", "base", "novel", "hard")
+# Of a round's scores: heading of the column, decimals, and whether it is a share, written in percent.
+_COLUMNS = (
+    ("names", "n_names", 0, False),
+    ("AP unseen, text", "ap_unseen_text", 1, True),
+    ("AP unseen", "ap_unseen", 1, True),
+    ("gain", "gain", 1, True),
+    ("names worse by 5", "worse", 1, True),
+    ("AP list", "ap_list", 1, True),
+    ("found", "found", 1, True),
+    ("precision", "precision", 1, True),
+    ("recall", "recall", 1, True),
+    ("off in precision", "precision_error", 1, True),
+    ("fit ms", "fit_ms", 0, False),
+    ("whole answer ms", "whole_ms", 0, False),
+)
+
+
+def parse_refiners(names: str) -> list[str]:
+    """`linear,rocchio` -> the names; an empty string for all. Raises UsageError that lists them."""
+    known = [TEXT_ALONE, *REFINERS]
+    chosen = [name.strip() for name in names.split(",") if name.strip()] or known
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"no refiner is called {name!r}: choose some of {', '.join(known)}")
+    return chosen
+
+
+def measure_refiners(
+    dataset: Dataset, method: Method, refiners: Sequence[str], out: Path, stores: Path | None = None
+) -> Iterator[Path]:
+    """Simulate a search for every base and novel name, by each refiner, and write a result each; yields their paths.
+
+    dataset: with labels.
+    method: embeds it, unless its store is there.
+    refiners: some of REFINERS, and TEXT_ALONE.
+    out: the folder of the leaderboards.
+    stores: see `store_path`.
+    Raises DataError for a dataset without labels, and what embedding raises.
+    """
+    store = embedded(dataset, method, stores)
+    paths = {refiner: refine_path(out, dataset, method, refiner) for refiner in refiners}
+    store_sha256 = sha256_file(store / MANIFEST)
+    todo = [name for name, path in paths.items() if (read_note(path) or {}).get("store_sha256") != store_sha256]
+    if todo:
+        with searches(dataset, method, store) as found:
+            for refiner in todo:
+                names = [
+                    {
+                        "name": category.name,
+                        "group": category.group,
+                        "n_relevant": int(relevant.sum()),
+                        "rounds": [
+                            _rounded(asdict(each))
+                            for each in simulate(found.index, text, relevant, refiner, found.sample)
+                        ],
+                    }
+                    for category, text, relevant in found.every_name(refiner)
+                ]
+                result = {
+                    "format": FORMAT,
+                    **row_head(dataset, method, store_sha256),
+                    "refiner": refiner,
+                    "page": PAGE,
+                    "scores": {group: summaries(names, group) for group in _GROUPS},
+                    "names": names,
+                }
+                write_json(paths[refiner], result)
+    yield from paths.values()
+
+
+@dataclass(frozen=True, eq=False)
+class Searches:
+    """An index and what is looked for in it.
+
+    sample: of the index.
+    categories: C of them, base and novel.
+    texts: [C, Co] float32, their embeddings.
+    relevance: [C, M] bool, over the index's images.
+    """
+
+    index: SearchIndex
+    sample: CatalogueSample
+    categories: tuple[Category, ...]
+    texts: NDArray[np.float32]
+    relevance: NDArray[np.bool_]
+
+    def every_name(self, what: str) -> Iterator[tuple[Category, NDArray[np.float32], NDArray[np.bool_]]]:
+        """Category, text and relevant images of each name that any image shows; `what` stands at the progress bar."""
+        rows = [
+            (category, text, relevant)
+            for category, text, relevant in zip(self.categories, self.texts, self.relevance, strict=True)
+            if relevant.any()
+        ]
+        label = f"{self.index.dataset} {self.index.info.method} {what}"
+        yield from tqdm(rows, desc=label, unit="name", disable=None)
+
+
+def embedded(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
+    """The store of a dataset, made now unless it is there, from kept feature maps where that is possible.
+
+    Raises DataError for a dataset without labels to look for, and what embedding raises.
+    """
+    if not dataset.labels or all(category.group == "other" for category in dataset.categories):
+        raise DataError(
+            f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
+        )
+    store = store_path(dataset, method.info, stores)
+    if not (store / MANIFEST).exists():
+        features = None
+        if isinstance(method, ClipMethod):
+            found = open_features(dataset, method.backbone, _FEATURES_GIB, exact=True)
+            features = found if isinstance(found, Kept) else None
+        embed(dataset, method, store, features=features)
+    return store
+
+
+@contextlib.contextmanager
+def searches(dataset: Dataset, method: Method, store: Path) -> Iterator[Searches]:
+    """What is looked for in a store's images: every base and novel name, in an index that is deleted at the end."""
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    categories = tuple(dataset.categories[i] for i in scored)
+    texts = cached_category_embeddings(method, [category.name for category in categories]).numpy().astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        index = build_index(store, Path(folder) / "index")
+        relevance = dataset.relevance([image.id for image in index.images])[scored]
+        yield Searches(index, sample_catalogue(index), categories, texts, relevance)
+
+
+def row_head(dataset: Dataset, method: Method, store_sha256: str) -> dict[str, Any]:
+    """What every row says of its embeddings."""
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "n_images": len(dataset.images),
+        "method": method.info.to_json(),
+        "store_sha256": store_sha256,
+    }
+
+
+def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
+    """Where a row's result is kept under the leaderboards' folder."""
+    info = method.info
+    head = info.settings.get("head_sha256", "")[:8]
+    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, what)
+    return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
+
+
+def _rounded(scores: dict[str, Any]) -> dict[str, Any]:
+    """Four decimals say all that a table shows, and keep the files small."""
+    return {key: round(value, 4) if isinstance(value, float) else value for key, value in scores.items()}
+
+
+def summaries(names: Sequence[dict[str, Any]], group: str) -> dict[str, dict[str, Any]]:
+    """Means over the names of a group, after each number of rounds.
+
+    names: as a result has them.
+    group: `base`, `novel`, `all`, or `hard`, those whose AP by the text alone is below HARD.
+
+    Returns rounds -> scores. `n_names` have right images left that weren't shown, and `ap_unseen`, `ap_unseen_text`,
+    their difference `gain` and the share that is `worse` by more than WORSE are of those; `found` (the share of the
+    right images that was shown), `ap_list`, `precision` and `recall` are of all names of the group. `precision_error`
+    is the mean distance of the estimated precision from the precision. What nothing is known of is None.
+    """
+    chosen = [name for name in names if group in ("all", name["group"]) or (group == "hard" and _text_ap(name) < HARD)]
+    table = {}
+    for rounds in ROUNDS:
+        found = [(name, each) for name in chosen for each in name["rounds"] if each["rounds"] == rounds]
+        left = [each for _, each in found if each["ap_unseen"] is not None]
+        gains = [each["ap_unseen"] - each["ap_unseen_text"] for each in left]
+        sure = [each for _, each in found if each["precision"] is not None]
+        table[str(rounds)] = {
+            "n_names": len(left),
+            "ap_unseen_text": _mean([each["ap_unseen_text"] for each in left]),
+            "ap_unseen": _mean([each["ap_unseen"] for each in left]),
+            "gain": _mean(gains),
+            "worse": _mean([float(gain < -WORSE) for gain in gains]),
+            "ap_list": _mean([each["ap_list"] for _, each in found]),
+            "found": _mean([each["found"] / name["n_relevant"] for name, each in found]),
+            "precision": _mean([each["precision"] for each in sure]),
+            "recall": _mean([each["recall"] for _, each in found if each["recall"] is not None]),
+            "precision_error": _mean([abs(each["precision"] - each["estimated_precision"]) for each in sure]),
+            "fit_ms": _median([each["fit_ms"] for _, each in found if each["fit_ms"] is not None]),
+            "whole_ms": _median([each["whole_ms"] for _, each in found if each["whole_ms"] is not None]),
+        }
+    return table
+
+
+def _text_ap(name: dict[str, Any]) -> float:
+    return float(name["rounds"][0]["ap_list"])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.mean(values) if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def read_refine_results(out: Path) -> list[dict[str, Any]]:
+    """All results under OUT/results/refine. Raises DataError for a damaged one."""
+    results = []
+    for path in sorted((out / "results" / "refine").glob("*.json")):
+        if path.stem.endswith("_marks-needed"):
+            continue  # another table's
+        result = read_note(path)
+        if result is None or result.get("format") != FORMAT:
+            raise DataError(f"{path} is no result of the format {FORMAT}: delete it and run refine again")
+        results.append(result)
+    return results
+
+
+def write_refine_table(out: Path) -> Path:
+    """Write OUT/refine.csv, a line for each result, group of names and number of rounds; returns its path."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    same = ("dataset", "split", "method", "embeddings an image", "refiner", "group", "rounds")
+    writer.writerow([*same, *(heading for heading, *_ in _COLUMNS)])
+    for result in read_refine_results(out):
+        info = result["method"]
+        title = method_title(info["method"], info["n_embeddings"])
+        head = (result["dataset"], result["split"], title, info["n_embeddings"], result["refiner"])
+        for group, table in result["scores"].items():
+            for rounds, scores in table.items():
+                cells = [_cell(scores[key], decimals, percent) for _, key, decimals, percent in _COLUMNS]
+                writer.writerow([*head, group, rounds, *cells])
+    path = out / "refine.csv"
+    write_bytes(path, text.getvalue().encode())
+    return path
+
+
+def _cell(value: float | None, decimals: int, percent: bool) -> str:
+    return "" if value is None else f"{value * (100 if percent else 1):.{decimals}f}"
+
+
+def refine_summary(paths: Sequence[Path]) -> str:
+    """A short table of some results after two rounds, for a terminal: gains in AP of unseen images, in points."""
+    lines = [
+        f"{'dataset':<11}{'method':<22}{'refiner':<12}{'AP text':>8}{'gain':>7}{'hard':>7}{'worse':>7}{'found':>7}"
+    ]
+    for path in paths:
+        result = read_note(path)
+        if result is None:
+            continue
+        info = result["method"]
+        every, hard = (result["scores"][group]["2"] for group in ("all", "hard"))
+        cells = (every["ap_unseen_text"], every["gain"], hard["gain"], every["worse"], every["found"])
+        numbers = [f"{_cell(value, 1, True):>{width}}" for value, width in zip(cells, (8, 7, 7, 7, 7), strict=True)]
+        title = method_title(info["method"], info["n_embeddings"])
+        lines.append(f"{result['dataset']:<11}{title:<22}{result['refiner']:<12}{''.join(numbers)}")
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""Answers to a text and marks: the best images that aren't marked, and all images of the catalogue that are meant.
+
+Legend: M images of an index, N embeddings an image, Co joint width.
+"""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from for_model.data.dataset import ImageId
+from for_model.errors import UsageError
+from for_search.index.index import Hit, SearchIndex
+from for_search.query.ranking import UNRANKED, top_k
+from for_search.refine.calibration import Calibration, calibrate
+from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
+from for_search.refine.feedback import Examples, Feedback, marked_embeddings
+from for_search.refine.refiner_protocol import LinearScorer, Refiner, Scorer
+from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What was learnt from a text and marks, for one index.
+
+    text: [Co], the text's embedding; None without a text.
+    examples: the marks that were learnt from, and those whose images are gone.
+    learner: the refiner.
+    sample: of the index; None where there is no mark.
+    scorer: of embeddings. Without any mark it is the text itself, and so the order of images is exactly the text's.
+    fit_ms: how long it took to learn the scorer.
+    """
+
+    index: SearchIndex
+    text: NDArray[np.float32] | None
+    examples: Examples
+    learner: Refiner
+    sample: CatalogueSample | None
+    scorer: Scorer
+    fit_ms: float
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """From scores to probabilities, found when it is first asked for; None without any mark: nothing is known."""
+        if self.sample is None:
+            return None
+        return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
+
+    @property
+    def marked(self) -> frozenset[ImageId]:
+        """The ids of the marked images, those that are gone left aside."""
+        return frozenset(mark.image for mark in (*self.examples.right_marks, *self.examples.wrong_marks))
+
+    def probability(self, score: float) -> float | None:
+        """How probable it is that an image of this score is meant; None without any mark."""
+        if self.calibration is None:
+            return None
+        return float(self.calibration.probabilities(np.array([score], np.float32))[0])
+
+    def unmarked(self, k: int) -> list[Hit]:
+        """The k best images that aren't marked, all of them where there are fewer; ties in order of image id.
+
+        Raises UsageError for k < 1.
+        """
+        if k < 1:
+            raise UsageError(f"k is {k}: ask for at least 1 image")
+        marked = self.marked
+        return [hit for hit in self.best(k + len(marked)) if hit.image.id not in marked][:k]
+
+    def best(self, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False) -> list[Hit]:
+        """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1.
+
+        allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
+        exact: look at every embedding, whatever the index's engine.
+        """
+        if isinstance(self.scorer, LinearScorer):
+            return self.index.search(self.scorer.query[None], k, allowed, exact)[0]
+        scores = self.scores()
+        best_first = top_k(scores[None], k, None if allowed is None else allowed[None])[0]
+        return [self._hit(column, float(scores[column])) for column in best_first[best_first != UNRANKED].tolist()]
+
+    def scores(self) -> NDArray[np.float32]:
+        """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
+        if isinstance(self.scorer, LinearScorer):
+            return self.index.score_images(self.scorer.query[None])[0]
+        scores = np.empty(len(self.index.images), np.float32)
+        for places, embeddings in self.index.iter_embeddings():
+            rows = embeddings.reshape(-1, self.index.info.dim)
+            scores[places] = self.scorer.score(rows).reshape(embeddings.shape[:2]).max(axis=1)
+        return scores
+
+    def _hit(self, column: int, score: float) -> Hit:
+        image = self.index.images[column]
+        return Hit(image, score, int(self.scorer.score(self.index.embeddings(image.id)).argmax()))
+
+
+@dataclass(frozen=True, eq=False)
+class WholeAnswer:
+    """All images of an index that are taken to be meant.
+
+    images: positions in the index's images: those marked right, in the order of the marks, then the others, the most
+        probable first.
+    probabilities: of each, in 0..1; 1 for those that are marked.
+    precision: the share of them that is estimated to be right; NaN where there is none.
+    expected_total: how many images of the whole index are estimated to be meant.
+    threshold: the least probability of an image that isn't marked.
+    """
+
+    images: NDArray[np.int64]
+    probabilities: NDArray[np.float64]
+    precision: float
+    expected_total: float
+    threshold: float
+
+    def in_words(self) -> str:
+        """`about 340 images, 90% right`."""
+        if not len(self.images):
+            return "no image"
+        return f"about {len(self.images):,} images, {100 * self.precision:.0f}% right"
+
+
+def refine_index(
+    index: SearchIndex,
+    text: NDArray[np.float32] | None,
+    feedback: Feedback,
+    refiner: str = DEFAULT_REFINER,
+    sample: CatalogueSample | None = None,
+    named_parts: bool = True,
+) -> Refinement:
+    """Learn what is meant from a text and marks.
+
+    text: [Co] float32, unit-norm; None for what only marks tell.
+    refiner: one of REFINERS.
+    sample: of the index; None to draw it now.
+    named_parts: see `marked_embeddings`.
+    Raises UsageError for an unknown refiner, and without a text and any right image of the index.
+    """
+    learner = refiner_of(refiner)
+    examples = marked_embeddings(index, feedback, named_parts)
+    if text is None and not examples.right:
+        gone = f" ({len(examples.gone)} marked images are gone)" if examples.gone else ""
+        raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")
+    if not examples.right and not len(examples.wrong):
+        assert text is not None
+        return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
+    sample = sample or sample_catalogue(index)
+    start = time.perf_counter()
+    scorer = learner.fit(text, examples, sample)
+    return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
+
+
+def whole_answer(refinement: Refinement, threshold: float = 0.5) -> WholeAnswer:
+    """All images that are as probable as `threshold`, and those marked right; never one that is marked wrong.
+
+    threshold: above 0 and below 1.
+    Raises UsageError for another threshold, and without any mark: a text alone doesn't tell how many images are meant.
+    """
+    if not 0 < threshold < 1:
+        raise UsageError(f"the threshold is {threshold}: expected a probability above 0 and below 1")
+    if refinement.calibration is None:
+        raise UsageError("nothing is marked, so nobody can say how many images are meant: mark some right and wrong")
+    position, examples = refinement.index.position, refinement.examples
+    right = np.array([position(mark.image) for mark in examples.right_marks], np.int64)
+    wrong = np.array([position(mark.image) for mark in examples.wrong_marks], np.int64)
+    probabilities = refinement.calibration.probabilities(refinement.scores())  # [M]
+    probabilities[right] = 1
+    probabilities[wrong] = 0
+    others = np.flatnonzero(probabilities >= threshold)
+    others = others[~np.isin(others, right)]
+    others = others[np.argsort(-probabilities[others], kind="stable")]
+    images = np.concatenate([right, others])
+    chosen = probabilities[images]
+    precision = float(chosen.mean()) if len(images) else float("nan")
+    return WholeAnswer(images, chosen, precision, float(probabilities.sum()), threshold)

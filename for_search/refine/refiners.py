@@ -1,0 +1,19 @@
+"""Refiners by name: the one place where a refiner is added."""
+
+from for_model.errors import UsageError
+from for_search.refine.branches import BranchesRefiner
+from for_search.refine.linear import LinearRefiner, MarksOnlyRefiner
+from for_search.refine.refiner_protocol import Refiner
+from for_search.refine.rocchio import RocchioRefiner
+
+DEFAULT_REFINER = LinearRefiner.name
+REFINERS: dict[str, type[Refiner]] = {
+    refiner.name: refiner for refiner in (LinearRefiner, RocchioRefiner, MarksOnlyRefiner, BranchesRefiner)
+}
+
+
+def refiner_of(name: str) -> Refiner:
+    """The refiner of a name. Raises UsageError that lists the names for any other."""
+    if name not in REFINERS:
+        raise UsageError(f"no refiner is called {name!r}: choose one of {', '.join(REFINERS)}")
+    return REFINERS[name]()

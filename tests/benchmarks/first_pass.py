@@ -1,0 +1,115 @@
+"""What finds the rows to score: the compact engine's codes beside others of FAISS, and beside indexes without codes.
+
+  python -m tests.benchmarks.first_pass                  # 2,000 images of 50 x 512: 100,000 rows
+  python -m tests.benchmarks.first_pass --images 20000
+
+For each, the share of the best 50 images whose best row is among the F rows that it puts first: what remains once these
+are scored exactly. Those above the line take 64 bytes a row and are asked for as many rows as each; those below hold
+the rows themselves (1,024 bytes each and more), give exact scores of what they visit, and are asked for 1,000 rows.
+One thread, the median of the queries one by one.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from for_search.index.compact import codes
+from for_search.index.compact.rows_file import RowsFile
+from for_search.index.engine_protocol import BuildOptions
+from for_search.index.flat_engine import FlatEngine
+from tests.benchmarks.scale import World
+
+K, FETCHES = 50, (250, 500, 1000, 2000)
+DIM, N_EMBEDDINGS, N_QUERIES = 512, 50, 60
+Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]  # queries [Q, Co], F -> rows [Q, F]
+
+
+def same_bytes(rows: RowsFile, values: NDArray[np.float32], n_probes: Sequence[int]) -> Iterable[tuple[str, Search]]:
+    """Codes of 64 bytes a row; those of the compact engine last, with several numbers of partitions looked at."""
+    for factory, title in (
+        ("PQ128x4fs", "product quantisation alone"),
+        ("PCAR256,PQ128x4fs", "after FAISS's PCA, which shifts queries too"),
+        ("RaBitQfs", "RaBitQ"),
+    ):
+        yield f"{title} ({factory})", searching(trained(factory, values))
+    ours = codes.train(rows)
+    codes.encode(ours, rows, lambda _: None)
+    codes.finish(ours)
+    for n_probe in n_probes:
+        codes.partitioned(ours).nprobe = n_probe
+        yield f"the compact engine's, {n_probe} of {codes.partitioned(ours).nlist} partitions", searching(ours)
+
+
+def without_codes(values: NDArray[np.float32], n_probes: Sequence[int]) -> Iterable[tuple[str, Search]]:
+    """What is often taken instead: FAISS's plain partitions, and its graph."""
+    ivf = trained(f"IVF{codes.n_partitions(len(values))},SQfp16", values)
+    for n_probe in n_probes:
+        ivf.nprobe = n_probe
+        yield f"IVF of the rows, {n_probe} of {ivf.nlist} partitions", searching(ivf)
+    graph = trained("HNSW32,SQfp16", values)
+    graph.hnsw.efSearch = 1000
+    yield "HNSW of the rows, efSearch 1000", searching(graph)
+
+
+def trained(factory: str, values: NDArray[np.float32]) -> faiss.Index:
+    index = faiss.index_factory(values.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(values[:: max(1, len(values) // (1 << 15))])
+    index.add(values)
+    return index
+
+
+def searching(index: faiss.Index) -> Search:
+    return lambda queries, count: index.search(queries, count)[1]
+
+
+def measure(search: Search, queries: NDArray[np.float32], best: list[set[int]], count: int) -> tuple[float, float]:
+    """The recall and the milliseconds a query."""
+    shares, seconds = [], []
+    for query, rows in zip(queries, best, strict=True):
+        started = time.perf_counter()
+        found = search(query[None], count)[0]
+        seconds.append(time.perf_counter() - started)
+        shares.append(len(rows & set(found.tolist())) / len(rows))
+    return float(np.mean(shares)), 1e3 * statistics.median(seconds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    arguments = parser.parse_args(argv)
+    faiss.omp_set_num_threads(1)
+    world = World(DIM)
+    starts = range(0, arguments.images, 1000)
+    parts = [world.images(n, min(1000, arguments.images - start), N_EMBEDDINGS) for n, start in enumerate(starts)]
+    halves = np.concatenate(parts).astype(np.float16).reshape(-1, DIM)
+    values = halves.astype(np.float32)
+    queries = world.texts(N_QUERIES, seed=0)
+    scores = (queries @ values.T).reshape(N_QUERIES, -1, N_EMBEDDINGS)
+    images = np.argsort(-scores.max(axis=2), axis=1)[:, :K]
+    rows_of = images * N_EMBEDDINGS + np.take_along_axis(scores.argmax(axis=2), images, axis=1)
+    best = [set(rows.tolist()) for rows in rows_of]
+    partitions = codes.n_partitions(len(values))
+    with tempfile.TemporaryDirectory() as folder:
+        FlatEngine.build([halves], len(halves), DIM, Path(folder), BuildOptions())
+        rows = RowsFile(Path(folder) / FlatEngine.file_names[0], len(halves), DIM)
+        print(f"{'F':62}" + "".join(f"{count:>16}" for count in FETCHES))
+        for title, search in same_bytes(rows, values, (partitions // 4, partitions // 2, partitions)):
+            measured = [measure(search, queries, best, count) for count in FETCHES]
+            print(f"{title:62}" + "".join(f"{recall:8.4f} {ms:4.1f} ms" for recall, ms in measured), flush=True)
+    print("-" * 62)
+    for title, search in without_codes(values, (partitions // 16, partitions // 4, partitions // 2)):
+        recall, ms = measure(search, queries, best, 1000)
+        print(f"{title:62}{recall:8.4f} {ms:4.1f} ms", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

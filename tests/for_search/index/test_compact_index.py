@@ -1,0 +1,101 @@
+"""An index whose engine is the compact one, with limits so small that it has codes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from for_model.errors import UsageError
+from for_search.__main__ import main
+from for_search.index.compact import codes, compact_engine
+from for_search.index.engine_protocol import Recall
+from for_search.index.index import SearchIndex
+from for_search.index.index_files import build_index, open_index
+from tests.helpers.store_making import make_store, random_units
+
+N_IMAGES, N_EMBEDDINGS, DIM = 120, 6, 16
+QUERIES = random_units((5, DIM), seed=1)
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compact_engine, "MIN_ROWS", 50)
+    monkeypatch.setattr(compact_engine, "_SCAN_ABOVE", 2)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "store", random_units((N_IMAGES, N_EMBEDDINGS, DIM))).path
+
+
+@pytest.fixture
+def index(store: Path) -> SearchIndex:
+    return build_index(store, store.parent / "index", "compact", recall=0.9)
+
+
+def test_scores_are_exact_and_an_exact_search_is_that_of_a_flat_index(index: SearchIndex, store: Path) -> None:
+    flat = build_index(store, store.parent / "flat")
+    assert (index.kind, flat.recall) == ("compact", None)
+    assert index.recall is not None
+    assert index.recall.asked == 0.9
+    for k in (1, 10, 70, N_IMAGES):
+        exact = flat.search(QUERIES, k)
+        assert index.search(QUERIES, k, exact=True) == exact
+        of_image = [{hit.image.id: hit for hit in hits} for hits in flat.search(QUERIES, N_IMAGES)]
+        for hits, all_hits in zip(index.search(QUERIES, k), of_image, strict=True):
+            assert len({hit.image.id for hit in hits}) == k
+            assert all(hit.score <= all_hits[hit.image.id].score for hit in hits)
+            assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert index.search(QUERIES, N_IMAGES) == flat.search(QUERIES, N_IMAGES)
+
+
+def test_what_is_allowed_is_found_when_it_is_little(index: SearchIndex) -> None:
+    for count in (0, 1, 5):
+        allowed = np.zeros(N_IMAGES, dtype=bool)
+        allowed[np.random.default_rng(count).permutation(N_IMAGES)[:count]] = True
+        found = index.search(QUERIES, 10, allowed)
+        assert found == index.search(QUERIES, 10, allowed, exact=True)
+        assert {len(hits) for hits in found} == {count}
+
+
+def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = store.parent / "index"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compact_engine, "choose", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build_index(store, out, "compact")
+    assert len(list(out.glob(".segment-*.tmp"))) == 1
+    monkeypatch.setattr(codes, "train", None)  # not needed again
+    assert len(build_index(store, out, "compact").images) == N_IMAGES
+    assert sorted(path.name for path in out.iterdir()) == [
+        "images-000001.sqlite",
+        "lock",
+        "manifest.json",
+        "segment-000001",
+    ]
+
+
+def test_the_command_says_how_complete_answers_are(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = store.parent / "index"
+    assert main(["index", str(store), "--out", str(out), "--engine", "compact", "--recall", "0.5"]) == 0
+    recall = open_index(out).recall
+    assert recall is not None
+    assert str(recall) in capsys.readouterr().out
+    with pytest.raises(UsageError, match="a recall of 99: ask for a share"):
+        build_index(store, out, "compact", recall=99)
+
+
+def test_a_recall_is_never_rounded_up() -> None:
+    assert str(Recall(0.99, 0.99996, 0.9, 50, 128, "texts")) == "finds 99.9% of the best 50"
+    assert str(Recall(0.99, 1.0, 1.0, 50, 128, "texts")) == "finds 100% of the best 50"
+
+
+def test_few_images_have_no_codes(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(compact_engine, "MIN_ROWS", 100_000)
+    assert main(["index", str(store), "--out", str(store.parent / "index"), "--engine", "compact"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "so few images are scanned as fast"
+    assert open_index(store.parent / "index").recall is None

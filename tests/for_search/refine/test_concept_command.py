@@ -1,0 +1,97 @@
+"""`python -m for_search concept ...` and the API's functions, on a small real index."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from for_model.errors import UsageError
+from for_search import api
+from for_search.__main__ import main
+from for_search.library.library import Library
+from tests.helpers.tiny_index import make_searcher
+
+# Python 3.12 warns when scenes are drawn in processes while torch has threads.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("concept-command")
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> Library:
+    library = Library(weights="random", concepts=folder / "concepts")
+    library.add_opened(make_searcher(folder, 12))
+    return library
+
+
+def _marks(library: Library) -> list[dict[str, object]]:
+    hits = api.search(library, "dog", 6)["hits"]
+    return [{"image": hit["id"], "right": rank % 2 == 0} for rank, hit in enumerate(hits)]
+
+
+def test_refine_and_answer_all(library: Library) -> None:
+    searched, refined = api.search(library, "dog", 6), api.refine(library, "dog", [], 6)
+    keys = ("rank", "id", "score", "embedding")
+    assert [[hit[key] for key in keys] for hit in refined["hits"]] == [
+        [hit[key] for key in keys] for hit in searched["hits"]
+    ]
+    assert refined["hits"][0]["probability"] is None
+    marks = _marks(library)
+    refined = api.refine(library, "dog", [*marks, {"image": 10**6, "right": True}], 3)
+    assert (refined["n_right"], refined["n_wrong"], refined["n_gone"], len(refined["hits"])) == (3, 3, 1, 3)
+    assert not {hit["id"] for hit in refined["hits"]} & {mark["image"] for mark in marks}
+    assert 0 < refined["hits"][0]["probability"] < 1
+    whole = api.answer_all(library, "dog", marks, threshold=0.01)
+    pages = [api.answer_all(library, "dog", marks, threshold=0.01, first=n, count=2)["images"] for n in range(0, 12, 2)]
+    assert [image for page in pages for image in page] == whole["images"]
+    assert len(whole["images"]) == whole["n_images"] > 3
+    json.dumps([refined, whole])
+    # Nothing of one visitor's marks is left for the next.
+    assert api.refine(library, "dog", [], 6)["hits"] == api.refine(library, "dog", [], 6)["hits"]
+    assert [hit["id"] for hit in api.search(library, "dog", 6)["hits"]] == [hit["id"] for hit in searched["hits"]]
+    for wrong in (
+        lambda: api.refine(library, "dog", marks, 0),
+        lambda: api.refine(library, "", []),
+        lambda: api.answer_all(library, "dog", marks, first=-1),
+        lambda: api.answer_all(library, "dog", []),
+        lambda: api.refine(library, "dog", [{"image": 1}]),
+        lambda: api.refine(library, "dog", marks, refiner="svm"),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
+
+
+def test_a_concept_from_marks_to_files(folder: Path, library: Library, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "marks.json").write_text(json.dumps(_marks(library)))
+    concepts, index, marks = str(folder / "concepts"), str(folder / "index"), str(folder / "marks.json")
+    kept = ["--concepts", concepts]
+    create = ["concept", "create", "jumping", index, "--marks", marks, "--text", "dog", *kept]
+    assert api.concepts(library) == {"concepts": [], "broken": []}
+    assert main(create) == 0
+    assert capsys.readouterr().out == f"{folder / 'concepts' / 'jumping.json'}: 3 right, 3 wrong\n"
+    assert main(create) == 2
+    assert "is there already" in capsys.readouterr().err
+    copy = ["concept", "create", "copy", index, "--marks", f"{concepts}/jumping.json", *kept]
+    assert main(copy) == 0
+    assert main(["concept", "list", *kept]) == 0
+    assert "copy: dog, 3 right, 3 wrong\njumping: dog, 3 right, 3 wrong\n" in capsys.readouterr().out
+    (folder / "concepts" / "broken.json").write_text("{}")
+    assert [each["name"] for each in api.concepts(library)["concepts"]] == ["copy", "jumping"]
+    assert [each["name"] for each in api.concepts(library)["broken"]] == ["broken"]
+    assert str(folder) not in json.dumps(api.concepts(library))
+    hits = api.search(library, "concept:jumping", 5)["hits"]
+    assert len(hits) == 5
+    with pytest.raises(UsageError, match="no concept is called 'none'"):
+        api.search(library, "concept:none")
+    assert main(["search", index, "concept:jumping", "-k", "5", "--json", "--weights", "random", *kept]) == 0
+    assert [hit["id"] for hit in json.loads(capsys.readouterr().out)["hits"]] == [hit["id"] for hit in hits]
+    assert main(["concept", "show", "jumping", index, "--weights", "random", *kept]) == 0
+    assert "% right" in capsys.readouterr().out
+    out = str(folder / "answer.csv")
+    assert main(["concept", "export", "jumping", index, "--out", out, "--weights", "random", *kept]) == 0
+    assert Path(out).read_text().startswith("image,path,probability,marked\n")
+    assert main(["concept", "delete", "copy", *kept]) == 0
+    assert main(["concept", "show", "copy", *kept]) == 2

@@ -1,0 +1,21 @@
+"""axe-core, which finds what of a page some people can't use; `.ci/run` fetches it into the repository's `.cache`."""
+
+from typing import Any
+
+import pytest
+
+from tests.helpers.browser import Page
+from tests.helpers.paths import REPOSITORY
+
+AXE = REPOSITORY / ".cache" / "axe" / "package" / "axe.min.js"
+_FOUND = """axe.run(document, { resultTypes: ["violations"] }).then((found) => found.violations
+  .filter((one) => ["critical", "serious"].includes(one.impact))
+  .map((one) => [one.id, ...one.nodes.map((node) => node.html.slice(0, 200))]))"""
+
+
+def violations(page: Page) -> Any:
+    """What axe finds critical or serious on what a page shows now: the rule, and the elements that break it."""
+    if not AXE.is_file():
+        pytest.skip("needs axe-core: mkdir -p .cache/axe && cd .cache/axe && npm pack axe-core && tar xzf axe-core-*")
+    page.value(f"{AXE.read_text(encoding='utf-8')}; 1")
+    return page.value(_FOUND)
