@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 from for_search.index.index import Hit, SearchIndex
-from for_search.query.ranking import UNRANKED, top_k
+from for_search.query.ranking import best_columns
 from for_search.refine.calibration import Calibration, calibrate
 from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 from for_search.refine.feedback import Examples, Feedback, marked_embeddings
@@ -78,8 +78,7 @@ class Refinement:
         if isinstance(self.scorer, LinearScorer):
             return self.index.search(self.scorer.query[None], k, allowed, exact)[0]
         scores = self.scores()
-        best_first = top_k(scores[None], k, None if allowed is None else allowed[None])[0]
-        return [self._hit(column, float(scores[column])) for column in best_first[best_first != UNRANKED].tolist()]
+        return [self._hit(column, float(scores[column])) for column in best_columns(scores, k, allowed)]
 
     def scores(self) -> NDArray[np.float32]:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
