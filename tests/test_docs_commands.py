@@ -33,6 +33,7 @@ NOT_RUN = {
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
+    r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
 SMALLER = {

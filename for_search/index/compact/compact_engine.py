@@ -55,6 +55,10 @@ class CompactEngine:
     def recall(self) -> Recall | None:
         return self._recall
 
+    @property
+    def read_in_parts(self) -> tuple[str, ...]:
+        return () if self._codes is None else FlatEngine.file_names
+
     @classmethod
     def build(
         cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
