@@ -60,7 +60,7 @@ def make_asked(seed: int) -> Asked:
         relevance=relevance,
         present=(scale * (4 * relevance + noise) + base).astype(np.float32),
         absent=(rng.standard_normal((5, N_IMAGES)) + base).astype(np.float32),
-        nonsense=(0.5 * rng.standard_normal((6, N_IMAGES)) + base).astype(np.float32),
+        nonsense=(0.3 * rng.standard_normal((6, N_IMAGES)) + base).astype(np.float32),
         random=(rng.standard_normal((20, N_IMAGES)) + base).astype(np.float32),
         sample=np.arange(N_IMAGES),
         score=score,
