@@ -13,20 +13,40 @@ from for_search.refine.refiners import DEFAULT_REFINER
 def add_endpoints(library: Library) -> None:
     """Add an endpoint for each function of `for_search.api` to the page that is being built."""
 
-    def search(query: str, k: int = 12, index: str = "") -> dict:
-        """The images that match a text, best first: rank, id, score, and the number of the embedding that matched."""
-        return api.search(library, query, k, index)
+    def search(
+        query: str = "",
+        k: int = 12,
+        index: str = "",
+        all_of: list[str] | None = None,
+        any_of: list[str] | None = None,
+        none_of: list[str] | None = None,
+    ) -> dict:
+        """The images that match a text, or hold several things at once, best first.
 
-    def search_image(image: gr.FileData, k: int = 12, index: str = "") -> dict:
+        Of each its rank, id, score, probability, whether it is a good match, and the number of the embedding that
+        matched.
+
+        all_of, any_of, none_of: what must be in an image, what of which one must be, and what must not.
+        """
+        return api.search(library, query, k, index, all_of or (), any_of or (), none_of or ())
+
+    def search_image(image: gr.FileData, k: int = 12, index: str = "", text: str = "", weight: float = 0.5) -> dict:
         """The images that show most of what an image shows, best first.
 
         image: an uploaded file.
+        text: what they shall be besides; its weight is 0 to 1.
         """
-        return api.search_image(library, uploaded_image(image), k, index)
+        return api.search_image(library, uploaded_image(image), k, index, text=text, weight=weight)
 
-    def search_like(image_id: str, k: int = 12, index: str = "", embedding: int = -1) -> dict:
-        """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them)."""
-        return api.search_image(library, image_id, k, index, None if embedding == -1 else embedding)
+    def search_like(
+        image_id: str, k: int = 12, index: str = "", embedding: int = -1, text: str = "", weight: float = 0.5
+    ) -> dict:
+        """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them).
+
+        text: what they shall be besides; its weight is 0 to 1.
+        """
+        part = None if embedding == -1 else embedding
+        return api.search_image(library, image_id, k, index, part, text, weight)
 
     def compare(query: str, k: int = 12, index: str = "") -> dict:
         """A text through every method that has an index of the same images, their AP@50 where labels tell, overlaps."""

@@ -100,6 +100,44 @@ def _add_table(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_table)
 
 
+_STUDIED = "clip,dense-clip,cluster-clip,for,for+"
+
+
+def _add_calibration(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "calibration",
+        help="is it there at all: fit and measure the probability of a hit",
+        description="Fit the rules that turn a score into a probability to one split, measure them on another: one "
+        "JSON result a method under OUT/results/calibration, OUT/calibration.csv made from them. Without --fit-split, "
+        "measure the numbers that come with FOR.",
+        epilog="example: python -m for_eval calibration --dataset miniscenes --fit-split dev --figure reliability.png",
+    )
+    add_method_options(parser)
+    parser.add_argument("--methods", default=_STUDIED, help=f"with commas (default {_STUDIED})")
+    parser.add_argument("--fit-split", metavar="SPLIT", help="the split that the rules are fitted to")
+    parser.add_argument(
+        "--package", action="store_true", help="put the chosen rule's numbers among those that come with FOR"
+    )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw a reliability diagram: a .png, .svg or .pdf")
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.set_defaults(run=commands.run_calibration)
+
+
+def _add_combinations(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "combinations",
+        help="several things at once: measure the rules that combine them",
+        description="Score pairs of names that are to be found together, and one without the other, by each rule and "
+        "by the one embedding of a sentence: one JSON result a method under OUT/results/combinations, "
+        "OUT/combinations.csv made from them.",
+        epilog="example: python -m for_eval combinations --dataset miniscenes --split dev",
+    )
+    add_method_options(parser)
+    parser.add_argument("--methods", default=_STUDIED, help=f"with commas (default {_STUDIED})")
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.set_defaults(run=commands.run_combinations)
+
+
 def _add_figure(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "figure",
@@ -179,14 +217,8 @@ def _add_fetch(parsers: Parsers) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     commands = (
-        _add_fetch,
-        _add_classes,
-        _add_leaderboard,
-        _add_tables,
-        _add_table,
-        _add_figure,
-        _add_compare,
-        _add_refine,
+        *(_add_fetch, _add_classes, _add_leaderboard, _add_tables, _add_table, _add_figure, _add_compare),
+        *(_add_calibration, _add_combinations, _add_refine),
     )
     return package_parser("for_eval", __doc__, _EPILOG, commands)
 

@@ -6,9 +6,15 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import json
 import shlex
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from for_model.errors import DataError, ForError, UsageError
 from for_search.commands import method_of
+
+if TYPE_CHECKING:
+    from for_model.data.dataset import Dataset
+    from for_model.methods.protocol import Method
 
 
 def run_leaderboard(arguments: argparse.Namespace) -> None:
@@ -73,17 +79,78 @@ def run_tables(arguments: argparse.Namespace) -> None:
         )
 
 
+def run_calibration(arguments: argparse.Namespace) -> None:
+    from for_eval.queries import calibration_study as calibration
+    from for_eval.queries.asked import ask
+    from for_eval.queries.study_files import write_study
+
+    if arguments.package and arguments.fit_split is None:
+        raise UsageError("--package writes what was fitted: say to which split with --fit-split")
+    results = []
+    for method, to_measure, to_fit in _studied(arguments):
+        fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
+        results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False)))
+        print(write_study(arguments.out, calibration.CALIBRATION_FOLDER, results[-1]), flush=True)
+    if arguments.package:
+        calibration.write_numbers(results)
+        print(calibration.NUMBERS_FILE)
+    print(calibration.write_calibration_table(arguments.out))
+    if arguments.figure is not None:
+        from for_eval.queries.reliability_figure import write_reliability_figure
+
+        write_reliability_figure(arguments.figure, results)
+        print(arguments.figure)
+
+
+def run_combinations(arguments: argparse.Namespace) -> None:
+    from for_eval.queries import combination_study as combinations
+    from for_eval.queries.asked import ask
+    from for_eval.queries.study_files import write_study
+
+    for method, to_measure, _ in _studied(arguments):
+        result = combinations.study_combinations(ask(to_measure, method, to_fit=False))
+        print(write_study(arguments.out, combinations.COMBINATION_FOLDER, result), flush=True)
+    print(combinations.write_combination_table(arguments.out))
+
+
+def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset", "Dataset | None"]]:
+    """Each method of a study, the split that is measured and, where there is one, the split that is fitted to."""
+    from for_model.data.registry import load_dataset
+    from for_model.methods.registry import parse_method
+
+    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    if not methods:
+        raise UsageError("--methods is empty: give one or several with commas")
+    for name in methods:
+        parse_method(name)
+    fit_split = getattr(arguments, "fit_split", None)
+    dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    to_fit = None if fit_split is None else load_dataset(arguments.dataset, arguments.root, fit_split)
+    for name in methods:
+        yield method_of(arguments, name), dataset, to_fit
+
+
 def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.results import write_tables
     from for_eval.leaderboard.run_tables import write_table_csvs
+    from for_eval.queries.calibration_study import CALIBRATION_FOLDER, write_calibration_table
+    from for_eval.queries.combination_study import COMBINATION_FOLDER, write_combination_table
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
+    studies = [
+        write(arguments.out)
+        for folder, write in (
+            (CALIBRATION_FOLDER, write_calibration_table),
+            (COMBINATION_FOLDER, write_combination_table),
+        )
+        if (arguments.out / "results" / folder).is_dir()
+    ]
     if arguments.with_paper:
         from for_eval.leaderboard.paper_rows import read_paper, with_paper
 
         print(with_paper(paths, read_paper()))
     else:
-        print(*paths, sep="\n")
+        print(*paths, *studies, sep="\n")
 
 
 def run_figure(arguments: argparse.Namespace) -> None:

@@ -74,9 +74,29 @@ def _add_index(parsers: Parsers) -> None:
 
 
 def _add_search(parsers: Parsers) -> None:
-    parser = parsers.add_parser("search", help="text -> the images that contain it")
+    parser = parsers.add_parser(
+        "search",
+        help="text -> the images that contain it",
+        description="The images that match a text best, with how probable it is that each holds what it names; a line "
+        "parts good matches from those that are less sure.",
+        epilog='examples: search index "a red umbrella"; search index --all dog umbrella --none person; '
+        "search index red --like trips/bus.jpg --weight 0.3",
+    )
     parser.add_argument("index", type=Path, help="a folder that index wrote")
-    parser.add_argument("text", help='a name ("dog"), a sentence, or concept:NAME')
+    parser.add_argument("text", nargs="?", default="", help='a name ("dog"), a sentence, or concept:NAME')
+    for role, what in (("all", "all of"), ("any", "one at least of"), ("none", "none of")):
+        parser.add_argument(
+            f"--{role}",
+            dest=f"{role}_of",
+            nargs="+",
+            default=[],
+            metavar="TEXT",
+            help=f"{what} these must be in an image, instead of a text",
+        )
+    parser.add_argument("--like", metavar="IMAGE", help="search with an image: a file, or the id of one of the index")
+    parser.add_argument(
+        "--weight", type=float, default=0.5, help="with --like and a text, the text's share, 0 to 1 (default 0.5)"
+    )
     parser.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
     parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
     parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")

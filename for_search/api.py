@@ -14,6 +14,7 @@ from for_model.data.dataset import ImageId
 from for_model.errors import DataError, UsageError
 from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
+from for_search.query.combination import Combination, find_combination
 from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query, without_paths
@@ -26,14 +27,33 @@ from for_search.refine.refiners import DEFAULT_REFINER
 MAX_K = 1000
 
 
-def search(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
-    """The k images that match a text best: rank, id, score, number of the embedding that matched; and the latency.
+def search(
+    library: Library,
+    query: str = "",
+    k: int = 12,
+    index: str = "",
+    all_of: Sequence[str] = (),
+    any_of: Sequence[str] = (),
+    none_of: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The k images that match a text best, or hold several things at once, and how long that took.
 
-    query: a text, or `concept:NAME` for one of the library's concepts.
-    Raises UsageError for an empty text, an unknown index or concept, or k out of 1 to MAX_K, and StoreError for a
-    concept of another space.
+    library: of the index.
+    query: a text, or `concept:NAME` for one of the library's concepts; with several things it is one of those that
+        must be there, and may be empty.
+    k: how many images, 1 to MAX_K.
+    index: its name; an empty one for the first.
+    all_of, any_of, none_of: what must be in an image, what of which one must be, and what must not; see `Combination`.
+
+    Each hit has its rank, id, score, and whether it is a good match: see `SearchResult.to_json` and, for several
+    things, `CombinedResult.to_json`. Raises UsageError for an empty text, an unknown index or concept, or k out of
+    range, and StoreError for a concept of another space.
     """
     searcher = _searcher(library, index)
+    if all_of or any_of or none_of:
+        _check_k(k)
+        wanted = (*([query] if query else []), *all_of)
+        return find_combination(searcher, Combination(wanted, tuple(any_of), tuple(none_of)), k).to_json(paths=False)
     name = concept_name(query)
     if name is not None:
         _check_k(k)
@@ -43,7 +63,13 @@ def search(library: Library, query: str, k: int = 12, index: str = "") -> dict[s
 
 
 def search_image(
-    library: Library, image: Image.Image | ImageId, k: int = 12, index: str = "", embedding: int | None = None
+    library: Library,
+    image: Image.Image | ImageId,
+    k: int = 12,
+    index: str = "",
+    embedding: int | None = None,
+    text: str = "",
+    weight: float = 0.5,
 ) -> dict[str, Any]:
     """The k images that show most of what an image shows, in the form in which `search` answers.
 
@@ -52,13 +78,15 @@ def search_image(
     k: how many images, 1 to MAX_K.
     index: its name; an empty one for the first.
     embedding: of an image of the index, search for what this one of its embeddings stands for; None for the whole.
+    text: what the images shall be besides ("red"); an empty one for nothing.
+    weight: of the text, 0 to 1; see `Searcher.mixed_query`.
 
-    `Searcher.find` says what the score is. Raises UsageError for an unknown index, id or embedding, or k out of range.
+    `Searcher.find` says what the score is. Raises UsageError for an unknown index, id or embedding, a weight or k out
+    of range.
     """
     searcher = _searcher(library, index)
-    if isinstance(image, Image.Image):
-        return _answer(searcher, searcher.image_query(image), k)
-    return _answer(searcher, searcher.like_query(image, embedding), k)
+    shown = searcher.image_query(image) if isinstance(image, Image.Image) else searcher.like_query(image, embedding)
+    return _answer(searcher, searcher.mixed_query(shown, clean_query(text), weight) if text else shown, k)
 
 
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
@@ -253,7 +281,7 @@ def _searcher(library: Library, index: str) -> Searcher:
 
 def _answer(searcher: Searcher, query: Query, k: int) -> dict[str, Any]:
     _check_k(k)
-    return searcher.find(query, k).to_json(paths=False)
+    return searcher.judged(query, searcher.find(query, k)).to_json(paths=False)
 
 
 def _check_k(k: int) -> None:

@@ -6,7 +6,7 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from for_model.data.registry import datasets_help
 from for_model.errors import StoreError, UsageError
@@ -14,6 +14,7 @@ from for_model.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from for_model.data.dataset import Dataset
     from for_model.methods.protocol import Method
+    from for_search.query.searcher import Query, Searcher
 
 
 def add_method_options(parser: argparse.ArgumentParser) -> None:
@@ -131,24 +132,54 @@ def run_verify(arguments: argparse.Namespace) -> None:
 
 
 def run_search(arguments: argparse.Namespace) -> None:
+    from for_search.query.combination import Combination, find_combination, format_combined_text
     from for_search.query.searcher import format_hits_text, load_searcher
     from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
+    several = (arguments.all_of, arguments.any_of, arguments.none_of)
+    if any(several) and (arguments.like is not None or arguments.text):
+        raise UsageError("--all, --any and --none stand in place of a text and of --like: give either")
+    if not any(several) and arguments.like is None and not arguments.text:
+        raise UsageError("nothing to search for: give a text, --like an image, or --all, --any and --none")
+    combination = Combination(*several) if any(several) else None
     name = concept_name(arguments.text)
+    if name is not None and arguments.like is not None:
+        raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
+    if combination is not None:
+        found = find_combination(searcher, combination, arguments.k)
+        _print_found(found.to_json() if arguments.json else format_combined_text(found))
+        return
     if concept is None:
-        result = searcher.search(arguments.text, arguments.k, exact=arguments.exact)
+        query = _query(searcher, arguments)
+        result = searcher.judged(query, searcher.find(query, arguments.k, exact=arguments.exact))
     else:
         result = find_by_concept(searcher, concept, arguments.k, exact=arguments.exact)
-    if arguments.json:
-        print(json.dumps(result.to_json(), indent=1, ensure_ascii=False))
+    _print_found(result.to_json() if arguments.json else format_hits_text(result))
+    if searcher.index.recall is not None and not arguments.exact and not arguments.json:
+        print(f"{searcher.index.recall}; --exact looks at every embedding")
+
+
+def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
+    """The text, the image of --like, or the one moved towards the other."""
+    if arguments.like is None:
+        return searcher.text_query(arguments.text)
+    path = Path(arguments.like)
+    if path.is_file():
+        from for_model.data.images import load_image
+
+        picture = load_image(path, target=2 * searcher.index.info.image_size)
+        image = searcher.image_query(picture, f"like {path.name}")
     else:
-        print(format_hits_text(result))
-        if searcher.index.recall is not None and not arguments.exact:
-            print(f"{searcher.index.recall}; --exact looks at every embedding")
+        image = searcher.like_query(arguments.like)
+    return searcher.mixed_query(image, arguments.text, arguments.weight) if arguments.text else image
+
+
+def _print_found(found: dict[str, Any] | str) -> None:
+    print(found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False))
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:

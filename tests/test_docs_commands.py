@@ -35,6 +35,7 @@ NOT_RUN = {
     r"for_search concept |concept:": "needs marks: tests/for_search/refine/test_concept_command.py gives some",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has a small index",
     r"from_pretrained": "needs a download",
+    r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
 SMALLER = {

@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -158,10 +159,7 @@ def run_method(
         "device": device,
         "seed": SEED,
         "config_sha256": sha256_json([method.info.to_json(), prompts_of(method), K, RESAMPLES, SEED]),
-        "commit": commit_of(Path(__file__)),
-        "versions": {name: version(name) for name in (*_PACKAGES, *getattr(method, "packages", ()))}
-        | {"python": platform.python_version()},
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        **run_facts(getattr(method, "packages", ())),
     }
     results = []
     for each in evaluate(dataset, store, method):
@@ -183,6 +181,15 @@ def _counts(report: EmbedReport, store: Store, timed: bool) -> dict[str, Any]:
         "skipped": [{"id": s.id, "path": s.path, "reason": s.reason} for s in store.skipped],
         "embed_seconds": report.seconds if known else None,
         "images_per_second": report.images_per_second if known else None,
+    }
+
+
+def run_facts(packages: Sequence[str] = ()) -> dict[str, Any]:
+    """What a result says of its run: the commit, the versions of what computed (`packages` among them), and the day."""
+    return {
+        "commit": commit_of(Path(__file__)),
+        "versions": {name: version(name) for name in (*_PACKAGES, *packages)} | {"python": platform.python_version()},
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
 
 

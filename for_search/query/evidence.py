@@ -3,12 +3,13 @@
 Shapes: N embeddings an image, g x g = K cells, Q queries, Co joint width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.data.images import load_image
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
 _SAME = 0.999
+
+# Okabe and Ito's, which people who see colours differently tell apart; on a grey picture.
+THING_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 
 @dataclass(frozen=True)
@@ -62,22 +66,37 @@ def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.flo
     Raises UsageError for an id that the index doesn't have or a method that can't tell, WeightsError when the index's
     trained head isn't at hand, ImageError when the image can't be decoded, StoreError when it lies outside its folder.
     """
+    return find_evidences(searcher, image_id, [queries])[0]
+
+
+def find_evidences(
+    searcher: Searcher, image_id: ImageId, things: Sequence[NDArray[np.float32]]
+) -> tuple[Evidence, ...]:
+    """The evidence for each of several things that were searched for at once; the image is looked at once.
+
+    things: the queries of each, as `find_evidence` takes them. Raises as that does.
+    """
     image = searcher.index.image(image_id)
     indexed = searcher.index.embeddings(image.id)  # [N, Co]
-    scores = (indexed @ queries.T).max(axis=1)  # [N]
-    embedding = int(scores.argmax())
     method = explaining_method(searcher)
     # decoded as embedding decodes it, so that the same pixels give the same embedding
     picture = load_image(searcher.image_path(image), target=2 * method.info.image_size)
     made, shares = method.explain_images(method.preprocess(picture)[None])
-    return Evidence(
-        image=image,
-        embedding=embedding,
-        score=float(scores[embedding]),
-        cells=cell_map(shares[0, embedding]),
-        meaning=meaning(method),
-        as_indexed=float(made[0, embedding].numpy() @ indexed[embedding]) > _SAME,
-    )
+    found = []
+    for queries in things:
+        scores = (indexed @ queries.T).max(axis=1)  # [N]
+        embedding = int(scores.argmax())
+        found.append(
+            Evidence(
+                image=image,
+                embedding=embedding,
+                score=float(scores[embedding]),
+                cells=cell_map(shares[0, embedding]),
+                meaning=meaning(method),
+                as_indexed=float(made[0, embedding].numpy() @ indexed[embedding]) > _SAME,
+            )
+        )
+    return tuple(found)
 
 
 def explaining_method(searcher: Searcher) -> ExplainingMethod:
@@ -118,3 +137,21 @@ def heat_map(image: Image.Image, cells: NDArray[np.float32]) -> Image.Image:
     colours = colormaps["inferno"](shares)[..., :3] * 255
     grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
     return Image.fromarray((0.45 * grey + 0.55 * colours).astype(np.uint8))
+
+
+def things_map(image: Image.Image, maps: Sequence[NDArray[np.float32]]) -> Image.Image:
+    """The image in grey with the cells' shares of several things laid over it, each in the colour of its place.
+
+    maps: [g, g] in 0..1 each, of things in the order of THING_COLOURS; with more things than colours they begin again.
+    Where things meet, their colours mix by their shares. Returns an RGB image of the same size.
+    """
+    grey = np.asarray(image.convert("L"), dtype=np.float64)[..., None]
+    resized = [np.asarray(Image.fromarray(cells).resize(image.size, Image.Resampling.BILINEAR)) for cells in maps]
+    if not resized:
+        return Image.fromarray(np.repeat(grey, 3, axis=2).astype(np.uint8))
+    shares = np.stack(resized).astype(np.float64)[..., None]  # [things, H, W, 1]
+    colours = np.array([ImageColor.getrgb(THING_COLOURS[i % len(THING_COLOURS)]) for i in range(len(maps))])
+    total = shares.sum(axis=0)
+    mixed = (shares * colours[:, None, None]).sum(axis=0) / np.maximum(total, 1e-9)  # [H, W, 3]
+    opacity = 0.75 * np.clip(shares.max(axis=0), 0, 1)
+    return Image.fromarray(((1 - opacity) * grey + opacity * mixed).astype(np.uint8))

@@ -6,7 +6,7 @@ Shapes: Q embeddings of a query, N embeddings an image, M images, Co joint width
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
+from for_search.query.presence import IndexScale, index_scale
 from for_search.query.ranking import top_k
 from for_search.query.text_batches import TextBatches
 
@@ -42,6 +43,9 @@ class SearchResult:
     hits: at most k, best first.
     encode_ms: the text's way through the encoder.
     search_ms: the index's.
+    probabilities: of each hit, how probable it is that the image holds what the text names, never larger than the one
+        before; None where that isn't known, see `Searcher.judged`.
+    cutoff: the least probability of a good match; None without probabilities.
     """
 
     query: str
@@ -49,25 +53,37 @@ class SearchResult:
     hits: tuple[Hit, ...]
     encode_ms: float
     search_ms: float
+    probabilities: tuple[float, ...] | None = None
+    cutoff: float | None = None
 
     @property
     def latency_ms(self) -> float:
         return self.encode_ms + self.search_ms
+
+    @property
+    def n_good(self) -> int | None:
+        """How many hits, the first ones, are good matches; None where that isn't known."""
+        if self.probabilities is None or self.cutoff is None:
+            return None
+        return count_good(self.probabilities, self.cutoff)
 
     def to_json(self, paths: bool = True) -> dict[str, Any]:
         """The answer as JSON values; ranks count from 1.
 
         paths: whether to give each image's path, relative to the index's root.
         """
+        n_good = self.n_good
         return {
             "query": self.query,
             "k": self.k,
+            **({} if n_good is None else {"n_good": n_good, "cutoff": self.cutoff}),
             "hits": [
                 {
                     "rank": rank,
                     "id": hit.image.id,
                     **({"path": hit.image.path} if paths else {}),
                     "score": hit.score,
+                    **self._judgement(rank),
                     "embedding": hit.embedding,
                 }
                 for rank, hit in enumerate(self.hits, start=1)
@@ -79,6 +95,13 @@ class SearchResult:
             },
         }
 
+    def _judgement(self, rank: int) -> dict[str, Any]:
+        """What JSON says of the hit of a rank, from 1, beside its score."""
+        n_good = self.n_good
+        if self.probabilities is None or n_good is None:
+            return {}
+        return {"probability": round(self.probabilities[rank - 1], 4), "good": rank <= n_good}
+
 
 @dataclass(frozen=True)
 class Query:
@@ -87,11 +110,13 @@ class Query:
     label: the text, or words for an image.
     embeddings: [Q, Co] float32, unit-norm; one for a text, those of an image for an image.
     encode_ms: how long that took; 0 where nothing had to be encoded.
+    is_text: whether it is a text alone: what a score means is known of texts only.
     """
 
     label: str
     embeddings: NDArray[np.float32]
     encode_ms: float
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,11 @@ class Searcher:
     def _batches(self) -> TextBatches:
         return TextBatches(self.encoder)
 
+    @cached_property
+    def scale(self) -> IndexScale | None:
+        """What a text's scores mean in this index, made on first use; None where it has too few images to tell."""
+        return index_scale(self.index, self.encoder)
+
     @property
     def method(self) -> Method:
         """The method, loaded now if it isn't yet. Raises what that raises."""
@@ -131,11 +161,11 @@ class Searcher:
         Raises UsageError for an empty text, and what loading the method raises.
         """
         if text in self.texts and not self.encoder.loaded:
-            return Query(text, self.texts[text][None], 0.0)
+            return Query(text, self.texts[text][None], 0.0, is_text=True)
         self.encoder.get()  # before the clock starts: encode_ms is without loading
         start = time.perf_counter()
         embeddings = self._batches.embed(text)[None]  # [1, Co]
-        return Query(text, embeddings, (time.perf_counter() - start) * 1e3)
+        return Query(text, embeddings, (time.perf_counter() - start) * 1e3, is_text=True)
 
     def image_query(self, image: Image.Image, label: str = "your image") -> Query:
         """Encode an image into the embeddings that it would have in the index.
@@ -160,6 +190,40 @@ class Searcher:
         if not 0 <= embedding < len(embeddings):
             raise UsageError(f"embedding {embedding} of image {image_id!r}: expected 0 to {len(embeddings) - 1}")
         return Query(f"like part {embedding} of image {image_id}", embeddings[embedding : embedding + 1], 0.0)
+
+    def mixed_query(self, image: Query, text: str, weight: float = 0.5) -> Query:
+        """Like this image, but more as a text says: a weighted sum in the joint space, made unit-norm again.
+
+        Each of the image's embeddings moves towards the text's, so that what the image shows besides is looked for too.
+
+        image: of `image_query` or `like_query`.
+        text: "red", say.
+        weight: the text's, in 0..1; 0 searches with the image alone, 1 with the text alone.
+
+        Raises UsageError for another weight, and as `text_query` does.
+        """
+        if not isinstance(weight, int | float) or not 0 <= weight <= 1:
+            raise UsageError(
+                f"the weight is {weight!r}: expected a number from 0 (the image alone) to 1 (the text alone)"
+            )
+        wanted = self.text_query(text)
+        mixed = (1 - weight) * image.embeddings + weight * wanted.embeddings  # [Q, Co]
+        # an embedding and a text that are exactly opposite leave nothing to search with: then it stays what it was
+        norms = np.linalg.norm(mixed, axis=1, keepdims=True)
+        mixed = np.where(norms > 1e-6, mixed / np.maximum(norms, 1e-6), image.embeddings).astype(np.float32)
+        return Query(f"{image.label}, {text}", mixed, image.encode_ms + wanted.encode_ms)
+
+    def judged(self, query: Query, result: SearchResult) -> SearchResult:
+        """The result with how probable each hit is to hold what the query names.
+
+        As it came for a query that isn't a text, and in an index of too few images; see `presence`. The first call
+        may take seconds. Raises what loading the method raises.
+        """
+        if not query.is_text or self.scale is None:
+            return result
+        (scale,) = self.scale.of_texts(query.embeddings)
+        probabilities = scale.probability(np.array([hit.score for hit in result.hits]))
+        return replace(result, probabilities=tuple(probabilities.tolist()), cutoff=scale.numbers.cutoff)
 
     def find(self, query: Query, k: int = 10, exact: bool = False) -> SearchResult:
         """The k images that match a query best (all of them when there are fewer), with the time it took.
@@ -198,6 +262,11 @@ class Searcher:
         if not path.is_relative_to(self.image_root) or not _stays_inside(path, self.image_root):
             raise StoreError(f"image {image.id!r} of {self.index.path} has a path outside {self.image_root}: {path}")
         return path
+
+
+def count_good(probabilities: Sequence[float], cutoff: float) -> int:
+    """How many of some probabilities, in descending order, are those of good matches."""
+    return sum(probability >= cutoff for probability in probabilities)
 
 
 def clean_query(text: str) -> str:
@@ -312,19 +381,35 @@ def _head_of(index: SearchIndex, heads: Sequence[Path]) -> Path | None:
 
 
 def format_hits_text(result: SearchResult) -> str:
-    """The hits as lines for a terminal: rank, score, number of the embedding that matched, path.
+    """The hits as lines for a terminal: rank, probability, score, number of the embedding that matched, path.
 
-    Characters of a path that a terminal would act on, or can't show, are escaped. No hits give one line that says so.
+    Good matches come first, under a line that counts them, and a line parts the others from them; without
+    probabilities there are neither. Characters of a path that a terminal would act on, or can't show, are escaped. No
+    hits give one line that says so.
     """
     if not result.hits:
         return "no images"
     rank_width = len(str(len(result.hits)))
     embedding_width = max(len(str(hit.embedding)) for hit in result.hits)
-    return "\n".join(
-        f"{rank:>{rank_width}}  {hit.score:.4f}  {hit.embedding:>{embedding_width}}  {_printable(hit.image.path)}"
-        for rank, hit in enumerate(result.hits, start=1)
-    )
+    lines = []
+    for rank, hit in enumerate(result.hits, start=1):
+        probability = "" if result.probabilities is None else f"{result.probabilities[rank - 1]:>4.0%}  "
+        lines.append(
+            f"{rank:>{rank_width}}  {probability}{hit.score:.4f}  {hit.embedding:>{embedding_width}}  "
+            f"{printable(hit.image.path)}"
+        )
+    return "\n".join(parted(lines, result.n_good))
 
 
-def _printable(text: str) -> str:
+def parted(lines: Sequence[str], n_good: int | None) -> list[str]:
+    """Lines of hits, best first, with what says how many of them are good matches; as they are where None knows."""
+    if n_good is None:
+        return list(lines)
+    noun = "match" if n_good == 1 else "matches"
+    below = ["----  less sure"] if n_good < len(lines) else []
+    return [f"{n_good or 'no'} good {noun}", *lines[:n_good], *below, *lines[n_good:]]
+
+
+def printable(text: str) -> str:
+    """A text whose characters that a terminal would act on, or can't show, are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -11,6 +11,7 @@ from for_model.data.images import load_image
 from for_model.errors import ForError, UsageError
 from for_search import api
 from for_search.library.library import Library
+from tests.helpers.small_world import holds, make_world
 from tests.helpers.tiny_index import make_library
 
 # Python 3.12 warns when scenes are drawn in processes while torch has threads.
@@ -120,3 +121,35 @@ def test_what_makes_no_sense(library: Library, call: Callable[[Library], object]
 def test_any_text_is_answered(library: Library, text: str) -> None:
     assert len(api.search(library, text, 2)["hits"]) == 2
     json.dumps(api.search(library, text, 2)).encode()
+
+
+class TestSeveralThings:
+    @pytest.fixture(scope="class")
+    def world(self, tmp_path_factory: pytest.TempPathFactory) -> Library:
+        library = Library()
+        library.add_opened(make_world(tmp_path_factory.mktemp("world")))
+        return library
+
+    def test_hits_say_how_probable_they_are(self, world: Library) -> None:
+        found = api.search(world, "dog", 12)
+        assert found["n_good"] == 10
+        assert [hit["good"] for hit in found["hits"]] == [True] * 10 + [False] * 2
+        assert all(hit["good"] == (hit["probability"] >= found["cutoff"]) for hit in found["hits"])
+
+    def test_all_any_and_none(self, world: Library) -> None:
+        found = api.search(world, "dog", 2, all_of=["umbrella"], none_of=["bus"])
+        assert [thing["text"] for thing in found["hits"][0]["things"]] == ["dog", "umbrella", "bus"]
+        same = api.search(world, k=2, all_of=["dog", "umbrella"], none_of=["bus"])
+        assert [hit["id"] for hit in same["hits"]] == [hit["id"] for hit in found["hits"]]
+        assert api.search(world, any_of=["dog", "bus"])["n_good"] > 0
+        for wrong in ({}, {"none_of": ["dog"]}, {"all_of": ["dog"], "k": 0}, {"all_of": "dog"}):
+            with pytest.raises(UsageError):
+                api.search(world, **wrong)
+
+    def test_like_an_image_but(self, world: Library) -> None:
+        whole = api.search_image(world, 10, 3)
+        assert api.search_image(world, 10, 3, text="umbrella", weight=0)["hits"][0]["id"] == whole["hits"][0]["id"]
+        mixed = api.search_image(world, 10, 5, text="umbrella", weight=1)
+        assert all(holds((hit["id"] - 10) // 3, "umbrella") for hit in mixed["hits"])
+        with pytest.raises(UsageError, match="weight"):
+            api.search_image(world, 10, 5, text="umbrella", weight=3)

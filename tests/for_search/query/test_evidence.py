@@ -6,14 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
 from for_model.data.images import load_image
 from for_model.errors import ImageError, UsageError, WeightsError
 from for_model.methods.clip_method import ClipMethod
 from for_search.index.index_files import open_index
 from for_search.library.library import Library
-from for_search.query.evidence import cell_map, find_evidence, heat_map
+from for_search.query.evidence import (
+    THING_COLOURS,
+    cell_map,
+    find_evidence,
+    find_evidences,
+    heat_map,
+    things_map,
+)
 from for_search.query.searcher import Searcher, searcher_of
 from tests.helpers.tiny_index import make_library
 
@@ -140,3 +147,27 @@ def test_a_heat_map_is_bright_where_the_cells_are() -> None:
     corners = light[:20, :50].mean(), light[:20, 150:].mean(), light[60:, 150:].mean()
     assert light[60:, :50].mean() > 1.5 * max(corners)
     assert max(corners) == pytest.approx(min(corners), abs=1)
+
+
+def test_of_several_things_each_has_its_own(library: Library) -> None:
+    searcher = by(library, "cluster-clip")
+    things = [searcher.text_query(text).embeddings for text in ("umbrella", "dog")]
+    image_id = searcher.index.images[2].id
+    found = find_evidences(searcher, image_id, things)
+    for one, queries in zip(found, things, strict=True):
+        alone = find_evidence(searcher, image_id, queries)
+        assert (one.embedding, one.score) == (alone.embedding, alone.score)
+        assert one.cells == pytest.approx(alone.cells)
+
+
+def test_each_thing_has_its_own_colour() -> None:
+    left, right = np.zeros((2, 2), dtype=np.float32), np.zeros((2, 2), dtype=np.float32)
+    left[:, 0], right[:, 1] = 1, 1
+    grey = Image.new("RGB", (40, 40), (100, 100, 100))
+    drawn = things_map(grey, [left, right])
+    for x, colour in ((0, THING_COLOURS[0]), (39, THING_COLOURS[1])):
+        expected = [0.25 * 100 + 0.75 * channel for channel in ImageColor.getrgb(colour)]
+        assert drawn.getpixel((x, 20)) == pytest.approx(expected, abs=2)
+    assert things_map(grey, []).getpixel((5, 5)) == (100, 100, 100)
+    none = things_map(grey, [np.zeros((2, 2), dtype=np.float32)] * (len(THING_COLOURS) + 1))
+    assert none.getpixel((5, 5)) == (100, 100, 100)
