@@ -32,6 +32,8 @@ NOT_RUN = {
     r"pretrain-mini": "takes an hour: tests/for_model/training/test_pretrain.py runs it on some scenes",
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
+    r"for_search concept |concept:": "needs marks: tests/for_search/refine/test_concept_command.py gives some",
+    r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has a small index",
     r"from_pretrained": "needs a download",
     r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
