@@ -37,7 +37,6 @@ NOT_RUN = {
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"for_search concept |concept:": "needs marks: tests/for_search/refine/test_concept_command.py gives some",
-    r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has a small index",
     r"from_pretrained": "needs a download",
     r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
@@ -50,7 +49,7 @@ SMALLER = {
     r"(for_eval compare .*)": r"\1 --resamples 5",
     r"(for_model train .*)": r"\1 --smoke",
 }
-# The exit code of a command that doesn't end with 0: no COCO is there, and a few drawings don't tell what a score means.
+# The exit code of a command that doesn't end with 0: no COCO is there, and few drawings don't tell what a score means.
 FAILS = {r"--check$": 2, r"search index --(all|any)": 2}
 
 SCENES: dict[Split, int] = {"train": 40, "dev": 20, "val": 20}
