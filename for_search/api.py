@@ -57,8 +57,6 @@ def search(
         wanted = (*([query] if query else []), *all_of)
         combination = Combination(wanted, tuple(any_of), tuple(none_of))
         return find_combination(searcher, combination, k, searcher.index.where(where)).to_json(paths=False)
-            searcher, Combination(wanted, tuple(any_of), tuple(none_of)), k, searcher.index.where(where)
-        ).to_json(paths=False)
     name = concept_name(query)
     if name is not None:
         _check_k(k)
