@@ -59,6 +59,12 @@ def test_ours_and_the_papers_rows_stay_apart(folder: Path) -> None:
     assert len(boards[3].paper) == 6
 
 
+def test_a_study_is_no_leaderboard(folder: Path) -> None:
+    before = [board.title for board in read_boards(folder)]
+    (folder / "calibration.csv").write_text("method,AUROC\nclip,0.9\n")
+    assert [board.title for board in read_boards(folder)] == before
+
+
 def test_rows_of_the_paper_in_a_csv_of_ours_are_left_out(folder: Path) -> None:
     (folder / "miniscenes-queries.csv").write_text("source,queries,base mAP@50\nours,8,53.34\npaper Table 6,5,90.72\n")
     (folder / "miniscenes-queries-with-paper.csv").write_text("source,queries\npaper Table 6,5\n")
