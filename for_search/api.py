@@ -54,6 +54,8 @@ def search(
     searcher = _searcher(library, index)
     if all_of or any_of or none_of:
         _check_k(k)
+        if isinstance(all_of, str):  # which would be taken for a list of letters
+            raise UsageError(f"all_of is {all_of!r}: expected a list of texts")
         wanted = (*([query] if query else []), *all_of)
         combination = Combination(wanted, tuple(any_of), tuple(none_of))
         return find_combination(searcher, combination, k, searcher.index.where(where)).to_json(paths=False)
