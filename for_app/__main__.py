@@ -174,7 +174,7 @@ def _warm_up(searcher: "Searcher") -> None:
     """Load the encoder while the first visitor looks at the first examples, which are answered without."""
     time.sleep(_HEAD_START_S)
     try:
-        _ = searcher.method
+        _ = searcher.method, searcher.scale
     except Exception:  # whoever types a query tries again, and is told
         _log.exception("the encoder can't be loaded")
 

@@ -78,13 +78,16 @@ def answer(
     query: what is searched for; that of `learnt`, if there is one.
     start, count: the hits wanted, from rank start + 1 on.
     least: the lowest score that counts as a match in the technical details; None for none.
-    learnt: from marks, which tell how probable a match is; None for none.
+    learnt: from marks, which tell how probable a match is; None for none. A text alone tells it too, once the network
+        that reads it is loaded.
     """
     n_images = len(searcher.index.images)
     result = searcher.find(query, min(start + count, n_images))
+    if learnt is None and searcher.encoder.loaded:  # what a text's scores mean is found with the network
+        result = searcher.judged(query, result)
     hits = result.hits[start : start + count]
     shapes = tuple(shapes_of(searcher, [hit.image for hit in hits]))
-    probabilities, cutoff = None, None
+    probabilities, cutoff = result.probabilities and result.probabilities[start : start + count], result.cutoff
     if learnt is not None and learnt.calibration is not None:
         found = learnt.calibration.probabilities(np.array([hit.score for hit in hits], np.float32))
         probabilities, cutoff = tuple(found.tolist()), _GOOD

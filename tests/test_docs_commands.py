@@ -33,6 +33,7 @@ NOT_RUN = {
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
+    r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
     r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
 }
@@ -43,7 +44,7 @@ SMALLER = {
     r"(for_eval compare .*)": r"\1 --resamples 5",
     r"(for_model train .*)": r"\1 --smoke",
 }
-# The exit code of a command that doesn't end with 0: no COCO is there, and a few drawings don't tell what a score means.
+# The exit code of a command that doesn't end with 0: no COCO is there, and few drawings don't tell what scores mean.
 FAILS = {r"--check$": 2, r"search index --(all|any)": 2}
 
 _BLOCK = re.compile(r"^ *```\w*\n(.*?)^ *```", re.DOTALL | re.MULTILINE)

@@ -191,6 +191,8 @@ class PlainEngine:
 
     recall = None
 
+    read_in_parts = ()
+
     def first_fetch(self, k):
         return 2 * k
 

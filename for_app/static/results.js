@@ -125,7 +125,7 @@ export class Results {
     for (const [n, hit] of this.hits.entries()) {
       if (n < from) continue;
       const low = this.isLow(hit);
-      if (low && !grid.querySelector(".line")) grid.append(this.line(n));
+      if (low && !grid.querySelector(".line")) grid.append(...this.line(n));
       grid.append(this.item(n, hit, low));
     }
     of("more").hidden = this.ended;
@@ -163,18 +163,22 @@ export class Results {
     return item;
   }
 
+  /** What parts the hits that match from those that don't: the end of a row, and a line. */
   line(n) {
+    const gap = document.createElement("li");
+    gap.className = "gap";
+    gap.ariaHidden = "true";
     const line = document.createElement("li");
     line.className = "line";
     if (this.least === undefined) {
       line.textContent = n === 0 ? "None of these is probably a match; they come nearest." : "Below this line: less likely to match";
-      return line;
+      return [gap, line];
     }
     const least = this.least.toFixed(3);
     line.textContent = n === 0
       ? `No image scores ${least} or more: the best has ${this.hits[0].score.toFixed(3)}. These come nearest.`
       : `Below this line: less than ${least}`;
-    return line;
+    return [gap, line];
   }
 
   sayFound() {

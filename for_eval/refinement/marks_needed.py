@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from for_eval.refinement.refine_table import embedded, refine_path, row_head, searches
+from for_eval.refinement.refine_table import is_row_of, refine_path, row_head, searches
 from for_eval.refinement.simulated_user import full_average_precision
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError
-from for_model.files import read_note, sha256_file, write_bytes, write_json
+from for_model.files import read_note, write_bytes, write_json
 from for_model.methods.protocol import Method
 from for_model.methods.registry import method_title
 from for_search.refine.answer import refine_index
 from for_search.refine.feedback import Feedback, Mark
 from for_search.refine.refiners import REFINERS
-from for_search.store.store import MANIFEST
 
 FORMAT = "for-marks-needed/1"
 COUNTS = (1, 2, 4, 8, 16)  # right images that are marked
@@ -36,14 +35,12 @@ def measure_marks_needed(dataset: Dataset, method: Method, out: Path, stores: Pa
     Its `ap` has, for every refiner and each of COUNTS, the mean AP over the names of which half of the images hold that
     many, `ap_text` the text's over the same names, and `n_names` how many these are.
     """
-    store = embedded(dataset, method, stores)
-    path = refine_path(out, dataset, method, _WHAT)
-    store_sha256 = sha256_file(store / MANIFEST)
-    if (read_note(path) or {}).get("store_sha256") == store_sha256:
+    path, head = refine_path(out, dataset, method, _WHAT), row_head(dataset, method)
+    if is_row_of(path, head):
         return path
     learners = [name for name in REFINERS if name != "marks-only"]  # without a text, linear is the same
     found: dict[str, dict[int, list[float]]] = {name: {count: [] for count in COUNTS} for name in ("text", *learners)}
-    with searches(dataset, method, store) as looked_for:
+    with searches(dataset, method, stores) as looked_for:
         index, generator = looked_for.index, np.random.default_rng(_SEED)
         marked = np.arange(len(index.images)) % 2 == 0
         for _, text, relevant in looked_for.every_name(_WHAT):
@@ -63,7 +60,7 @@ def measure_marks_needed(dataset: Dataset, method: Method, out: Path, stores: Pa
                     found[name][count].append(ap or 0.0)
     result = {
         "format": FORMAT,
-        **row_head(dataset, method, store_sha256),
+        **head,
         "n_names": {str(count): len(found["text"][count]) for count in COUNTS},
         "ap_text": {str(count): _mean_ap(found["text"][count]) for count in COUNTS},
         "ap": {name: {str(count): _mean_ap(found[name][count]) for count in COUNTS} for name in learners},

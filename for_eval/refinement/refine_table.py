@@ -1,12 +1,13 @@
 """What marks are worth: one JSON result a row (dataset, method, refiner), and the table that is made from them.
 
-`OUT/results/refine/*.json` are the source of truth and hold every name's scores; `OUT/refine.csv` is made from them
+`OUT/results/refine/*.json` are the source of truth and hold every name's curve; `OUT/refine.csv` is made from them
 alone. A row that is there already, of the same embeddings, isn't made again.
 """
 
 import contextlib
 import csv
 import io
+import json
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
 from for_model.data.dataset import Category, Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import read_note, sha256_file, slug, write_bytes, write_json
+from for_model.files import read_note, sha256_json, slug, write_bytes, write_json
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import Method
 from for_model.methods.registry import method_title
@@ -78,12 +79,11 @@ def measure_refiners(
     stores: see `store_path`.
     Raises DataError for a dataset without labels, and what embedding raises.
     """
-    store = embedded(dataset, method, stores)
     paths = {refiner: refine_path(out, dataset, method, refiner) for refiner in refiners}
-    store_sha256 = sha256_file(store / MANIFEST)
-    todo = [name for name, path in paths.items() if (read_note(path) or {}).get("store_sha256") != store_sha256]
+    head = row_head(dataset, method)
+    todo = [name for name, path in paths.items() if not is_row_of(path, head)]
     if todo:
-        with searches(dataset, method, store) as found:
+        with searches(dataset, method, stores) as found:
             for refiner in todo:
                 names = [
                     {
@@ -99,11 +99,11 @@ def measure_refiners(
                 ]
                 result = {
                     "format": FORMAT,
-                    **row_head(dataset, method, store_sha256),
+                    **head,
                     "refiner": refiner,
                     "page": PAGE,
                     "scores": {group: summaries(names, group) for group in _GROUPS},
-                    "names": names,
+                    "names": [_for_curves(name) for name in names],
                 }
                 write_json(paths[refiner], result)
     yield from paths.values()
@@ -136,12 +136,15 @@ class Searches:
         yield from tqdm(rows, desc=label, unit="name", disable=None)
 
 
-def embedded(dataset: Dataset, method: Method, stores: Path | None = None) -> Path:
-    """The store of a dataset, made now unless it is there, from kept feature maps where that is possible.
+@contextlib.contextmanager
+def searches(dataset: Dataset, method: Method, stores: Path | None = None) -> Iterator[Searches]:
+    """What is looked for in a dataset: every base and novel name, in an index that is deleted at the end.
 
-    Raises DataError for a dataset without labels to look for, and what embedding raises.
+    The dataset is embedded unless its store is there, from kept feature maps where that is possible. Raises DataError
+    for a dataset without labels to look for, and what embedding raises.
     """
-    if not dataset.labels or all(category.group == "other" for category in dataset.categories):
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    if not scored or not dataset.labels:
         raise DataError(
             f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
         )
@@ -152,13 +155,6 @@ def embedded(dataset: Dataset, method: Method, stores: Path | None = None) -> Pa
             found = open_features(dataset, method.backbone, _FEATURES_GIB, exact=True)
             features = found if isinstance(found, Kept) else None
         embed(dataset, method, store, features=features)
-    return store
-
-
-@contextlib.contextmanager
-def searches(dataset: Dataset, method: Method, store: Path) -> Iterator[Searches]:
-    """What is looked for in a store's images: every base and novel name, in an index that is deleted at the end."""
-    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
     categories = tuple(dataset.categories[i] for i in scored)
     texts = cached_category_embeddings(method, [category.name for category in categories]).numpy().astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,15 +163,22 @@ def searches(dataset: Dataset, method: Method, store: Path) -> Iterator[Searches
         yield Searches(index, sample_catalogue(index), categories, texts, relevance)
 
 
-def row_head(dataset: Dataset, method: Method, store_sha256: str) -> dict[str, Any]:
-    """What every row says of its embeddings."""
+def row_head(dataset: Dataset, method: Method) -> dict[str, Any]:
+    """What every row says of its data; two rows that say the same are of the same images, labels and embeddings."""
+    labels = [[image.id, sorted(dataset.labels.get(image.id, ()))] for image in dataset.images]
     return {
         "dataset": dataset.name,
         "split": dataset.split,
         "n_images": len(dataset.images),
+        "labels_sha256": sha256_json([[category.name for category in dataset.categories], labels]),
         "method": method.info.to_json(),
-        "store_sha256": store_sha256,
     }
+
+
+def is_row_of(path: Path, head: dict[str, Any]) -> bool:
+    """Whether a file holds a finished row of that head."""
+    row = read_note(path) or {}
+    return all(row.get(key) == value for key, value in json.loads(json.dumps(head)).items())
 
 
 def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
@@ -184,6 +187,12 @@ def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
     head = info.settings.get("head_sha256", "")[:8]
     parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, what)
     return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
+
+
+def _for_curves(name: dict[str, Any]) -> dict[str, Any]:
+    """Of a name's scores, what its curve is drawn from; the means hold the rest."""
+    keys = ("rounds", "found", "ap_unseen", "ap_unseen_text", "ap_list")
+    return {**name, "rounds": [{key: each[key] for key in keys} for each in name["rounds"]]}
 
 
 def _rounded(scores: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A file whose bytes are compared with those that were written, block by block, before they are relied upon."""
 
+import logging
 import os
 import threading
 import weakref
@@ -10,6 +11,8 @@ from pathlib import Path
 import xxhash
 
 from for_model.errors import StoreError
+
+_log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
 _DIGITS = 16  # of a block's hash, in hexadecimal
@@ -58,6 +61,8 @@ class CheckedFile:
             raise damaged(path, f"it has {found} bytes, its manifest says {hashes.n_bytes}")
         self._todo = set(range(n_blocks))
         self._lock = threading.Lock()
+        self._behind: threading.Thread | None = None
+        self._found: StoreError | None = None
 
     def check(self, start: int = 0, stop: int | None = None) -> None:
         """Compare the blocks that hold the bytes from `start` to `stop` (the end for None), unless they were already.
@@ -75,6 +80,23 @@ class CheckedFile:
             self._todo.difference_update(block for block, fine in zip(blocks, sound, strict=True) if fine)
             if not all(sound):
                 raise damaged(self.path, "its bytes differ from those that were written")
+
+    def check_behind(self) -> None:
+        """Compare all blocks in a thread that the first call starts. Raises StoreError once one is found to differ."""
+        with self._lock:
+            if self._behind is None:
+                self._behind = threading.Thread(target=self._check_one_by_one, name="check", daemon=True)
+                self._behind.start()
+        if self._found is not None:
+            raise self._found
+
+    def _check_one_by_one(self) -> None:
+        try:
+            for start in range(0, self._hashes.n_bytes, BLOCK_BYTES):
+                self.check(start, start + 1)
+        except StoreError as error:
+            self._found = error
+            _log.error("%s", error)
 
     def _is_sound(self, block: int) -> bool:
         try:

@@ -77,6 +77,7 @@ class Engine(Protocol):
         first MiB with what was written before `open`, and all of their bytes before the first search.
     resumes: whether a build that was killed can go on from `BuildOptions.partial`.
     recall: how complete its answers are; None where they are exact.
+    read_in_parts: those of its files of which a search reads little; the index compares their bytes in the background.
     """
 
     kind: ClassVar[str]
@@ -85,6 +86,9 @@ class Engine(Protocol):
 
     @property
     def recall(self) -> Recall | None: ...
+
+    @property
+    def read_in_parts(self) -> tuple[str, ...]: ...
 
     @classmethod
     def build(

@@ -42,6 +42,10 @@ class FlatEngine:
     def recall(self) -> None:
         return None
 
+    @property
+    def read_in_parts(self) -> tuple[str, ...]:
+        return ()
+
     @classmethod
     def build(
         cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions

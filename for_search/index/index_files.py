@@ -170,8 +170,8 @@ def build_index(
     they see is the index before or after. Killed at any moment, the build leaves the old index, or the new one, or none
     if there was none; the next build with the same rows goes on where it was, if the engine can.
     Raises UsageError for an unknown kind, a recall that isn't above 0 and up to 1, or an `out` that isn't an index;
-    StoreError for a store that is missing,
-    damaged or empty, or when the index can't be written, or somebody else is writing it.
+    StoreError for a store that is missing, damaged or empty, or when the index can't be written, or somebody else is
+    writing it.
     """
     if kind is not None and kind not in ENGINES:
         raise UsageError(f"no engine {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
@@ -314,9 +314,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 def _update(store: Store, target: Path, kind: str | None, rebuild: bool, options: BuildOptions) -> None:
     """Write what makes `target` the index of `store`, unless it is that already; the lock is held."""
-    old = None if rebuild else _earlier(target)
+    old = _earlier(target)
+    if old is not None or not (target / MANIFEST).exists():  # what killed builds have left may be as large as the index
+        _remove_all_but(target, _files_of(old), partial=True)
     kind = kind or (old.kind if old else None) or _SMALL_KIND
-    usable = old is not None and (old.info.to_json(), old.kind) == (store.info.to_json(), kind)
+    usable = not rebuild and old is not None and (old.info.to_json(), old.kind) == (store.info.to_json(), kind)
     there = tuple(segment for segment in old.segments if _is_there(target, segment)) if old and usable else ()
     if old and there == old.segments and old.store == store.sha256 and (target / old.table[0]).is_file():
         return
@@ -344,7 +346,7 @@ def _update(store: Store, target: Path, kind: str | None, rebuild: bool, options
         _places(store, kept),
     )
     files.write_json(target / MANIFEST, manifest.to_json())
-    _remove_all_but(target, {table, *(segment.folder for segment in kept)})
+    _remove_all_but(target, _files_of(manifest))
 
 
 def _rows(store: Store) -> Iterator[ImageRow]:
@@ -449,10 +451,18 @@ def _writing(target: Path) -> Iterator[None]:
             raise
 
 
-def _remove_all_but(target: Path, segments: set[str]) -> None:
-    """Remove what the manifest doesn't list: earlier segments, and what killed builds have left."""
+def _files_of(manifest: _Manifest | None) -> set[str]:
+    """What a manifest lists of its index's folder."""
+    return {manifest.table[0], *(segment.folder for segment in manifest.segments)} if manifest else set()
+
+
+def _remove_all_but(target: Path, listed: set[str], partial: bool = False) -> None:
+    """Remove what isn't listed: earlier segments, and what killed builds have left.
+
+    partial: leave what a build could go on with.
+    """
     for entry in target.iterdir():
-        if entry.name in {MANIFEST, _LOCK} or entry.name in segments:
+        if entry.name in {MANIFEST, _LOCK} or entry.name in listed or (partial and entry.name.startswith(_PARTIAL)):
             continue
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)

@@ -39,7 +39,7 @@ class Segment:
     n_embeddings: N.
     ranks: [S] int64, the place of each image among all of the index in ascending order of id; -1 for one that isn't in
         the index any more.
-    files: of the engine, which are checked before the first search.
+    files: of the engine, which are checked before the first search, see `check`.
     """
 
     engine: Engine
@@ -47,10 +47,17 @@ class Segment:
     ranks: NDArray[np.int64]
     files: tuple[CheckedFile, ...] = ()
 
-    def check(self) -> None:
-        """Compare every byte with what was written, unless that is done. Raises StoreError when one differs."""
+    def check(self, whole: bool = False) -> None:
+        """Compare every byte with what was written, unless that is done. Raises StoreError when one differs.
+
+        What the engine reads in parts is compared in the background, unless `whole`: the first answers of a large index
+        needn't wait for it, and once damage is found there are no more.
+        """
         for file in self.files:
-            file.check()
+            if file.path.name in self.engine.read_in_parts and not whole:
+                file.check_behind()
+            else:
+                file.check()
 
     def best(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
@@ -63,7 +70,7 @@ class Segment:
         exact: let an approximate engine look at every row.
         k: at least 1; fewer images are given where the segment has no more.
         """
-        self.check()
+        self.check(whole=exact)
         ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
         # Few images are gone, and what the engine finds of them is dropped; a filter may leave few.
         allowed_rows = None if allowed is None else np.repeat(ranks >= 0, self.n_embeddings)
@@ -112,7 +119,7 @@ class Segment:
         self, queries: NDArray[np.float32], start: int, count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The scores [Q, m] float32 of the m images in a block that are still in the index, and their ranks [m]."""
-        self.check()
+        self.check(whole=True)
         rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)  # [count * N, Co]
         scores = (queries @ rows.T).reshape(len(queries), count, self.n_embeddings).max(axis=2)
         ranks = self.ranks[start : start + count]

@@ -40,7 +40,7 @@ def same_bytes(rows: RowsFile, values: NDArray[np.float32], n_probes: Sequence[i
         ("RaBitQfs", "RaBitQ"),
     ):
         yield f"{title} ({factory})", searching(trained(factory, values))
-    ours = codes.train(rows)
+    ours = codes.train_codes(rows)
     codes.encode(ours, rows, lambda _: None)
     codes.finish(ours)
     for n_probe in n_probes:

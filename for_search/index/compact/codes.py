@@ -55,7 +55,7 @@ def sample_rows(n_rows: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.unique(np.random.default_rng(seed).integers(0, n_rows, count))
 
 
-def train(rows: RowsFile) -> faiss.IndexPreTransform:
+def train_codes(rows: RowsFile) -> faiss.IndexPreTransform:
     """Train projection, partitions and product quantiser on a sample of the rows; the index holds no row yet."""
     partitions = n_partitions(rows.n_rows)
     chosen = sample_rows(rows.n_rows, max(_PCA_ROWS, _ROWS_PER_PARTITION * partitions), _SEED)

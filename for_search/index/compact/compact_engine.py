@@ -55,6 +55,10 @@ class CompactEngine:
     def recall(self) -> Recall | None:
         return self._recall
 
+    @property
+    def read_in_parts(self) -> tuple[str, ...]:
+        return () if self._codes is None else FlatEngine.file_names
+
     @classmethod
     def build(
         cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
@@ -72,7 +76,7 @@ class CompactEngine:
         if n_rows >= MIN_ROWS:
             codes = row_codes.read(encoded, None, dim) or row_codes.read(trained, 0, dim)
             if codes is None:
-                codes = row_codes.train(rows)
+                codes = row_codes.train_codes(rows)
                 row_codes.write(codes, trained)
             row_codes.encode(codes, rows, lambda so_far: row_codes.write(so_far, encoded))
             row_codes.write(codes, encoded)

@@ -48,18 +48,31 @@ class RowsFile:
         # Rows that follow one another are read at once.
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
         runs = list(zip(starts, [*starts[1:], len(rows)], rows[starts].tolist(), strict=True))
+        missing = [run for run in runs if not self._read_cached(run[2], values[run[0] : run[1]])]
         if hasattr(os, "posix_fadvise"):
             # What isn't in the page cache comes from disk in parallel, instead of one read after the other.
-            for start, end, first in runs:
-                place, n_bytes = self._start + first * 2 * self.dim, (end - start) * 2 * self.dim
+            for start, end, first in missing:
+                place, n_bytes = self._place(first), (end - start) * 2 * self.dim
                 os.posix_fadvise(self._descriptor, place, n_bytes, os.POSIX_FADV_WILLNEED)
-        for start, end, first in runs:
+        for start, end, first in missing:
             self._read(first, values[start:end])
         return values
 
+    def _place(self, row: int) -> int:
+        return self._start + row * 2 * self.dim
+
+    def _read_cached(self, first: int, values: NDArray[np.uint8]) -> bool:
+        """Fill `values` as `_read` does if nothing has to come from disk; whether it did."""
+        if not hasattr(os, "RWF_NOWAIT"):
+            return False
+        try:
+            return os.preadv(self._descriptor, [values.data], self._place(first), os.RWF_NOWAIT) == values.nbytes
+        except OSError:  # it isn't cached, or this file system can't tell
+            return False
+
     def _read(self, first: int, values: NDArray[np.uint8]) -> None:
         """Fill `values`, [count, 2 * Co], with the rows from `first`."""
-        place, rest = self._start + first * 2 * self.dim, memoryview(values.reshape(-1))
+        place, rest = self._place(first), values.reshape(-1).data
         while len(rest):
             n_read = os.preadv(self._descriptor, [rest[:_MAX_READ]], place)
             if not n_read:

@@ -69,7 +69,7 @@ def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             build_index(store, out, "compact")
     assert len(list(out.glob(".segment-*.tmp"))) == 1
-    monkeypatch.setattr(codes, "train", None)  # not needed again
+    monkeypatch.setattr(codes, "train_codes", None)  # not needed again
     assert len(build_index(store, out, "compact").images) == N_IMAGES
     assert sorted(path.name for path in out.iterdir()) == [
         "images-000001.sqlite",

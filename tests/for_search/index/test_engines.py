@@ -199,7 +199,7 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
         engine.build(iter([rows]), len(rows), DIM, tmp_path / "index", options)
     assert written == ["trained", "encoded", "encoded"]
     assert codes.read(partial / "encoded", None, DIM).ntotal == 1000
-    monkeypatch.setattr(codes, "train", None)  # neither this nor the rows are needed again
+    monkeypatch.setattr(codes, "train_codes", None)  # neither this nor the rows are needed again
     engine.build(iter([]), len(rows), DIM, tmp_path / "index", options)
     assert not partial.exists()
     for name in engine.file_names:

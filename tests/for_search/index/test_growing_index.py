@@ -246,6 +246,33 @@ def test_a_flipped_byte_is_found_before_the_first_answer(tmp_path: Path, monkeyp
     assert isinstance(index.segments[0].engine, FlatEngine)
 
 
+def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FlatEngine, "read_in_parts", FlatEngine.file_names)
+    made = Library(tmp_path)
+    made.parts[0] = random_units((800, N, 512))
+    made.rows = {i: (0, i) for i in range(800)}
+    path = next(made.update().path.glob("*/index.faiss"))
+    query = random_units((1, 512))
+    sound = open_index(made.index)
+    hits = sound.search(query, 3)
+    (thread,) = (each for each in threading.enumerate() if each.name == "check")
+    thread.join()
+    assert sound.search(query, 3) == hits
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
+    with pytest.raises(StoreError, match="bytes differ"):  # reads all, and so waits
+        open_index(made.index).search(query, 3, exact=True)
+    with pytest.raises(StoreError, match="bytes differ"):
+        open_index(made.index).score_images(query)
+    index = open_index(made.index)
+    index.search(query, 3)  # may come before the damage is found
+    for thread in threading.enumerate():
+        if thread.name == "check":
+            thread.join()
+    with pytest.raises(StoreError, match="bytes differ"):
+        index.search(query, 3)
+
+
 def test_a_file_that_may_not_be_read_is_not_called_damaged(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(*_: object) -> int:  # chmod stops nobody who is root
         raise PermissionError(13, "Permission denied")

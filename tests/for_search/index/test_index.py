@@ -367,7 +367,7 @@ class TestBuild:
             child.wait()
         assert open_index(tmp_path / "index", verify="full").images[:] == old.images[:]
         build_index(tmp_path / "store", tmp_path / "index", rebuild=True)
-        assert entries(old.path) == ["images-000003.sqlite", "lock", MANIFEST, "segment-000003"]
+        assert entries(old.path) == ["images-000002.sqlite", "lock", MANIFEST, "segment-000002"]
 
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
