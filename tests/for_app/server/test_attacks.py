@@ -75,7 +75,7 @@ def test_what_makes_sense_is_answered_and_junk_is_a_line() -> None:
         assert status == 200
         event, said = call(url, "search_image", [{"path": json.loads(sent)[0]}, 0.5])
         assert (event, said) == ("complete", {"weight": 0.5})
-    assert junk_requests.run(200, seed=3).endswith(" 0 traces")
+    assert junk_requests.run(120, seed=3).endswith(" 0 traces")
 
 
 def test_slow_connections_end() -> None:
