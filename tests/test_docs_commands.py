@@ -130,6 +130,7 @@ def reader(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder of somebody who reads docs: where commands run, and which `~` stands for."""
     miniscenes.write_scenes(tmp_path / "drawn", {"val": 8}, size=96)
     (tmp_path / "drawn" / "val").rename(tmp_path / "Pictures")
+    (tmp_path / "albums.csv").write_text("path,rating\n000000000001.jpg,5\nnobody.jpg,1\n")
     write_nuimages(tmp_path / "nuimages", train=[["vehicle.car"], ["vehicle.car", "animal"]])
     shutil.copytree(REPOSITORY / "leaderboards", tmp_path / "leaderboards")
     (tmp_path / "docs").mkdir()
