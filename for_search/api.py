@@ -52,8 +52,10 @@ def search(
     searcher = _searcher(library, index)
     if all_of or any_of or none_of:
         _check_k(k)
+        if isinstance(all_of, str):
+            raise UsageError(f"all_of is the text {all_of!r}: expected a list of texts")
         wanted = (*([query] if query else []), *all_of)
-        return find_combination(searcher, Combination(wanted, tuple(any_of), tuple(none_of)), k).to_json(paths=False)
+        return find_combination(searcher, Combination(wanted, any_of, none_of), k).to_json(paths=False)
     name = concept_name(query)
     if name is not None:
         _check_k(k)

@@ -123,13 +123,14 @@ def test_any_text_is_answered(library: Library, text: str) -> None:
     json.dumps(api.search(library, text, 2)).encode()
 
 
-class TestSeveralThings:
-    @pytest.fixture(scope="class")
-    def world(self, tmp_path_factory: pytest.TempPathFactory) -> Library:
-        library = Library()
-        library.add_opened(make_world(tmp_path_factory.mktemp("world")))
-        return library
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    library = Library()
+    library.add_opened(make_world(tmp_path_factory.mktemp("world")))
+    return library
 
+
+class TestSeveralThings:
     def test_hits_say_how_probable_they_are(self, world: Library) -> None:
         found = api.search(world, "dog", 12)
         assert found["n_good"] == 10
