@@ -38,7 +38,6 @@ NOT_RUN = {
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"for_search concept |concept:": "needs marks: tests/for_search/refine/test_concept_command.py gives some",
     r"from_pretrained": "needs a download",
-    r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
     r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
 }
