@@ -20,6 +20,7 @@ def add_endpoints(library: Library) -> None:
         all_of: list[str] | None = None,
         any_of: list[str] | None = None,
         none_of: list[str] | None = None,
+        where: str = "",
     ) -> dict:
         """The images that match a text, or hold several things at once, best first.
 
@@ -27,26 +28,36 @@ def add_endpoints(library: Library) -> None:
         matched.
 
         all_of, any_of, none_of: what must be in an image, what of which one must be, and what must not.
+        where: a condition over the images' columns, which all that are found meet.
         """
-        return api.search(library, query, k, index, all_of or (), any_of or (), none_of or ())
+        return api.search(library, query, k, index, all_of or (), any_of or (), none_of or (), where)
 
-    def search_image(image: gr.FileData, k: int = 12, index: str = "", text: str = "", weight: float = 0.5) -> dict:
+    def search_image(
+        image: gr.FileData, k: int = 12, index: str = "", text: str = "", weight: float = 0.5, where: str = ""
+    ) -> dict:
         """The images that show most of what an image shows, best first.
 
         image: an uploaded file.
         text: what they shall be besides; its weight is 0 to 1.
         """
-        return api.search_image(library, uploaded_image(image), k, index, text=text, weight=weight)
+        upload = uploaded_image(image, target=DECODED_PX)
+        return api.search_image(library, upload, k, index, text=text, weight=weight, where=where)
 
     def search_like(
-        image_id: str, k: int = 12, index: str = "", embedding: int = -1, text: str = "", weight: float = 0.5
+        image_id: str,
+        k: int = 12,
+        index: str = "",
+        embedding: int = -1,
+        text: str = "",
+        weight: float = 0.5,
+        where: str = "",
     ) -> dict:
         """The images that show most of what an image of the index shows, or one of its embeddings (-1: all of them).
 
         text: what they shall be besides; its weight is 0 to 1.
         """
         part = None if embedding == -1 else embedding
-        return api.search_image(library, image_id, k, index, part, text, weight)
+        return api.search_image(library, image_id, k, index, part, text, weight, where)
 
     def compare(query: str, k: int = 12, index: str = "") -> dict:
         """A text through every method that has an index of the same images, their AP@50 where labels tell, overlaps."""

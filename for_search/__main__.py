@@ -38,6 +38,13 @@ def _add_embed(parsers: Parsers) -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
     parser.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
     parser.add_argument(
+        "--metadata",
+        type=Path,
+        metavar="FILE",
+        help="CSV or Parquet file of more columns about the images, for search --where; its column path or id says "
+        "whose a row is (default: the columns that the store has already)",
+    )
+    parser.add_argument(
         "--watch",
         action="store_true",
         help="of a folder: stay, and bring the store up to date whenever its images change, until Ctrl-C",
@@ -99,6 +106,13 @@ def _add_search(parsers: Parsers) -> None:
     )
     parser.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
     parser.add_argument("-k", type=int, default=10, help="how many images (default 10)")
+    parser.add_argument(
+        "--where",
+        default="",
+        metavar="CONDITION",
+        help="search only the images that meet a condition over their columns, as in SQL: "
+        "\"taken >= '2024-01-01' and folder like 'trips/%%'\", \"has(labels, 'dog') and width > 1000\"",
+    )
     parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--weights", help="the weights' file, for an index that was made from one")

@@ -35,6 +35,7 @@ def search(
     all_of: Sequence[str] = (),
     any_of: Sequence[str] = (),
     none_of: Sequence[str] = (),
+    where: str = "",
 ) -> dict[str, Any]:
     """The k images that match a text best, or hold several things at once, and how long that took.
 
@@ -44,22 +45,28 @@ def search(
     k: how many images, 1 to MAX_K.
     index: its name; an empty one for the first.
     all_of, any_of, none_of: what must be in an image, what of which one must be, and what must not; see `Combination`.
+    where: a condition over the images' columns, see docs/search.md; an empty one for all images.
 
     Each hit has its rank, id, score, and whether it is a good match: see `SearchResult.to_json` and, for several
-    things, `CombinedResult.to_json`. Raises UsageError for an empty text, an unknown index or concept, or k out of
-    range, and StoreError for a concept of another space.
+    things, `CombinedResult.to_json`. Raises UsageError for an empty text, an unknown index or concept, k out of
+    range, or a condition that can't be understood, and StoreError for a concept of another space.
     """
     searcher = _searcher(library, index)
     if all_of or any_of or none_of:
         _check_k(k)
+        if isinstance(all_of, str):  # which would be taken for a list of letters
+            raise UsageError(f"all_of is {all_of!r}: expected a list of texts")
         wanted = (*([query] if query else []), *all_of)
-        return find_combination(searcher, Combination(wanted, tuple(any_of), tuple(none_of)), k).to_json(paths=False)
+        combination = Combination(wanted, tuple(any_of), tuple(none_of))
+        return find_combination(searcher, combination, k, searcher.index.where(where)).to_json(paths=False)
     name = concept_name(query)
     if name is not None:
         _check_k(k)
-        concept = read_concept(_concepts(library), name)
-        return find_by_concept(searcher, concept, k, library.sample(index or library.default)).to_json(paths=False)
-    return _answer(searcher, searcher.text_query(clean_query(query)), k)
+        concept, allowed = read_concept(_concepts(library), name), searcher.index.where(where)
+        return find_by_concept(searcher, concept, k, library.sample(index or library.default), allowed=allowed).to_json(
+            paths=False
+        )
+    return _answer(searcher, searcher.text_query(clean_query(query)), k, where)
 
 
 def search_image(
@@ -70,6 +77,7 @@ def search_image(
     embedding: int | None = None,
     text: str = "",
     weight: float = 0.5,
+    where: str = "",
 ) -> dict[str, Any]:
     """The k images that show most of what an image shows, in the form in which `search` answers.
 
@@ -80,13 +88,14 @@ def search_image(
     embedding: of an image of the index, search for what this one of its embeddings stands for; None for the whole.
     text: what the images shall be besides ("red"); an empty one for nothing.
     weight: of the text, 0 to 1; see `Searcher.mixed_query`.
+    where: as for `search`.
 
     `Searcher.find` says what the score is. Raises UsageError for an unknown index, id or embedding, a weight or k out
     of range.
     """
     searcher = _searcher(library, index)
     shown = searcher.image_query(image) if isinstance(image, Image.Image) else searcher.like_query(image, embedding)
-    return _answer(searcher, searcher.mixed_query(shown, clean_query(text), weight) if text else shown, k)
+    return _answer(searcher, searcher.mixed_query(shown, clean_query(text), weight) if text else shown, k, where)
 
 
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
@@ -279,9 +288,9 @@ def _searcher(library: Library, index: str) -> Searcher:
     return library.searcher(index or library.default)
 
 
-def _answer(searcher: Searcher, query: Query, k: int) -> dict[str, Any]:
+def _answer(searcher: Searcher, query: Query, k: int, where: str) -> dict[str, Any]:
     _check_k(k)
-    return searcher.judged(query, searcher.find(query, k)).to_json(paths=False)
+    return searcher.judged(query, searcher.find(query, k, searcher.index.where(where))).to_json(paths=False)
 
 
 def _check_k(k: int) -> None:

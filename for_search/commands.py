@@ -89,8 +89,17 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
     """Bring the store, and the index if one was named, up to date, and tell it; `quiet` doesn't tell of nothing."""
     from for_search.index.index_files import build_index
     from for_search.store.embed import embed
+    from for_search.store.metadata import read_metadata
 
-    report = embed(dataset, method, arguments.out, batch_size=arguments.batch_size, workers=arguments.workers)
+    joined = None if arguments.metadata is None else read_metadata(arguments.metadata, dataset)
+    report = embed(
+        dataset,
+        method,
+        arguments.out,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+        metadata=None if joined is None else joined.metadata,
+    )
     new = report.n_images + report.n_skipped - report.resumed_images
     if new or report.n_removed or not quiet:
         print(
@@ -100,6 +109,12 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
         )
         if report.n_skipped:
             print(f"the reasons are in {report.store / 'manifest.json'} under skipped", flush=True)
+        if joined is not None:
+            print(
+                f"{arguments.metadata}: {len(joined.metadata.types)} columns for {len(joined.metadata.cells)} of "
+                f"{len(dataset.images)} images; rows of no image: {joined.n_unknown}, "
+                f"second rows of one: {joined.n_repeated}"
+            )
     if arguments.index is not None:
         build_index(report.store, arguments.index)
 
@@ -149,15 +164,16 @@ def run_search(arguments: argparse.Namespace) -> None:
     searcher = load_searcher(
         arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
     )
+    allowed = searcher.index.where(arguments.where)
     if combination is not None:
-        found = find_combination(searcher, combination, arguments.k)
+        found = find_combination(searcher, combination, arguments.k, allowed)
         _print_found(found.to_json() if arguments.json else format_combined_text(found))
         return
     if concept is None:
         query = _query(searcher, arguments)
-        result = searcher.judged(query, searcher.find(query, arguments.k, exact=arguments.exact))
+        result = searcher.judged(query, searcher.find(query, arguments.k, allowed, exact=arguments.exact))
     else:
-        result = find_by_concept(searcher, concept, arguments.k, exact=arguments.exact)
+        result = find_by_concept(searcher, concept, arguments.k, allowed=allowed, exact=arguments.exact)
     _print_found(result.to_json() if arguments.json else format_hits_text(result))
     if searcher.index.recall is not None and not arguments.exact and not arguments.json:
         print(f"{searcher.index.recall}; --exact looks at every embedding")

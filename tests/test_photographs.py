@@ -57,14 +57,11 @@ def test_real_photographs_are_found(searcher: Searcher) -> None:
 
 
 @pytest.mark.browser
-def test_a_picture_of_the_page_on_real_photographs(
-    searcher: Searcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_picture_of_the_page_on_real_photographs(searcher: Searcher, tmp_path: Path) -> None:
     """The picture for docs/photo-lite.md, which nobody may pass on: whoever has the photographs makes it again."""
     if CHROMIUM is None:
         pytest.skip("no chromium on PATH: apt-get install chromium")
     photographs = COCO_TINY / "val2017"
-    monkeypatch.setattr("for_search.store.embed.embed", lambda *_, **__: pytest.fail("the index is made already"))
     picture = tmp_path / "photos.png"
     screenshot.main(
         [str(picture), "--query", "food on a table", "--images", str(photographs), "--port", str(free_port())]

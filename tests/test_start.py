@@ -48,8 +48,8 @@ build_app(library, allow_build=True)
 searcher = library.searcher(library.default)
 
 def best():
-    shown = answer(searcher, searcher.text_query(texts[0]), 5)
-    return [[hit.image.id for hit in shown.hits], "encoded" in shown.status_html]
+    shown = answer(searcher, searcher.text_query(texts[0]), 0, 5)
+    return [[hit.image.id for hit in shown.hits], "encoded" in shown.about["details"]]
 
 look("first answer", best())
 searcher.method

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from for_model.data.dataset import ImageRecord
-from for_model.data.images import load_image
+from for_model.data.images import decoded_image
 from for_model.errors import ImageError
 
 Pixels = Tensor | ImageError  # [3, H, W] float32, or why there are none
@@ -34,7 +34,7 @@ def decoded(
 
     records: the images, in the order in which they are wanted.
     root: the folder that their paths are relative to.
-    target: pixels, the size down to which a large JPEG may be decoded, see `load_image`.
+    target: pixels, the size down to which a large JPEG may be decoded, see `images.load_image`.
     preprocess: makes [3, H, W] float32 of an image.
     workers: threads; their number doesn't change the result.
     ahead: at most so many images wait in memory, decoded before they are wanted.
@@ -44,7 +44,8 @@ def decoded(
 
     def decode(record: ImageRecord) -> Pixels:
         try:
-            return preprocess(load_image(root / record.path, target))
+            with decoded_image(root / record.path, target) as image:
+                return preprocess(image)
         except ImageError as error:
             return error
 

@@ -5,12 +5,9 @@ needs of the store, so that searching doesn't need the store.
 Legend: M images, N embeddings per image, Q queries, Co joint width.
 """
 
-import bisect
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +17,7 @@ from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
 from for_search.index.engine_protocol import Recall
 from for_search.index.segment import Best, Segment
+from for_search.store.image_table import ImageTable
 from for_search.store.store import SkippedImage
 
 
@@ -41,7 +39,7 @@ class SearchIndex:
     was opened, whatever becomes of its folder.
 
     kind: of the engine that it was built with.
-    images: M records in ascending order of id.
+    images: M records in ascending order of id, and what filters can name of them.
     skipped: those the store left out, with reasons.
     segments: hold the images' rows; each image is in one of them.
     places: [M] int64, the place of each image among those of all segments, in their order.
@@ -54,7 +52,7 @@ class SearchIndex:
     split: str
     image_root: str
     kind: str
-    images: Sequence[ImageRecord]
+    images: ImageTable
     skipped: tuple[SkippedImage, ...]
     segments: tuple[Segment, ...]
     places: NDArray[np.int64]
@@ -122,6 +120,17 @@ class SearchIndex:
         ranks = np.concatenate([part for _, part in parts])
         return np.concatenate([part for part, _ in parts], axis=1)[:, np.argsort(ranks)]
 
+    def where(self, condition: str) -> NDArray[np.bool_] | None:
+        """[M] bool, the images that meet a condition over their columns, for `search`; None for an empty one: all.
+
+        Raises UsageError, in one line that names the columns, for a condition that can't be understood.
+        """
+        if not condition.strip():
+            return None
+        allowed = np.zeros(len(self.images), dtype=bool)
+        allowed[self.images.where(condition)] = True
+        return allowed
+
     def iter_embeddings(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """All embeddings, a block of images at a time.
 
@@ -150,13 +159,7 @@ class SearchIndex:
 
     def position(self, image_id: ImageId) -> int:
         """The place of an image in `images`. Raises UsageError for an unknown id."""
-        wanted = type(self.images[0].id)
-        with contextlib.suppress(ValueError):
-            key: Any = wanted(image_id)
-            position = bisect.bisect_left(self.images, key, key=lambda image: image.id)
-            if position < len(self.images) and self.images[position].id == key:
-                return position
-        raise UsageError(f"no image of the index has the id {image_id!r}: take one that a search gave")
+        return self.images.position(image_id)
 
     def _checked(self, queries: ArrayLike) -> NDArray[np.float32]:
         array = np.ascontiguousarray(queries, dtype=np.float32)

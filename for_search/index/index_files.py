@@ -331,7 +331,7 @@ def _update(store: Store, target: Path, kind: str | None, rebuild: bool, options
         n_new = sum(shard.n_images for shard in new)
         most = 2 * n_new >= n_new + sum(segment.n_images for segment in kept)
         kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / f"segment-{number}", options))
-    write_image_table(target / table, _rows(store))
+    write_image_table(target / table, _rows(store), store.metadata.types)
     manifest = _Manifest(
         store.sha256,
         kind,
@@ -355,9 +355,10 @@ def _rows(store: Store) -> Iterator[ImageRow]:
         stamp = store.stamps.get(image.id)
         cells: dict[str, Cell] = {}
         if stamp is not None and stamp.n_bytes:
-            changed = datetime.fromtimestamp(stamp.mtime_ns // 10**9, timezone.utc)
-            cells = {"size": stamp.n_bytes, "mtime": f"{changed:%Y-%m-%d %H:%M:%S}", "content": stamp.sha256 or None}
-        yield ImageRow(image, cells)
+            mtime = f"{datetime.fromtimestamp(stamp.mtime_ns // 10**9, timezone.utc):%Y-%m-%d %H:%M:%S}"
+            cells = {"size": stamp.n_bytes, "mtime": mtime, "taken": mtime, "content": stamp.sha256 or None}
+            cells.update(stamp.facts)
+        yield ImageRow(image, {**cells, **store.metadata.cells.get(image.id, {})})
 
 
 def _is_there(target: Path, segment: _SegmentNote) -> bool:

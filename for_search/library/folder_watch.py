@@ -31,6 +31,7 @@ def follow(
     """
     from watchfiles import watch
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would tell each time how many changes it saw
     watching = watch(
         root.expanduser().resolve(),
         watch_filter=lambda _, path: _may_matter(Path(path)),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 from for_search.query.presence import MIN_IMAGES
-from for_search.query.ranking import top_k
+from for_search.query.ranking import best_columns
 from for_search.query.searcher import Searcher, clean_query, count_good, parted, printable
 
 Role: TypeAlias = Literal["all", "any", "none"]
@@ -161,8 +161,12 @@ class CombinedResult:
         }
 
 
-def find_combination(searcher: Searcher, combination: Combination, k: int = 10) -> CombinedResult:
+def find_combination(
+    searcher: Searcher, combination: Combination, k: int = 10, allowed: NDArray[np.bool_] | None = None
+) -> CombinedResult:
     """The k images that most probably hold what a combination asks for (all of them when there are fewer).
+
+    allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
 
     Every image is scored for every thing, so this takes as long as an exact scan. Equal probabilities in order of image
     id. Raises UsageError for k < 1 and for an index of fewer than MIN_IMAGES images, and what loading the method
@@ -182,7 +186,7 @@ def find_combination(searcher: Searcher, combination: Combination, k: int = 10) 
     of_things = np.stack([each.probability(row) for each, row in zip(scales, scores, strict=True)])
     together = combination.probability(of_things)
     hits = []
-    for column in top_k(together[None], k)[0].tolist():
+    for column in best_columns(together, k, allowed):
         image = index.images[column]
         best = (index.embeddings(image.id) @ embeddings.T).argmax(axis=0)  # [T]
         matches = tuple(

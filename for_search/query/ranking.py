@@ -55,6 +55,16 @@ def top_k(scores: Scores, k: int, known: BoolArray | None = None) -> IntArray:
     return order
 
 
+def best_columns(scores: Scores, k: int, allowed: BoolArray | None = None) -> list[int]:
+    """The k best of M images, best first, as `top_k` ranks them; all where there are fewer.
+
+    scores: [M] floating point.
+    allowed: [M] bool, the images to choose from; None for all.
+    """
+    columns = top_k(scores[None], k, None if allowed is None else allowed[None])[0]
+    return columns[columns != UNRANKED].tolist()
+
+
 def _top_k_row(row: Scores, k: int) -> NDArray[np.intp]:
     """[M] -> [min(k, M)] positions, descending, ties by position. Linear in M, however many scores are equal."""
     n_images = len(row)

@@ -23,7 +23,7 @@ from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
 from for_search.query.presence import IndexScale, index_scale
-from for_search.query.ranking import top_k
+from for_search.query.ranking import best_columns
 from for_search.query.text_batches import TextBatches
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Searcher:
 
         exact: look at every embedding, whatever the index's engine. Raises UsageError for an empty text or k < 1.
         """
-        return self.find(self.text_query(text), k, exact)
+        return self.find(self.text_query(text), k, exact=exact)
 
     def text_query(self, text: str) -> Query:
         """Encode a free text, as `embed_queries` does; one of `texts` doesn't wait until the method is loaded.
@@ -225,9 +225,12 @@ class Searcher:
         probabilities = scale.probability(np.array([hit.score for hit in result.hits]))
         return replace(result, probabilities=tuple(probabilities.tolist()), cutoff=scale.numbers.cutoff)
 
-    def find(self, query: Query, k: int = 10, exact: bool = False) -> SearchResult:
+    def find(
+        self, query: Query, k: int = 10, allowed: NDArray[np.bool_] | None = None, exact: bool = False
+    ) -> SearchResult:
         """The k images that match a query best (all of them when there are fewer), with the time it took.
 
+        allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
         An image's score is the mean over the query's Q embeddings of the best cosine with one of the image's N: for a
         text the best cosine, for an image how much of what it shows is found again. The hit's embedding is the one of
         the best pair. Equal scores in order of image id.
@@ -235,13 +238,13 @@ class Searcher:
         """
         start = time.perf_counter()
         one = len(query.embeddings) == 1
-        hits = self.index.search(query.embeddings, k, exact=exact)[0] if one else self._find_all(query, k)
+        hits = self.index.search(query.embeddings, k, allowed, exact)[0] if one else self._find_all(query, k, allowed)
         return SearchResult(query.label, k, tuple(hits), query.encode_ms, (time.perf_counter() - start) * 1e3)
 
-    def _find_all(self, query: Query, k: int) -> list[Hit]:
+    def _find_all(self, query: Query, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:
         scores = self.index.score_images(query.embeddings).mean(axis=0)  # [M]
         hits = []
-        for column in top_k(scores[None], k)[0].tolist():
+        for column in best_columns(scores, k, allowed):
             image = self.index.images[column]
             best = (self.index.embeddings(image.id) @ query.embeddings.T).max(axis=1)  # [N]
             hits.append(Hit(image, float(scores[column]), int(best.argmax())))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 from for_search.index.index import Hit, SearchIndex
-from for_search.query.ranking import top_k
+from for_search.query.ranking import best_columns
 from for_search.refine.calibration import Calibration, calibrate
 from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
 from for_search.refine.feedback import Examples, Feedback, marked_embeddings
@@ -69,15 +69,16 @@ class Refinement:
         marked = self.marked
         return [hit for hit in self.best(k + len(marked)) if hit.image.id not in marked][:k]
 
-    def best(self, k: int, exact: bool = False) -> list[Hit]:
+    def best(self, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False) -> list[Hit]:
         """The k best images, marked or not; ties in order of image id. Raises UsageError for k < 1.
 
+        allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
         exact: look at every embedding, whatever the index's engine.
         """
         if isinstance(self.scorer, LinearScorer):
-            return self.index.search(self.scorer.query[None], k, exact=exact)[0]
+            return self.index.search(self.scorer.query[None], k, allowed, exact)[0]
         scores = self.scores()
-        return [self._hit(column, float(scores[column])) for column in top_k(scores[None], k)[0].tolist()]
+        return [self._hit(column, float(scores[column])) for column in best_columns(scores, k, allowed)]
 
     def scores(self) -> NDArray[np.float32]:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""

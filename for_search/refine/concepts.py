@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import sha256_json, write_json
 from for_model.methods.protocol import MethodInfo
@@ -187,15 +190,21 @@ def read_text_of(path: Path) -> str:
 
 
 def find_by_concept(
-    searcher: Searcher, concept: KeptConcept, k: int, sample: CatalogueSample | None = None, exact: bool = False
+    searcher: Searcher,
+    concept: KeptConcept,
+    k: int,
+    sample: CatalogueSample | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+    exact: bool = False,
 ) -> SearchResult:
     """The k best images of a concept, marked ones among them at their scores, as a search for a text gives them.
 
+    allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
     exact: look at every embedding, whatever the index's engine.
     """
     start = time.perf_counter()
     learnt = refine_by_concept(searcher, concept, sample)
-    hits = learnt.best(k, exact)
+    hits = learnt.best(k, allowed, exact)
     return SearchResult(PREFIX + concept.name, k, tuple(hits), 0.0, (time.perf_counter() - start) * 1e3)
 
 

@@ -3,11 +3,13 @@ these differ."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.files import sha256_file
+from for_search.store.image_facts import image_facts
+from for_search.store.image_table import Cell
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,13 @@ class Stamp:
 
     n_bytes, mtime_ns: its size and the time of its last change, both 0 for a file that can't be looked at.
     sha256: of its content; empty for one that can't be read, or that changed while it was.
+    facts: what its header tells, see `image_facts`.
     """
 
     n_bytes: int
     mtime_ns: int
     sha256: str = ""
+    facts: Mapping[str, Cell] = field(default_factory=dict)
 
     def looks_like(self, other: "Stamp") -> bool:
         """Whether size and time are the same."""
@@ -80,7 +84,9 @@ def difference(dataset: Dataset, done: Mapping[ImageId, Done]) -> Difference:
             continue
         content = sha256_of(path) if stamp.n_bytes in sizes else ""
         if left.get(content) and stamp.looks_like(file_stamp(path)):
-            kept[record.id] = replace(left[content].pop(0), record=record, stamp=replace(stamp, sha256=content))
+            before = left[content].pop(0)
+            facts = before.stamp.facts if before.stamp else {}  # of the same bytes
+            kept[record.id] = replace(before, record=record, stamp=replace(stamp, sha256=content, facts=facts))
         else:
             todo.append(record)
     return Difference(kept, tuple(todo), {record.id: now[record.id] for record in todo})
@@ -118,7 +124,7 @@ def sha256_of(path: Path) -> str:
 def full_stamps(
     records: Iterable[ImageRecord], root: Path, looked_at: Mapping[ImageId, Stamp], workers: int
 ) -> dict[ImageId, Stamp]:
-    """The stamps of images that have just been embedded, with their content's hashes.
+    """The stamps of images that have just been embedded, with their content's hashes and what their headers tell.
 
     looked_at: their stamps before they were. A file that has changed since gets no hash, so that it is embedded again.
     workers: threads that read files.
@@ -126,8 +132,8 @@ def full_stamps(
 
     def stamp(record: ImageRecord) -> tuple[ImageId, Stamp]:
         path = root / record.path
-        before, content = looked_at[record.id], sha256_of(path)
-        return record.id, replace(before, sha256=content if before.looks_like(file_stamp(path)) else "")
+        before, content, facts = looked_at[record.id], sha256_of(path), image_facts(path)
+        return record.id, replace(before, sha256=content if before.looks_like(file_stamp(path)) else "", facts=facts)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="stamp") as pool:
         return dict(pool.map(stamp, records))

@@ -33,6 +33,7 @@ from for_model.methods.protocol import Method, MethodInfo
 from for_model.training.features import Kept
 from for_search.store.changes import Difference, Done, Stamp, difference, full_stamps, is_up_to_date
 from for_search.store.merging import to_merge
+from for_search.store.metadata import Metadata
 from for_search.store.store import (
     FORMAT,
     MANIFEST,
@@ -128,6 +129,7 @@ def embed(
     progress: bool = True,
     watch: Watch | None = None,
     features: Kept | None = None,
+    metadata: Metadata | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, go on with one that was begun, or bring one
     up to date.
@@ -140,6 +142,7 @@ def embed(
     watch: called before each image with the number done and the number in all; what it raises ends the run.
     features: the dataset's feature maps by the method's own backbone, kept with `exact`, instead of its images: the
         same embeddings without decoding an image or running the trunk. Only for a `ClipMethod`.
+    metadata: columns of the user's, which replace those that the store has; None to leave these.
     JPEGs larger than four times the method's `image_size` are decoded at reduced size, twice `image_size` or more.
     Images that can't be decoded are skipped, and recorded with the reason.
     Of a store of the same method, dataset, split and image folder only the difference is done: images that are new or
@@ -159,7 +162,7 @@ def embed(
     out = Path(out).expanduser().resolve()
     shard_size = shard_size or _default_shard_size(method.info)
     return _Run(
-        dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch, features
+        dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch, features, metadata
     ).start()
 
 
@@ -181,6 +184,7 @@ class _Run:
     progress: bool
     watch: Watch | None
     features: Kept | None
+    metadata: Metadata | None
 
     def start(self) -> EmbedReport:
         if (report := self._finished_report()) is not None:
@@ -231,7 +235,7 @@ class _Run:
         store = self._earlier_store()
         if store is None or _read_notes(self.out):
             return None
-        if not is_up_to_date(self.dataset, _done(store, {})):
+        if not is_up_to_date(self.dataset, _done(store, {})) or self._metadata(store) != store.metadata:
             return None
         shutil.rmtree(self.out / PARTIAL, ignore_errors=True)  # left by a run killed just after its manifest
         timing = files.read_note(self.out / TIMING) or {}
@@ -378,7 +382,7 @@ class _Run:
         if earlier is not None:
             shards, done = self._merged(shards, done)
         known = _done(earlier, {}).keys()
-        store = self._store(shards, done, skipped)
+        store = replace(self._store(shards, done, skipped), metadata=self._metadata(earlier))
         new = [
             note for note in notes.values() if note.shard is None or earlier is None or note.shard not in earlier.shards
         ]
@@ -396,6 +400,10 @@ class _Run:
             timing["images_per_second"],
             len(found.kept),
         )
+
+    def _metadata(self, earlier: Store | None) -> Metadata:
+        """What the store shall say of the images beside what their files tell."""
+        return (self.metadata or (earlier.metadata if earlier else Metadata())).of_dataset(self.dataset)
 
     def _give_up(self, partial: Path, skipped: Sequence[SkippedImage]) -> NoReturn:
         shutil.rmtree(partial)  # so that the next run looks at the images again

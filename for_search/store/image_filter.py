@@ -1,4 +1,4 @@
-"""Conditions over the columns of images, as users write them: SQLite parses and applies them, and takes nothing else."""
+"""Conditions over the columns of images, as users write them: SQLite parses and applies them, and takes no more."""
 
 import re
 import sqlite3

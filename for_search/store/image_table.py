@@ -44,6 +44,7 @@ IMAGE_COLUMNS: Mapping[str, ColumnType] = MappingProxyType(
         "latitude": "REAL",  # degrees, north and east positive
         "longitude": "REAL",
         "content": "TEXT",  # SHA-256 of the file's bytes, hexadecimal
+        "labels": "TEXT",  # of a labelled dataset, category names with semicolons between them: 'dog;person'
     }
 )
 # Names that no column of a user's can have, in whatever case.

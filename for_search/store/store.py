@@ -30,6 +30,7 @@ from for_model.errors import StoreError
 from for_model.files import cache_dir, sha256_json, slug
 from for_model.methods.protocol import MethodInfo
 from for_search.store.changes import Stamp
+from for_search.store.metadata import Metadata
 
 FORMAT = "for-store/2"
 MANIFEST = "manifest.json"
@@ -68,6 +69,7 @@ class Store:
     shards: the files, in the order of their rows.
     own_rows: [M] int64, the row of each image among those of all shards; None where row i is image i's.
     stamps: image id -> its file as it was embedded or skipped; without the ids of images that aren't files.
+    metadata: what is said of the images beside that.
     sha256: the hash that the manifest has of itself: that of another store, or of this one in another state, differs.
     """
 
@@ -81,6 +83,7 @@ class Store:
     shards: tuple[Shard, ...]
     own_rows: NDArray[np.int64] | None = field(default=None, compare=False)
     stamps: Mapping[ImageId, Stamp] = field(default_factory=dict, compare=False, repr=False)
+    metadata: Metadata = field(default_factory=Metadata, compare=False, repr=False)
     sha256: str = field(default="", compare=False)
     _maps: dict[str, NDArray[np.float16]] = field(default_factory=dict, compare=False, repr=False)
     _sound: set[str] = field(default_factory=set, compare=False, repr=False)
@@ -251,6 +254,9 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
         shards=tuple(Shard(**shard) for shard in manifest["shards"]),
         own_rows=None if rows is None else np.array(rows, dtype=np.int64),
         stamps={image["id"]: Stamp(**image["stamp"]) for image in listed if image["stamp"]},
+        metadata=Metadata(
+            dict(manifest["columns"]), {image["id"]: image["cells"] for image in listed if image["cells"]}
+        ),
         sha256=manifest["sha256"],
     )
     if any(a >= b for a, b in pairwise(store.ids)):  # type: ignore[operator]
@@ -334,7 +340,8 @@ def write_manifest(store: Store) -> None:
 
     def listed(image: ImageRecord | SkippedImage) -> dict[str, Any]:
         stamp = store.stamps.get(image.id)
-        return {**asdict(image), "stamp": stamp and asdict(stamp)}
+        cells = store.metadata.cells.get(image.id, {})
+        return {**asdict(image), "stamp": stamp and asdict(stamp), "cells": dict(cells)}
 
     files.write_json(
         store.path / MANIFEST,
@@ -348,6 +355,7 @@ def write_manifest(store: Store) -> None:
                 "n_images": len(store.images),
                 "shards": [asdict(shard) for shard in store.shards],
                 "rows": rows if rows != list(range(store.n_rows)) else None,
+                "columns": dict(store.metadata.types),
                 "images": [listed(image) for image in store.images],
                 "skipped": [listed(image) for image in store.skipped],
             }

@@ -123,13 +123,32 @@ def test_any_text_is_answered(library: Library, text: str) -> None:
     json.dumps(api.search(library, text, 2)).encode()
 
 
-class TestSeveralThings:
-    @pytest.fixture(scope="class")
-    def world(self, tmp_path_factory: pytest.TempPathFactory) -> Library:
-        library = Library()
-        library.add_opened(make_world(tmp_path_factory.mktemp("world")))
-        return library
+def test_where(library: Library) -> None:
+    """Only images that meet the condition are found, by text and by images of the index; all of them when k allows."""
+    index = library.searcher(library.default).index
+    ids = [image.id for image in index.images]
+    narrow = f"id in ({ids[3]}, {ids[7]})"
+    for found in (
+        api.search(library, "umbrella", 5, where=narrow),
+        api.search_image(library, ids[0], 5, where=narrow),
+        api.search_image(library, ids[0], 5, embedding=1, where=narrow),
+    ):
+        assert {hit["id"] for hit in found["hits"]} == {ids[3], ids[7]}
+    assert api.search(library, "umbrella", 5, where="width < 0")["hits"] == []
+    assert len(api.search(library, "umbrella", 12, where="labels is not null and width > 0")["hits"]) == 12
+    for wrong in ("colour = 1", "1; select 1", "(select 1)"):
+        with pytest.raises(UsageError, match="can't be understood"):
+            api.search(library, "umbrella", 5, where=wrong)
 
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    library = Library()
+    library.add_opened(make_world(tmp_path_factory.mktemp("world")))
+    return library
+
+
+class TestSeveralThings:
     def test_hits_say_how_probable_they_are(self, world: Library) -> None:
         found = api.search(world, "dog", 12)
         assert found["n_good"] == 10
@@ -142,6 +161,9 @@ class TestSeveralThings:
         same = api.search(world, k=2, all_of=["dog", "umbrella"], none_of=["bus"])
         assert [hit["id"] for hit in same["hits"]] == [hit["id"] for hit in found["hits"]]
         assert api.search(world, any_of=["dog", "bus"])["n_good"] > 0
+        wanted = [hit["id"] for hit in found["hits"]][1:]
+        narrow = api.search(world, "dog", 2, all_of=["umbrella"], none_of=["bus"], where=f"id = {wanted[0]}")
+        assert [hit["id"] for hit in narrow["hits"]] == wanted
         for wrong in ({}, {"none_of": ["dog"]}, {"all_of": ["dog"], "k": 0}, {"all_of": "dog"}):
             with pytest.raises(UsageError):
                 api.search(world, **wrong)

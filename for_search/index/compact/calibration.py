@@ -25,7 +25,8 @@ _SEED = 1
 # with: a fifth of the way to 1. No query may fall short of it by more than this.
 _MARGIN = 0.2
 _WORST = 0.09
-# Measured (docs/scale.md), in units of one row's code of 64 bytes: what it takes to read a row and score it.
+# What it takes to read a row and score it, in units of one row's code: hundreds when the row is in the page cache
+# (docs/scale.md), far more when it isn't.
 _ROW_COST = 2000.0
 # A text against images: a direction of its own, common to all texts and twice as long as what it says, and noise.
 _GAP, _NOISE = 2.0, 0.5

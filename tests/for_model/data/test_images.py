@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
-from PIL import Image, ImageCms, ImageFile
+from PIL import ExifTags, Image, ImageCms, ImageFile
 
-from for_model.data.images import MAX_PIXELS, load_image
+from for_model.data import images
+from for_model.data.images import MAX_PIXELS, DecodingRoom, decoded_image, load_image
 from for_model.errors import ImageError
 
 RED = (255, 0, 0)
@@ -178,7 +180,7 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
         (b"<!DOCTYPE html><title>404</title>", "not an image: unknown format or damaged header"),
         (b"\xff\xd8\xff\xe0", "not an image: unknown format or damaged header"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image: unknown format or damaged header"),
-        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "not an image: HEIC can't be read"),
+        (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "not an image: unknown format or damaged header"),
         (b"\xff\x0a\xfa\x7f", "not an image: JPEG XL can't be read"),
     ],
 )
@@ -258,16 +260,84 @@ def test_damaged_bytes_never_raise_anything_else(tmp_path: Path) -> None:
     assert all("\n" not in reason and len(reason) < 130 for reason in reasons)
 
 
-def test_memory_errors_and_pillow_settings_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memory_error_is_a_reason_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(Image.new("RGB", (4, 4)), tmp_path / "a.bmp")
 
     def exhausted(*_: object) -> None:
         raise MemoryError
 
+    with pytest.raises(ImageError, match=r"^not enough memory to decode it$"), decoded_image(path):
+        exhausted()  # what is made of an image can take as much as decoding it
     monkeypatch.setattr(ImageFile.ImageFile, "load", exhausted)
-    with pytest.raises(MemoryError):  # the machine's fault, not the file's: it must not be recorded as a reason
+    with pytest.raises(ImageError, match=r"^not enough memory to decode it$"):
         load_image(path)
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".HEIF", ".avif"])
+def test_phones_formats(tmp_path: Path, suffix: str) -> None:
+    pillow_heif.register_heif_opener()
+    picture = Image.new("RGB", (64, 48), RED)
+    picture.paste((0, 0, 255), (0, 0, 32, 48))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # turned by a quarter to the right
+    picture.info["exif"] = exif.tobytes()  # of HEIC it is made the turn that the format has of its own
+    upright = load_image(save(picture, tmp_path / f"a{suffix}", quality=90, exif=picture.info["exif"]))
+    assert upright.size == (48, 64)
+    np.testing.assert_allclose(upright.getpixel((24, 10)), (0, 0, 255), atol=12)
+    np.testing.assert_allclose(upright.getpixel((24, 54)), RED, atol=12)
+    cut = tmp_path / "cut.heic"
+    cut.write_bytes((tmp_path / f"a{suffix}").read_bytes()[:-40])
+    with pytest.raises(ImageError, match=r"^(truncated|damaged|not an image)"):
+        load_image(cut)
+
+
+@pytest.mark.parametrize("suffix", [".cr2", ".NEF", ".dng", ".arw"])
+def test_camera_raw_is_not_taken_for_the_stamp_that_it_holds(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (16, 12), RED).save(path, "TIFF")
+    with pytest.raises(ImageError, match=r"^not an image: camera RAW can't be read \(export it as JPEG\)$"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 100_000_000), (51, 1), (2, 101), (70_000, 1_000)])
+def test_a_narrow_image_is_refused_from_its_header(tmp_path: Path, width: int, height: int) -> None:
+    path = tmp_path / "narrow.png"
+    path.write_bytes(png_header(width, height) + png_chunk(b"IDAT", zlib.compress(bytes(1000))))
+    with pytest.raises(ImageError, match=f"^too narrow: {width}x{height} pixels \\(limit 1:50\\)$"):
+        load_image(path)
+    assert load_image(save(Image.new("L", (50, 1)), tmp_path / "a.png")).size == (50, 1)
+
+
+def test_large_images_are_averaged_down_where_that_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGE", 10_000)
+    picture = photo((300, 200))
+    path = save(picture, tmp_path / "a.png")
+    assert load_image(path).size == (300, 200)
+    assert load_image(path, target=101).size == (300, 200)
+    reduced = load_image(path, target=50)
+    np.testing.assert_array_equal(np.asarray(reduced), np.asarray(picture.convert("RGB").reduce(4)))
+    small = save(picture.resize((100, 100)), tmp_path / "b.png")
+    assert load_image(small, target=10).size == (100, 100)
+
+
+def test_an_icon_that_holds_more_than_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (400, 300)).save(stream, "PNG")
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, stream.tell(), 22)
+    (tmp_path / "a.ico").write_bytes(struct.pack("<HHH", 0, 1, 1) + entry + stream.getvalue())
+    monkeypatch.setattr(images, "ROOM", DecodingRoom(400 * 300 * 12 - 1))
+    with pytest.raises(ImageError, match=r"^too large: 400x300 pixels"):
+        load_image(tmp_path / "a.ico")
+
+
+def test_progressive_jpegs_are_counted_at_their_full_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(photo((800, 800)), tmp_path / "a.jpg", progressive=True)
+    assert load_image(path, target=100).size == (100, 100)
+    monkeypatch.setattr(images, "ROOM", DecodingRoom(2 * 3 * 800 * 800))
+    with pytest.raises(ImageError, match=r"^too large"):
+        load_image(path, target=100)
+    assert load_image(save(photo((800, 800)), tmp_path / "b.jpg"), target=100).size == (100, 100)
 
 
 def test_threads_see_no_warnings(tmp_path: Path) -> None:

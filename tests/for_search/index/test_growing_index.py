@@ -197,9 +197,12 @@ def test_answers_of_eight_threads_are_always_those_of_some_state(library: Librar
 
     def read() -> None:
         try:
-            while not done.is_set():
+            while True:
+                last = done.is_set()
                 hits = open_index(library.index).search(query, 5)[0]
                 seen.append(tuple((hit.image.id, hit.score, hit.embedding) for hit in hits))
+                if last:
+                    break
         except BaseException as error:
             problems.append(error)
 
@@ -246,6 +249,12 @@ def test_a_flipped_byte_is_found_before_the_first_answer(tmp_path: Path, monkeyp
     assert isinstance(index.segments[0].engine, FlatEngine)
 
 
+def wait_for_checks() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "check":
+            thread.join()
+
+
 def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FlatEngine, "read_in_parts", FlatEngine.file_names)
     made = Library(tmp_path)
@@ -255,8 +264,7 @@ def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeyp
     query = random_units((1, 512))
     sound = open_index(made.index)
     hits = sound.search(query, 3)
-    (thread,) = (each for each in threading.enumerate() if each.name == "check")
-    thread.join()
+    wait_for_checks()
     assert sound.search(query, 3) == hits
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 64]))
@@ -266,9 +274,7 @@ def test_of_what_is_read_in_parts_damage_is_found_behind(tmp_path: Path, monkeyp
         open_index(made.index).score_images(query)
     index = open_index(made.index)
     index.search(query, 3)  # may come before the damage is found
-    for thread in threading.enumerate():
-        if thread.name == "check":
-            thread.join()
+    wait_for_checks()
     with pytest.raises(StoreError, match="bytes differ"):
         index.search(query, 3)
 

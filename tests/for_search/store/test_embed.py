@@ -396,6 +396,8 @@ def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:
     (images / "empty.jpg").touch()
     (images / "page.jpg").write_text("<html>")
     (images / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (images / "camera.NEF").write_bytes((images / "deep.tif").read_bytes())
+    Image.new("L", (1, 10_000)).save(images / "thread.png")
     (images / "gone.jpg").symlink_to("nothing.jpg")
     os.mkfifo(images / "pipe.jpg")
     (images / "sub.jpg").mkdir()
@@ -405,14 +407,16 @@ def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:
     assert store.ids == ("00.png", "01.png", "02.png", "clear.PNG", "cmyk.jpg", "deep.tif", "moving.gif")
     assert {image.id: image.reason for image in store.skipped} == {
         "caf\\xe9.png": "file name is not valid UTF-8",
+        "camera.NEF": "not an image: camera RAW can't be read (export it as JPEG)",
         "cut.jpg": "truncated",
         "empty.jpg": "empty file",
         "gone.jpg": "file not found",
         "page.jpg": "not an image: unknown format or damaged header",
-        "phone.heic": "not an image: HEIC can't be read (convert it to JPEG)",
+        "phone.heic": "not an image: unknown format or damaged header",
         "pipe.jpg": "not an image: not a regular file",
+        "thread.png": "too narrow: 1x10000 pixels (limit 1:50)",
     }
-    assert (report.n_images, report.n_skipped) == (7, 7)
+    assert (report.n_images, report.n_skipped) == (7, 9)
     assert all(shard.sha256 == files.sha256_file(store.path / shard.file) for shard in store.shards)
 
 
