@@ -332,6 +332,7 @@ def test_lvis_is_scored_in_both_protocols(tmp_path: Path) -> None:
 REAL_LVIS = SHARED / "lvis" / "lvis_val_100.json"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not REAL_LVIS.exists(), reason="no real annotations")
 def test_real_lvis_annotations_and_embeddings_of_random_weights(tmp_path: Path) -> None:
