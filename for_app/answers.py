@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from for_app.views.pictures import Shape, data_uri, large_picture, shapes_of
 from for_app.views.presentation import evidence_words, file_words, search_details_html
@@ -28,7 +29,7 @@ class Answer:
     hits: best first.
     shapes: theirs.
     first_rank: of the first of them, from 1.
-    n_images: in the index.
+    n_images: that were searched.
     about: the scores' range, the technical details; empty where `hits` continue a search.
     probabilities: that each hit matches; None where that isn't known.
     cutoff: the least probability of a good match; None without probabilities.
@@ -72,6 +73,7 @@ def answer(
     count: int,
     least: float | None = None,
     learnt: Refinement | None = None,
+    allowed: NDArray[np.bool_] | None = None,
 ) -> Answer:
     """Search, and look how large the pictures are that were found.
 
@@ -80,9 +82,10 @@ def answer(
     least: the lowest score that counts as a match in the technical details; None for none.
     learnt: from marks, which tell how probable a match is; None for none. A text alone tells it too, once the network
         that reads it is loaded.
+    allowed: [M], the images to choose from, see `SearchIndex.where`; None for all. The technical details are of all.
     """
-    n_images = len(searcher.index.images)
-    result = searcher.find(query, min(start + count, n_images))
+    n_images = len(searcher.index.images) if allowed is None else int(allowed.sum())
+    result = searcher.find(query, start + count, allowed)
     if learnt is None and searcher.encoder.loaded:  # what a text's scores mean is found with the network
         result = searcher.judged(query, result)
     hits = result.hits[start : start + count]
@@ -95,7 +98,8 @@ def answer(
         return Answer(query.label, hits, shapes, start + 1, n_images, {}, probabilities, cutoff)
     scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
     low = math.floor(float(scores.min()) * 100) / 100
-    high = math.ceil(max(float(scores.max()), hits[0].score) * 100) / 100  # the best may be outside the sample
+    best = max([float(scores.max()), *(hit.score for hit in hits[:1])])  # the best hit may be outside the sample
+    high = math.ceil(best * 100) / 100
     details = search_details_html(result, searcher.index, scores, low, high, least)
     about = {"low": low, "high": high, "details": details}
     return Answer(query.label, hits, shapes, 1, n_images, about, probabilities, cutoff)

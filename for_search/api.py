@@ -55,9 +55,8 @@ def search(
     if all_of or any_of or none_of:
         _check_k(k)
         if isinstance(all_of, str):  # which would be taken for a list of letters
-            raise UsageError(f"all_of is {all_of!r}: expected a list of texts")
-        wanted = (*([query] if query else []), *all_of)
-        combination = Combination(wanted, tuple(any_of), tuple(none_of))
+            raise UsageError(f"all_of is the text {all_of!r}: expected a list of texts")
+        combination = Combination((*([query] if query else []), *all_of), any_of, none_of)
         return find_combination(searcher, combination, k, searcher.index.where(where)).to_json(paths=False)
     name = concept_name(query)
     if name is not None:

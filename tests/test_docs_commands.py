@@ -5,7 +5,6 @@ drawings as photographs, a small nuImages, MiniScenes of some scenes, the reposi
 """
 
 import importlib
-import json
 import re
 import shlex
 import shutil
@@ -36,9 +35,7 @@ NOT_RUN = {
     r"pretrain-mini": "takes an hour: tests/for_model/training/test_pretrain.py runs it on some scenes",
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
-    r"for_search concept |concept:": "needs marks: tests/for_search/refine/test_concept_command.py gives some",
     r"from_pretrained": "needs a download",
-    r"concept \w+$": "is a command's name alone: tests/for_search/refine/test_concept_command.py runs it",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
     r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
 }
@@ -70,7 +67,7 @@ def commands_of(text: str) -> list[str]:
     for code in _INLINE.findall(_BLOCK.sub("", text)):
         if match := _COMMAND.match(" ".join(code.split())):
             found.append(match[1].strip())
-    return list(dict.fromkeys(found))
+    return found
 
 
 def reason_not_to_run(command: str) -> str | None:
@@ -110,29 +107,18 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module")
-def indexed(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    """A folder with what docs/search.md leaves behind: an index, its store, and marks on two of its images."""
-    folder = tmp_path_factory.mktemp("indexed")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("FOR_CACHE", str(cache))
-        patch.setattr(miniscenes, "DEFAULT_COUNTS", SCENES)
-        assert run("python -m for_search embed --dataset miniscenes --method cluster-clip --out store") == 0
-        assert run("python -m for_search index store --out index") == 0
-    marks = [{"image": 1, "right": True}, {"image": 2, "right": False}]
-    (folder / "marks.json").write_text(json.dumps(marks))
-    return folder
-
-
 @pytest.fixture
 def reader(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of somebody who reads docs: where commands run, and which `~` stands for."""
     miniscenes.write_scenes(tmp_path / "drawn", {"val": 8}, size=96)
     (tmp_path / "drawn" / "val").rename(tmp_path / "Pictures")
+    (tmp_path / "albums.csv").write_text("path,rating\n000000000001.jpg,5\nnobody.jpg,1\n")
     write_nuimages(tmp_path / "nuimages", train=[["vehicle.car"], ["vehicle.car", "animal"]])
     shutil.copytree(REPOSITORY / "leaderboards", tmp_path / "leaderboards")
     (tmp_path / "docs").mkdir()
+    (tmp_path / "marks.json").write_text('[{"image": 1, "right": true}, {"image": 2, "right": false}]')
+    rows = [f"{path.name},{number % 6}" for number, path in enumerate(sorted((tmp_path / "Pictures").iterdir()))]
+    (tmp_path / "albums.csv").write_text("\n".join(["path,rating", *rows]))
     (tmp_path / "for_model").symlink_to(REPOSITORY / "for_model")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -149,11 +135,7 @@ def ours(page: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if ours(page)], ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(
-    page: Path, reader: Path, indexed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if not any("--out store" in command for command in ours(page)):  # or else the page makes its own
-        shutil.copytree(indexed, reader, dirs_exist_ok=True)
+def test_the_commands_of_a_page_run(page: Path, reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ours(page):
         expected = next((code for pattern, code in FAILS.items() if re.search(pattern, command)), 0)
         assert run(smaller(command)) == expected, f"{command}\n{capsys.readouterr().err}"

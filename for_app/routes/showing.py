@@ -61,7 +61,8 @@ class _Answers:
         return JSONResponse({"names": self._library.names, "default": self._library.default})
 
     def search(self, params: QueryParams) -> Response:
-        """`n` hits from rank `from` + 1 on; with the first of them, all that is said about the search.
+        """`n` hits from rank `from` + 1 on, of images that meet `where`; with the first of them, all that is said about
+        the search.
 
         Where nothing is asked for, an example is.
         """
@@ -74,7 +75,8 @@ class _Answers:
         start = whole_number(params.get("from", "0"), "from")
         count = whole_number(params.get("n", "24"), "n", 1, MAX_AT_A_TIME)
         least = _score(params.get("least"))
-        said = answer(searcher, query, start, count, least, learnt).to_json()
+        allowed = searcher.index.where(params.get("where", ""))
+        said = answer(searcher, query, start, count, least, learnt, allowed).to_json()
         return JSONResponse({**said, "examples": examples})
 
     def waiting(self, params: QueryParams) -> Response:

@@ -1,6 +1,6 @@
 // What is shown, as the page's address says it: Back goes back a search, and a link shows what its sender saw.
 
-const SINGLE = ["tab", "index", "q", "like", "part", "upload", "k", "n", "least", "table", "open"];
+const SINGLE = ["tab", "index", "q", "like", "part", "upload", "k", "n", "least", "where", "table", "open"];
 
 const LISTS = ["method", "right", "wrong"];
 

@@ -55,9 +55,9 @@ class Page {
 
   /** What is searched with, for a route. */
   get asked() {
-    const { index, q, like, part, upload, right, wrong } = this.state;
-    if (like) return { index, like, part, right, wrong };
-    return upload ? { index, upload, right, wrong } : { index, q, right, wrong };
+    const { index, q, like, part, upload, where, right, wrong } = this.state;
+    if (like) return { index, like, part, where, right, wrong };
+    return upload ? { index, upload, where, right, wrong } : { index, q, where, right, wrong };
   }
 
   show() {
@@ -109,7 +109,7 @@ class Page {
   }
 
   changeIndex(index, tab = this.tab) {
-    const change = { index, tab, k: undefined, least: undefined, open: undefined, method: [], right: [], wrong: [] };
+    const change = { index, tab, k: undefined, least: undefined, where: undefined, open: undefined, method: [], right: [], wrong: [] };
     if (this.state.like) Object.assign(change, { like: undefined, part: undefined });
     this.go(change);
   }

@@ -23,6 +23,7 @@ export class Results {
     });
     new IntersectionObserver(() => this.fill(), { rootMargin: `${NEAR_PX}px` }).observe(of("rest"));
     this.connectLeast();
+    this.connectWhere();
   }
 
   /** Show what the page's state asks for: search, unless the hits that are shown are those already. */
@@ -34,6 +35,7 @@ export class Results {
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
     this.wait();
+    this.showFilters();
     const slow = setTimeout(() => this.sayWhySlow(controller.signal), SLOW_MS);
     try {
       const wanted = Math.max(STEP, Number(k) || STEP);
@@ -186,6 +188,8 @@ export class Results {
     const above = this.hits.findIndex((hit) => this.isLow(hit)); // -1: there may be more of them
     const problems = this.hits.filter((hit) => hit.problem).length;
     let words = this.ended ? `All ${total} images, best first` : `The best ${this.hits.length} of ${total} images`;
+    if (this.page.state.where) words += " that meet the condition";
+    if (!this.total) words = "No image meets the condition";
     if (this.least !== undefined) {
       if (above === 0) words = "No image reaches the lowest score";
       else if (above > 0) words = `${above.toLocaleString("en")} of ${total} images reach the lowest score`;
@@ -291,6 +295,24 @@ export class Results {
       input.value = this.least ?? this.low;
     }
     of("least").querySelector("button").disabled = this.least === undefined;
-    of("tune").querySelector("i").hidden = this.least === undefined;
+    this.showFilters();
+  }
+
+  connectWhere() {
+    const [input, button] = of("where").querySelectorAll("input, button");
+    const set = (where) => {
+      if (where !== (this.page.state.where || "")) this.page.go({ where: where || undefined, k: undefined, open: undefined });
+    };
+    input.addEventListener("change", () => set(input.value.trim()));
+    button.addEventListener("click", () => set(""));
+  }
+
+  /** The panel says which filters hold, and its button that some do. */
+  showFilters() {
+    const where = this.page.state.where || "";
+    const [input, button] = of("where").querySelectorAll("input, button");
+    input.value = where;
+    button.disabled = !where;
+    of("tune").querySelector("i").hidden = this.least === undefined && !where;
   }
 }

@@ -7,6 +7,7 @@ Shapes: T things, M images, Co joint width.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -35,9 +36,9 @@ class Combination:
     Raises UsageError unless something is wanted, each thing has a text, and there are at most MAX_THINGS.
     """
 
-    all_of: tuple[str, ...] = ()
-    any_of: tuple[str, ...] = ()
-    none_of: tuple[str, ...] = ()
+    all_of: Sequence[str] = ()
+    any_of: Sequence[str] = ()
+    none_of: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for role in ("all_of", "any_of", "none_of"):

@@ -61,7 +61,8 @@ def test_a_picture_that_is_gone_or_large_or_outside(searcher: Searcher, tmp_path
     shown = ask(moved, "umbrella", 0, 3)["hits"]
     assert [one["problem"] for one in shown] == ["file not found", None, "outside the image folder"]
     assert [one["ratio"] for one in shown] == [1.0, 0.5, 1.0]
-    record = moved.index.image(hits[1].image.id)
+    by_id = {image.id: image for image in images}
+    record = by_id[hits[1].image.id]
     assert picture(moved, record, THUMBNAIL_PX)[0].size == (THUMBNAIL_PX // 2, THUMBNAIL_PX)
     told = describe_hit(moved, record, own=False)
     assert told["name"] == "large.jpg"
@@ -69,7 +70,7 @@ def test_a_picture_that_is_gone_or_large_or_outside(searcher: Searcher, tmp_path
     assert re.fullmatch(r"changed \d{4}-\d\d-\d\d", told["words"][0])
     assert told["words"][1] == "1,500 × 3,000 pixels"
     assert describe_hit(moved, record, own=True)["path"] == str(tmp_path / "large.jpg")
-    assert "path" not in describe_hit(moved, moved.index.image(hits[2].image.id), own=True)
+    assert "path" not in describe_hit(moved, by_id[hits[2].image.id], own=True)
 
 
 def test_when_an_image_was_taken(searcher: Searcher, tmp_path: Path) -> None:

@@ -142,6 +142,19 @@ def test_what_scores_less_is_dimmed_below_a_line(served: Served, browser: Page) 
     assert browser.value(QUERY.format("least")) is None
 
 
+def test_a_condition_chooses_among_the_images(served: Served, browser: Page) -> None:
+    browser.open(f"{served.url}?q=cake")
+    browser.wait(found(STEP, "cake"))
+    browser.click("#tune")
+    browser.value('document.querySelector("#where input").focus()')
+    browser.type("width < 0", enter=True)
+    browser.wait(f"{STATUS}.includes('No image meets the condition')")
+    assert browser.value(QUERY.format("where")) == "width < 0"
+    browser.click("#where button", "Clear")
+    browser.wait(found(STEP, "cake"))
+    assert browser.value(QUERY.format("where")) is None
+
+
 def test_a_result_opens_over_the_grid_and_leads_on(served: Served, browser: Page) -> None:
     searcher = served.library.searcher(served.library.default)
     hits = searcher.search("dog", STEP).hits

@@ -60,6 +60,17 @@ def test_a_search_by_words_by_an_image_by_a_part_and_by_an_upload(served: Served
     assert told["examples"] == list(EXAMPLES["miniscenes"])
 
 
+def test_only_images_that_meet_a_condition(served: Served) -> None:
+    searcher = served.library.searcher(served.library.default)
+    held = searcher.index.images.where("has(labels, 'dog')")
+    _, told = get(served, "search", q="umbrella", n=5, where="has(labels, 'dog')")
+    ids = {searcher.index.images[int(place)].id for place in held}
+    assert told["total"] == len(ids)
+    assert {hit["id"] for hit in told["hits"]} <= ids
+    _, told = get(served, "search", q="umbrella", where="width < 0")
+    assert (told["total"], told["hits"]) == (0, [])
+
+
 def test_marks_are_learnt_from(served: Served) -> None:
     before = get(served, "search", q="dog", n=30)[1]
     assert before["cutoff"] != 0.5  # what a text's scores mean
@@ -86,6 +97,7 @@ def test_marks_are_learnt_from(served: Served) -> None:
         ("search", {"q": " "}, "Type what you are looking for"),
         ("search", {"q": "dog", "index": "nobody"}, "no index is called 'nobody'"),
         ("search", {"q": "dog", "from": "-1"}, "expected a whole number"),
+        ("search", {"q": "dog", "where": "colour = 1"}, "can't be understood"),
         ("search", {"like": "nobody"}, "no image of the index"),
         ("search", {"like": "1", "part": "99"}, "expected 0 to 7"),
         ("search", {"upload": "../../etc/passwd"}, "not uploaded here"),

@@ -215,6 +215,7 @@ def test_a_row_that_differs_fails_and_stays_until_it_is_accepted(
     assert main(arguments) == 0
 
 
+@pytest.mark.slow
 def test_rows_keep_their_rankings_and_can_be_compared(small: World, capsys: pytest.CaptureFixture[str]) -> None:
     three, four = (small.results / f"{small.suite.key(row, 0)}.json" for row in SMALL["queries"].rows)
     result, rankings = read_ranked(three)
@@ -236,6 +237,7 @@ def without_rankings(path: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
     small: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +264,7 @@ def test_an_earlier_row_without_rankings_is_scored_again_but_not_trained(
     read_ranked(cached)
 
 
+@pytest.mark.slow
 def test_comparing_a_row_without_rankings_says_what_makes_it_again(
     small: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -434,6 +437,7 @@ def test_both_protocols_of_a_suite_are_rows(new: World, monkeypatch: pytest.Monk
     ]
 
 
+@pytest.mark.slow
 def test_slips_are_said(small: World) -> None:
     suites = [small.suite]
     with pytest.raises(UsageError, match="main, queries"):

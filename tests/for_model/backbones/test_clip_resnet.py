@@ -19,7 +19,9 @@ def pixels_of(backbone: ClipResnet, n: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, 3, backbone.image_size, backbone.image_size, generator=generator)
 
 
-@pytest.mark.parametrize("name", ["RN-mini", "RN50", pytest.param("RN50x4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["RN-mini", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RN50", "RN50x4"))]
+)
 def test_mean_token_through_the_pool_is_encode_image(name: str) -> None:
     backbone = load_clip_resnet(name, "random")
     pixels = pixels_of(backbone, 2)

@@ -29,6 +29,7 @@ def objects(root: Path, split: str) -> list[dict]:
     return json.loads((root / "annotations" / f"instances_{split}.json").read_text())["annotations"]
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path, {"train": 60, "dev": 60, "val": 120})
     assert digest(tmp_path) == digest(scenes)
@@ -69,6 +70,7 @@ def test_held_back_drawings_are_not_shown_in_training_in_any_style() -> None:
     assert not shared & held
 
 
+@pytest.mark.slow
 def test_a_third_of_the_objects_of_val_show_held_back_drawings() -> None:
     held = {d for c in CONCEPTS for d in c.held_back("val")}
     drawn = [o for i in range(300) for o in render_scene(scene_rng(0, "val", i), "val")[1]]
