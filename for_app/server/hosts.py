@@ -46,10 +46,12 @@ class Hosts:
             shown = f"the name {name}" if name else "a request without one sound name in its header Host"
             await refuse(send, 421, f"this server does not answer to {shown}: --allow-host NAME lets it")
         elif self._changes(scope) and not self._from_own_page(scope, hosts[0]):
-            await refuse(send, 403, "only this server's own pages may ask it for that")
+            await refuse(
+                send, 403, "only this server's own pages may ask it for that; --allow-host NAME adds those of a proxy"
+            )
         else:
             # Whoever may read the answers asks from the same origin, so that Gradio need never allow another one.
-            headers = [(key, value) for key, value in scope["headers"] if key != b"origin"]
+            headers = [(key, value) for key, value in scope["headers"] if key != b"origin" and self._sound(key, value)]
             await self._app({**scope, "headers": headers}, receive, send)
 
     def _known(self, name: str | None) -> bool:
@@ -60,6 +62,12 @@ class Hosts:
         except ValueError:
             return name in self._names
         return self._any_address or address.is_loopback or name in self._names
+
+    def _sound(self, key: bytes, value: bytes) -> bool:
+        """Whether a header may go on: Gradio makes addresses of what a proxy, or anybody, says that this server is."""
+        if key == b"x-forwarded-host":
+            return self._known(host_name(value.decode("latin-1")))
+        return key != b"x-forwarded-proto" or value in (b"http", b"https")
 
     @staticmethod
     def _changes(scope: Scope) -> bool:

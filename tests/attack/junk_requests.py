@@ -36,7 +36,6 @@ GETS = (
     "/assets/",
     "/svelte/",
     "/gradio_api/stream/a/b/c/d.ts",
-    "/gradio_api/upload_progress?upload_id=x",
     "/gradio_api/openapi.json",
     "/pwa_icon/",
     "/gradio_api/custom_component/a/b/c/d",

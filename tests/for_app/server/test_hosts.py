@@ -70,6 +70,16 @@ def test_what_is_inside_hears_of_no_origin_and_so_allows_none() -> None:
     assert [key for key, _ in inside.reached[0]["headers"]] == [b"host", b"accept"]
 
 
+def test_what_a_proxy_says_is_passed_on_only_where_it_is_known() -> None:
+    inside = Welcoming()
+    hosts = Hosts(inside, "127.0.0.1", ["photos.example.org"])
+    for host, proto in (("photos.example.org", "https"), ("evil.com", "javascript"), ("\xff[", "http,,")):
+        request(hosts, headers={"host": "localhost", "x-forwarded-host": host, "x-forwarded-proto": proto})
+    kept = [dict(scope["headers"]) for scope in inside.reached]
+    own = {b"host": b"localhost"}
+    assert kept == [{**own, b"x-forwarded-host": b"photos.example.org", b"x-forwarded-proto": b"https"}, own, own]
+
+
 def test_names_of_hosts() -> None:
     assert host_name("A.b:1") == "a.b"
     assert host_name("[2001:db8::1]:80") == "2001:db8::1"
