@@ -7,6 +7,7 @@
 #               stopped. COCO=DIR for another folder than ~/.cache/for/coco, MODEL="--backbone RN50x4" for another model
 # make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
 #               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
+# make attack   the long form of tests/attack: kills, junk requests, slow connections; some minutes
 # make lock     pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -23,7 +24,7 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders run run-photos run-coco test test-fast bench leaderboards lock
+.PHONY: install install-photos install-encoders run run-photos run-coco test test-fast bench leaderboards attack lock
 
 install: .venv/installed
 
@@ -80,6 +81,11 @@ bench: install
 leaderboards: install
 	$(BIN)/python -m for_eval tables $(if $(DATA),--data "$(DATA)") $(ARGS)
 	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for,for+
+
+attack: install
+	$(BIN)/python -m tests.attack.kill_growing --kills 30
+	$(BIN)/python -m tests.attack.junk_requests --requests 5000
+	$(BIN)/python -m tests.attack.slow_connections --connections 200
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt

@@ -33,6 +33,7 @@ from for_model.cli import run_command
 from for_model.errors import UsageError
 
 if TYPE_CHECKING:
+    from for_app.server.users import Users
     from for_search.library.library import Library
     from for_search.query.searcher import Searcher
 
@@ -48,14 +49,18 @@ def _is_private(host: str) -> bool:
         return False
 
 
-def _check_auth(auth: str | None) -> tuple[str, str] | None:
-    """`USER:PASSWORD` -> the two. Raises UsageError for anything else."""
+def _users(auth: str | None, file: Path | None) -> "Users | None":
+    """Who may log in, None where nobody needs to. Raises UsageError for what is no `USER:PASSWORD`, or no such file."""
+    from for_app.server.users import Users
+
+    if file is not None:
+        return Users.read(file)
     if auth is None:
         return None
     user, colon, password = auth.partition(":")
     if not (user and colon and password):
         raise UsageError("--auth: expected USER:PASSWORD, both with at least one character")
-    return user, password
+    return Users.only(user, password)
 
 
 def _library(arguments: argparse.Namespace) -> "Library":
@@ -134,7 +139,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let whoever sees the page index any folder of this machine; without it only you can, on 127.0.0.1",
     )
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask every visitor for these")
+    login = parser.add_mutually_exclusive_group()
+    login.add_argument("--auth", metavar="USER:PASSWORD", help="ask every visitor for these")
+    login.add_argument(
+        "--auth-file",
+        type=Path,
+        metavar="FILE",
+        help="several users, a line each, which `python -m for_app.server.users USER >> FILE` makes",
+    )
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="answer to this name too, as often as there are some: that of a reverse proxy, or of this machine",
+    )
     return parser
 
 
@@ -145,10 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    auth = _check_auth(arguments.auth)
+    auth = _users(arguments.auth, arguments.auth_file)
     check_address(arguments.host, arguments.port)
     if arguments.share and auth is None:
-        print("--share without --auth: whoever has the link can search and see your images", file=sys.stderr)
+        print(
+            "--share without a login (--auth, --auth-file): whoever has the link can search and see your images",
+            file=sys.stderr,
+        )
     library = _library(arguments)
     searcher = library.searcher(library.default)
     if not searcher.image_root.is_dir():
@@ -160,7 +182,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if allow_build:  # whoever may not index folders here may not see those that somebody else has indexed either
         library.add_remembered()
     app = build_app(library, allow_build, own)
-    url = serve(app, arguments.host, arguments.port, arguments.share, auth)
+    url = serve(app, arguments.host, arguments.port, arguments.share, auth, arguments.allow_host)
     print(f"{len(searcher.index.images):,} images to search at {url} (Ctrl-C ends it)", flush=True)
     threading.Thread(target=_warm_up, args=(searcher,), daemon=True).start()
     if arguments.watch:

@@ -29,7 +29,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif _FETCHES.search(scope["path"]):
-            await _refuse(send, 403, "nothing is fetched from other machines here")
+            await refuse(send, 403, "nothing is fetched from other machines here")
         elif scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
         elif re.search(r"/upload/?$", scope["path"]):
@@ -46,12 +46,12 @@ class Gate:
                 return  # the visitor has gone
             body += message.get("body", b"")
             if len(body) > MAX_BODY_BYTES:
-                await _refuse(send, 413, f"the request is too large: at most {MAX_BODY_BYTES:,} bytes are accepted")
+                await refuse(send, 413, f"the request is too large: at most {MAX_BODY_BYTES:,} bytes are accepted")
                 return
             if not message.get("more_body"):
                 break
         if any(_ADDRESS.match(path) for path in _paths(body)):
-            await _refuse(send, 400, "addresses are not fetched here: upload the image itself")
+            await refuse(send, 400, "addresses are not fetched here: upload the image itself")
             return
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -64,7 +64,7 @@ class Gate:
         """Pass an upload on as it comes, unless its header tells that it is too large; Gradio counts what comes."""
         length = dict(scope["headers"]).get(b"content-length", b"")
         if not length.isdigit():
-            await _refuse(send, 411, "tell the length of the upload")
+            await refuse(send, 411, "tell the length of the upload")
         elif int(length) > MAX_UPLOAD_BODY_BYTES:
             thrown_away = 0
             while thrown_away < _MAX_THROWN_AWAY_BYTES:  # a browser that is still sending doesn't hear the answer
@@ -72,7 +72,7 @@ class Gate:
                 thrown_away += len(message.get("body", b""))
                 if not message.get("more_body"):
                     break
-            await _refuse(send, 413, f"the upload is too large: at most {MAX_UPLOAD_BODY_BYTES:,} bytes are accepted")
+            await refuse(send, 413, f"the upload is too large: at most {MAX_UPLOAD_BODY_BYTES:,} bytes are accepted")
         else:
             await self._app(scope, receive, send)
 
@@ -93,7 +93,8 @@ def _paths(body: bytes) -> Iterator[str]:
             waiting.extend(value)
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def refuse(send: Send, status: int, why: str) -> None:
+    """Answer with a line, as JSON."""
     body = json.dumps({"detail": why}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]})

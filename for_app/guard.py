@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import gradio as gr
 
+from for_app.server.junk import where_raised
 from for_app.views.templates import render
 from for_model.errors import ForError
 from for_search.library.library import Library
@@ -14,8 +15,25 @@ from for_search.query import searcher as search
 
 _UNEXPECTED = "something went wrong here, and is in the server's log; try again, or ask for something else"
 
+_NO_SENSE = "this request makes no sense here"
+
 _log = logging.getLogger(__name__)
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class GuardedBlocks(gr.Blocks):
+    """A page that prints no trace for data that its events can't take: the functions themselves log theirs."""
+
+    async def process_api(self, *arguments: Any, **named: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*arguments, **named)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            _log.warning("an event was not understood (%s)", where_raised(error))
+            _log.debug("its trace", exc_info=error)
+            raise gr.Error(_NO_SENSE, print_exception=False) from error
 
 
 def page_event(library: Library, function: Function) -> Function:

@@ -10,6 +10,7 @@ import gradio as gr
 from starlette.routing import BaseRoute
 
 from for_app.endpoints import add_endpoints
+from for_app.guard import GuardedBlocks
 from for_app.routes.showing import plain_routes
 from for_app.tabs.index import index_tab
 from for_app.tabs.labels import labels_tab
@@ -27,7 +28,7 @@ TABS = {
 }
 
 
-class ServedBlocks(gr.Blocks):
+class ServedBlocks(GuardedBlocks):
     """Gradio's page, and the routes that its own scripts ask; `serve` serves both."""
 
     plain_routes: list[BaseRoute]
@@ -39,7 +40,7 @@ def build_app(library: Library, allow_build: bool = False, own: bool = False) ->
     allow_build: let visitors index folders of the machine that serves the page, whichever they name.
     own: whether only the user of this machine reaches the server, who may see where files lie, and open them.
     """
-    with ServedBlocks(title="FOR: find objects in images", analytics_enabled=False, delete_cache=(3600, 86400)) as app:
+    with ServedBlocks(title="FOR: find objects in images", analytics_enabled=False, delete_cache=(600, 2400)) as app:
         add_endpoints(library)  # first, because an event of the page would take the name of a function like `search`
         hidden: dict[str, Any] = {"visible": "hidden", "container": False}
         current = gr.Textbox(library.default, elem_id="current", label="The index", **hidden)

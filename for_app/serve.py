@@ -1,12 +1,16 @@
 """Serving the page: Gradio's server behind the gate, at an address that is checked first."""
 
+import contextlib
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from for_model.errors import UsageError
 
 if TYPE_CHECKING:
     from for_app.page import ServedBlocks
+    from for_app.server.users import Users
 
 
 def serve(
@@ -14,27 +18,42 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     share: bool = False,
-    auth: tuple[str, str] | None = None,
+    auth: "Users | None" = None,
+    names: Sequence[str] = (),
 ) -> str:
     """Start the server in the background. Returns the page's address; `app.close()` ends it.
 
     share: also make a public link through gradio's servers, and print it.
-    auth: user and password that it asks for.
+    auth: who may log in; everybody may see the page without.
+    names: what else the server is called than `host`, as by a reverse proxy.
     Raises UsageError when the address can't be had.
     """
-    from starlette.middleware import Middleware
-
     from for_app.gate import Gate
+    from for_app.server.connections import MAX_CONNECTIONS, TimedProtocol
+    from for_app.server.hosts import Hosts
+    from for_app.server.junk import OneLineErrors
+    from for_app.server.logins import Logins
+    from for_app.server.quota import UploadQuota
     from for_app.style import HEAD, theme
     from for_app.uploads import MAX_UPLOAD
 
     check_address(host, port)
+    hosts: list[Hosts] = []
+
+    @contextlib.asynccontextmanager
+    async def guarded(served: Any) -> AsyncIterator[None]:
+        """Before the server listens, put around all of Gradio, its own middleware too, what requests must pass."""
+        inner = Gate(UploadQuota(OneLineErrors(served.middleware_stack), app.upload_file_set))
+        hosts.append(Hosts(Logins(inner, served) if auth else inner, host, names))
+        served.middleware_stack = hosts[0]
+        yield
+
     try:
         _, url, shared = app.launch(
             server_name=host,
             server_port=port,
             share=share,
-            auth=auth,
+            auth=auth.admits if auth else None,  # type: ignore[arg-type]  # may be a coroutine function
             prevent_thread_lock=True,
             quiet=True,
             theme=theme(),
@@ -44,13 +63,17 @@ def serve(
             enable_monitoring=False,
             ssr_mode=False,
             max_file_size=MAX_UPLOAD,
-            app_kwargs={"middleware": [Middleware(Gate)], "routes": app.plain_routes},
+            app_kwargs={"lifespan": guarded, "routes": app.plain_routes},
             state_session_capacity=1000,  # visitors remembered at once; whoever invents sessions can't fill the memory
         )
     except OSError as error:
         raise UsageError(f"can't serve on {host} port {port} ({error}): choose another with --port") from error
     if share and not shared:
         raise UsageError("no public link could be made, is there an internet connection? Leave --share out")
+    if shared:
+        hosts[0].add(str(urlsplit(shared).hostname))
+    config = app.server.config  # looked at anew for every connection
+    config.http_protocol_class, config.limit_concurrency = TimedProtocol, MAX_CONNECTIONS
     return url
 
 

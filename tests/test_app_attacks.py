@@ -34,7 +34,7 @@ pytestmark = [
 ]
 
 SECRET = b"the secret of this machine"
-REST: list[Any] = [[], [], [], ""]  # what `search` takes besides query, k and index: nothing of it
+REST = ["", None, None, None, ""]  # of what a search takes: the first index, no combination, no condition
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def test_nothing_is_fetched_from_elsewhere(target: Target) -> None:
         meta = {"_type": "gradio.FileData"}
         for wrong in (address, address.replace("http", "HtTp"), "https://203.0.113.7/x.png", "ftp://203.0.113.7/x"):
             for data in ([{"path": wrong, "meta": meta}], [[{"a": {"path": wrong, "meta": meta}}]]):
-                event, said = call(target.url, "search", [*data, 3, "", *REST])
+                event, said = call(target.url, "search", [*data, 3, *REST])
                 assert event == "error"
                 assert "not fetched here" in str(said)
         server.shutdown()
@@ -223,7 +223,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_text_is_answered_as_text(target: Target, kind: str) -> None:
     text = HOSTILE[kind]
-    event, answer = call(target.url, "search", [text, 3, "", *REST])
+    event, answer = call(target.url, "search", [text, 3, *REST])
     assert event == "complete", answer
     assert len(answer["hits"]) == 3
     readable = text.encode("utf-8", "replace").decode()
@@ -255,11 +255,11 @@ def test_a_hostile_text_is_answered_as_text(target: Target, kind: str) -> None:
     ],
 )
 def test_what_makes_no_sense_gets_one_line(target: Target, data: list[Any]) -> None:
-    event, said = call(target.url, "search", [*data, "", *REST])
+    event, said = call(target.url, "search", [*data, *REST])
     assert event == "error"
     for word in ("Traceback", str(target.folder), ".py"):
         assert word not in json.dumps(said)
-    assert call(target.url, "search", ["dog", 2, "", *REST])[0] == "complete"
+    assert call(target.url, "search", ["dog", 2, *REST])[0] == "complete"
 
 
 def test_bodies_have_an_end(target: Target) -> None:
@@ -268,7 +268,7 @@ def test_bodies_have_an_end(target: Target) -> None:
     deep = b'{"data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     assert ask(target.url, "/gradio_api/call/search", deep)[0] >= 400
     assert ask(target.url, "/gradio_api/call/search", b"\xff\xfe{")[0] >= 400
-    assert call(target.url, "search", ["dog", 2, "", *REST])[0] == "complete"
+    assert call(target.url, "search", ["dog", 2, *REST])[0] == "complete"
 
 
 def test_an_error_in_one_request_is_logged_and_leaves_the_others_alone(
@@ -284,7 +284,7 @@ def test_an_error_in_one_request_is_logged_and_leaves_the_others_alone(
     monkeypatch.setattr(Searcher, "text_query", text_query)
     with caplog.at_level(logging.ERROR), ThreadPoolExecutor(8) as pool:
         queries = ["boom" if i % 3 == 0 else f"dog {i}" for i in range(12)]
-        answers = list(pool.map(lambda text: call(target.url, "search", [text, 2, "", *REST]), queries))
+        answers = list(pool.map(lambda text: call(target.url, "search", [text, 2, *REST]), queries))
     for text, (event, said) in zip(queries, answers, strict=True):
         assert event == ("error" if text == "boom" else "complete"), said
         if text == "boom":

@@ -29,6 +29,7 @@ NOT_RUN = {
     r"tests\.screenshot": "needs a browser: tests/test_photographs.py takes a picture",
     r"tests\.benchmarks|pytest tests/benchmarks": "takes minutes: tests/test_benchmarks.py imports it",
     r"tests\.attack": "takes minutes",
+    r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
     r"^torchrun": "needs several GPUs: tests/for_model/training/test_train.py trains with two processes",
     r"for-coco\.toml|for-plus-flickr8k\.toml": "needs a download: tests/for_model/training/test_config.py reads it",

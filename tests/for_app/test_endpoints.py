@@ -10,6 +10,7 @@ from gradio_client import Client, handle_file
 
 from for_app.page import build_app
 from for_app.serve import serve
+from for_app.server.users import Users
 from for_search import api
 from tests.helpers.pages import Served
 from tests.helpers.paths import REPOSITORY
@@ -84,7 +85,7 @@ def test_what_makes_no_sense_is_one_line(served: Served, client: Client, call: t
 
 def test_a_password_is_asked_for(served: Served) -> None:
     app = build_app(served.library)
-    url = serve(app, port=free_port(), auth=("ann", "secret"))
+    url = serve(app, port=free_port(), auth=Users.only("ann", "secret"))
     try:
         request = urllib.request.Request(f"{url}gradio_api/call/search", b'{"data": ["dog"]}')
         with pytest.raises(HTTPError) as refused:

@@ -13,6 +13,7 @@ from PIL import Image
 from for_app.examples import EXAMPLES
 from for_app.page import build_app
 from for_app.serve import serve
+from for_app.server.users import Users
 from for_search.refine.answer import refine_index
 from for_search.refine.feedback import feedback_of
 from tests.helpers.pages import Served
@@ -143,7 +144,7 @@ def test_pictures_and_originals(served: Served) -> None:
 
 def test_a_page_with_a_password_shows_nothing_without(served: Served) -> None:
     app = build_app(served.library)
-    url = serve(app, port=free_port(), auth=("ann", "secret"))
+    url = serve(app, port=free_port(), auth=Users.only("ann", "secret"))
     try:
         for route in ("search?q=dog", "picture?id=1", "hit?id=1", "compare?q=dog", "indexes", "leaderboard"):
             assert ask(url, f"/for/{route}", headers={})[0] == 401

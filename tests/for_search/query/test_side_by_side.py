@@ -141,7 +141,8 @@ class TestHtml:
 
     def test_a_column_a_method(self, shown: tuple[SideBySide, str]) -> None:
         _, text = shown
-        assert re.findall(r"<section data-index=[^>]*><h3>(.*?)</h3>", text) == ["Cluster-CLIP 8", "CLIP", "Dense-CLIP", "FOR 3"]
+        titles = re.findall(r"<section data-index=[^>]*><h3>(.*?)</h3>", text)
+        assert titles == ["Cluster-CLIP 8", "CLIP", "Dense-CLIP", "FOR 3"]
         assert text.count('<img loading="lazy" src="for/picture?index=') == text.count("<img ") == 16
         assert "AP@50 100.0" in text
         assert "1 embedding an image" in text
