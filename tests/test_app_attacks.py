@@ -138,8 +138,8 @@ def test_nothing_is_fetched_from_elsewhere(target: Target) -> None:
             assert raw_get(target.url, f"/gradio_api/{path}")[0] == 403, path
         meta = {"_type": "gradio.FileData"}
         for wrong in (address, address.replace("http", "HtTp"), "https://203.0.113.7/x.png", "ftp://203.0.113.7/x"):
-            for data in ([{"path": wrong, "meta": meta}, 3, ""], [[{"a": {"path": wrong, "meta": meta}}], 3, ""]):
-                event, said = call(target.url, "search", data)
+            for data in ([{"path": wrong, "meta": meta}], [[{"a": {"path": wrong, "meta": meta}}]]):
+                event, said = call(target.url, "search", [*data, 3, *REST])
                 assert event == "error"
                 assert "not fetched here" in str(said)
         server.shutdown()

@@ -130,7 +130,8 @@ def sections(text: str) -> dict[str, list[list[str]]]:
 
 
 def test_their_rows_stand_below_ours_in_every_generated_table() -> None:
-    paths = sorted(path for path in LEADERBOARDS.glob("*.csv") if path != PAPER)
+    made = (path for path in LEADERBOARDS.glob("*.csv") if path != PAPER)
+    paths = sorted(path for path in made if "base mAP@50" in path.read_text().splitlines()[0])  # not of studies
     tables = sections(with_paper(paths, ROWS))
     assert set(tables) == {path.name for path in paths}
     for name, (heading, *rows) in tables.items():
