@@ -17,6 +17,7 @@ _MAX_THROWN_AWAY_BYTES = 200_000_000
 
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
 _FETCHES = re.compile(r"/proxy=|/file[=/]\s*[a-z][a-z0-9+.-]+:/", re.IGNORECASE)
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f]")  # Gradio makes an address of the path, in an event that is long accepted
 
 
 class Gate:
@@ -28,6 +29,8 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+        elif _CONTROLS.search(scope["path"]):
+            await refuse(send, 400, "a path has no control characters")
         elif _FETCHES.search(scope["path"]):
             await refuse(send, 403, "nothing is fetched from other machines here")
         elif scope["method"] in ("GET", "HEAD", "OPTIONS"):

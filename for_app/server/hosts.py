@@ -89,7 +89,8 @@ class Hosts:
 def host_name(host: str) -> str | None:
     """The name in a header Host: without port and brackets, in small letters. None for what is none."""
     match = _HOST.fullmatch(host)
-    return match[1].strip("[]").removesuffix(".").lower() if match else None
+    sound = match and int((match[2] or ":")[1:] or 0) <= 65535
+    return match[1].strip("[]").removesuffix(".").lower() if match and sound else None
 
 
 def _without_default_port(host: str) -> str:

@@ -52,6 +52,11 @@ def test_what_is_sound_passes_unchanged() -> None:
         assert send_through("GET", path)[0] == 200
 
 
+def test_a_path_with_control_characters_is_refused() -> None:
+    for path in ("/a\n", "/\0", "/gradio_api/call/\x7f"):
+        assert send_through("POST", path) == (400, None)
+
+
 @pytest.mark.parametrize("route", ["file=", "file/", "proxy=", "x/file="])
 @pytest.mark.parametrize("scheme", ["http:/", "HTTPS:/", " http:/", "ftp:/", "file:/"])
 def test_addresses_in_a_path_are_refused(route: str, scheme: str) -> None:

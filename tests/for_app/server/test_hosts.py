@@ -83,5 +83,5 @@ def test_what_a_proxy_says_is_passed_on_only_where_it_is_known() -> None:
 def test_names_of_hosts() -> None:
     assert host_name("A.b:1") == "a.b"
     assert host_name("[2001:db8::1]:80") == "2001:db8::1"
-    for wrong in ("a b", "a/b", "a:b", "", "é.com", "a\n"):
+    for wrong in ("a b", "a/b", "a:b", "a:65536", "", "é.com", "a\n"):
         assert host_name(wrong) is None
