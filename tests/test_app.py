@@ -21,7 +21,7 @@ from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
-from tests.helpers.serving import end_page
+from tests.helpers.serving import close_builders_loop, end_page
 from tests.helpers.tiny_index import make_searcher
 
 # Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
@@ -93,6 +93,7 @@ def test_a_taken_port_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert main(["--port", str(taken.getsockname()[1])]) == 2
+    close_builders_loop()
     error = capsys.readouterr().err
     assert "choose another with --port" in error
     assert error.count("\n") == 1

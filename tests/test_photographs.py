@@ -15,6 +15,7 @@ from tests import screenshot
 from tests.helpers.browser import CHROMIUM
 from tests.helpers.paths import SHARED
 from tests.helpers.ports import free_port
+from tests.helpers.serving import close_builders_loop
 
 COCO_TINY = SHARED / "coco-tiny"
 
@@ -69,4 +70,5 @@ def test_a_picture_of_the_page_on_real_photographs(searcher: Searcher, tmp_path:
     with Image.open(picture) as image:
         assert image.size == screenshot.WIDE
         assert len(image.convert("RGB").getcolors(1 << 24) or []) > 5000  # photographs, not placeholders
+    close_builders_loop()
     gc.collect()

@@ -33,8 +33,13 @@ def end_page(app: gr.Blocks) -> None:
     """End a page and all that it leaves running or open, however long that takes on a busy machine."""
     app.close()
     app.server.thread.join()  # gradio waits five seconds, and lets it run on
+    close_builders_loop()
+
+
+def close_builders_loop() -> None:
+    """Close what building a page leaves open: Gradio gives the thread that builds one a loop, which the collector would
+    find in some much later test."""
     with contextlib.suppress(RuntimeError):  # where there is none
-        # Gradio gives the thread that builds a page a loop, and leaves it open, to be found in some much later test.
         asyncio.get_event_loop_policy().get_event_loop().close()
     asyncio.set_event_loop(None)
 
