@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -68,8 +69,12 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 def recipe(coco: Path) -> list[str]:
     """What `make run-coco` would run, without the installation."""
-    asked = ["make", "-n", "run-coco", f"COCO={coco}", "MODEL=--backbone RN-mini --weights random"]
-    told = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    model = "MODEL=--backbone RN-mini --weights random"
+    asked = ["make", "-n", "--no-print-directory", "run-coco", f"COCO={coco}", model]
+    # under `make test` the outer make would tell this one how to print
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    told = subprocess.run(asked, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout
     lines = told.replace("\\\n", "").splitlines()
     return lines[next(n for n, line in enumerate(lines) if " fetch " in line) :]
 
