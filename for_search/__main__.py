@@ -115,9 +115,7 @@ def _add_search(parsers: Parsers) -> None:
     )
     parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
-    parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    commands.add_searcher_options(parser)
     parser.set_defaults(run=commands.run_search)
 
 
@@ -171,9 +169,7 @@ def _add_concept(parsers: Parsers) -> None:
     for action in (create, listing, show, export, delete):
         action.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
     for action in (show, export):
-        action.add_argument("--weights", help="the weights' file, for an index that was made from one")
-        action.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
-        action.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+        commands.add_searcher_options(action)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -146,9 +146,23 @@ def run_verify(arguments: argparse.Namespace) -> None:
         raise StoreError(f"{arguments.path}: {damaged} of its files not as written")
 
 
+def add_searcher_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how an index is searched, the same for every command that does; see `_searcher`."""
+    parser.add_argument("--weights", help="the weights' file, for an index that was made from one")
+    parser.add_argument("--image-root", type=Path, help="where the images are now, if they have moved")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+
+
+def _searcher(arguments: argparse.Namespace) -> "Searcher":
+    """The searcher of the index that a command was given."""
+    from for_search.query.searcher import load_searcher
+
+    return load_searcher(arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root)
+
+
 def run_search(arguments: argparse.Namespace) -> None:
     from for_search.query.combination import Combination, find_combination, format_combined_text
-    from for_search.query.searcher import format_hits_text, load_searcher
+    from for_search.query.searcher import format_hits_text
     from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
     several = (arguments.all_of, arguments.any_of, arguments.none_of)
@@ -161,9 +175,7 @@ def run_search(arguments: argparse.Namespace) -> None:
     if name is not None and arguments.like is not None:
         raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
-    searcher = load_searcher(
-        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
-    )
+    searcher = _searcher(arguments)
     allowed = searcher.index.where(arguments.where)
     if combination is not None:
         found = find_combination(searcher, combination, arguments.k, allowed)
@@ -227,28 +239,22 @@ def run_concept_show(arguments: argparse.Namespace) -> None:
     concept = read_concept(arguments.concepts, arguments.name)
     print(json.dumps(concept.to_json(), indent=1, ensure_ascii=False))
     if arguments.index is not None:
-        from for_search.query.searcher import load_searcher
         from for_search.refine.answer import whole_answer
         from for_search.refine.concepts import refine_by_concept
 
-        searcher = load_searcher(
-            arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
-        )
+        searcher = _searcher(arguments)
         learnt = refine_by_concept(searcher, concept)
         gone = len(learnt.examples.gone)
         print(whole_answer(learnt, concept.threshold).in_words() + (f"; {gone} marked images are gone" if gone else ""))
 
 
 def run_concept_export(arguments: argparse.Namespace) -> None:
-    from for_search.query.searcher import load_searcher
     from for_search.refine.answer import whole_answer
     from for_search.refine.concepts import read_concept, refine_by_concept
     from for_search.refine.export import export_answer
 
     concept = read_concept(arguments.concepts, arguments.name)
-    searcher = load_searcher(
-        arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root
-    )
+    searcher = _searcher(arguments)
     learnt = refine_by_concept(searcher, concept)
     answer = whole_answer(learnt, concept.threshold)
     right = frozenset(mark.image for mark in learnt.examples.right_marks)
