@@ -14,6 +14,7 @@ from for_model.errors import StoreError, UsageError
 if TYPE_CHECKING:
     from for_model.data.dataset import Dataset
     from for_model.methods.protocol import Method
+    from for_search.index.index import SearchIndex
     from for_search.query.searcher import Query, Searcher
 
 
@@ -153,14 +154,24 @@ def add_searcher_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
 
 
-def _searcher(arguments: argparse.Namespace) -> "Searcher":
-    """The searcher of the index that a command was given."""
-    from for_search.query.searcher import load_searcher
+def _searcher(arguments: argparse.Namespace, index: "SearchIndex | None" = None) -> "Searcher":
+    """The searcher of the index that a command was given.
 
-    return load_searcher(arguments.index, arguments.device, weights=arguments.weights, image_root=arguments.image_root)
+    index: that one, if it is open already.
+    """
+    from for_search.index.index_files import open_index
+    from for_search.query.searcher import searcher_of
+
+    return searcher_of(
+        index or open_index(arguments.index),
+        arguments.device,
+        weights=arguments.weights,
+        image_root=arguments.image_root,
+    )
 
 
 def run_search(arguments: argparse.Namespace) -> None:
+    from for_search.index.index_files import open_index
     from for_search.query.combination import Combination, find_combination, format_combined_text
     from for_search.query.searcher import format_hits_text
     from for_search.refine.concepts import concept_name, find_by_concept, read_concept
@@ -175,8 +186,9 @@ def run_search(arguments: argparse.Namespace) -> None:
     if name is not None and arguments.like is not None:
         raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
-    searcher = _searcher(arguments)
-    allowed = searcher.index.where(arguments.where)
+    index = open_index(arguments.index)
+    allowed = index.where(arguments.where)  # before the network is loaded, which takes seconds
+    searcher = _searcher(arguments, index)
     if combination is not None:
         found = find_combination(searcher, combination, arguments.k, allowed)
         _print_found(found.to_json() if arguments.json else format_combined_text(found))

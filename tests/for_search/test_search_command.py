@@ -18,7 +18,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 
 @pytest.fixture(autouse=True)
 def _opens_the_world(world: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searching, "load_searcher", lambda *_, **__: world)
+    monkeypatch.chdir(world.index.path.parent)
+    monkeypatch.setattr(searching, "searcher_of", lambda *_, **__: world)
 
 
 def search(*arguments: str) -> int:
@@ -77,6 +78,16 @@ def test_what_makes_no_sense(arguments: tuple[str, ...], capsys: pytest.CaptureF
     assert search(*arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_wrong_condition_is_told_before_the_network_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(searching, "searcher_of", lambda *_, **__: pytest.fail("loaded"))
+    assert search("dog", "--where", "colour = 1") == 2
+    error = capsys.readouterr().err
+    assert "can't be understood" in error
     assert error.count("\n") == 1
 
 
