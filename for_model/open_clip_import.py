@@ -9,11 +9,13 @@ line waits for that import, so whatever needs open_clip takes it from here.
 import contextlib
 import importlib
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo.utils"
+_LOCK = threading.Lock()  # two threads at once would take each other's stand-ins for the real modules, and leave them
 
 
 class _AskedLater(ModuleType):
@@ -43,11 +45,12 @@ def import_open_clip() -> Any:
     Unless something else imported it before, it then can't build models with towers of timm's or of transformers' in
     this process. FOR takes none of these apart, see `model_weights.model_kind`.
     """
-    if "open_clip" not in sys.modules:
-        with _standing_in({} if _COMPILER in sys.modules else {_COMPILER: _AskedLater(_COMPILER)}):
-            import torchvision  # noqa: F401
-        with _standing_in({"timm": None, "transformers": None}):
-            import open_clip
+    with _LOCK:
+        if "open_clip" not in sys.modules:
+            with _standing_in({} if _COMPILER in sys.modules else {_COMPILER: _AskedLater(_COMPILER)}):
+                import torchvision  # noqa: F401
+            with _standing_in({"timm": None, "transformers": None}):
+                import open_clip
     import open_clip
 
     return open_clip

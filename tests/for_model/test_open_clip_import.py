@@ -1,11 +1,16 @@
 """open_clip comes from one place. What comes along with it: tests/test_start.py."""
 
 import ast
+import contextlib
 import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import pytest
 
+from for_model import open_clip_import
 from for_model.open_clip_import import _AskedLater, import_open_clip
 from tests.helpers.imports import modules
 from tests.helpers.paths import REPOSITORY
@@ -35,3 +40,21 @@ def test_what_stood_in_is_gone_afterwards() -> None:
     import timm  # both can be imported where they are installed
 
     assert timm.__name__ == "timm"
+
+
+def test_threads_that_import_it_at_once_wait_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    import_open_clip()
+    monkeypatch.delitem(sys.modules, "open_clip")  # its parts stay, so that importing it again is quick
+    entered: list[Mapping[str, ModuleType | None]] = []
+
+    @contextlib.contextmanager
+    def standing_in(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+        entered.append(modules)
+        time.sleep(0.02)
+        yield
+
+    monkeypatch.setattr(open_clip_import, "_standing_in", standing_in)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: import_open_clip(), range(4)))
+    assert all(each is found[0] for each in found)
+    assert len(entered) == 2  # one thread's, once around torchvision and once around open_clip
