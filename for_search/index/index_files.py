@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
@@ -39,7 +39,7 @@ from for_search.index.segment import Segment
 from for_search.store.image_table import Cell, ImageRow, ImageTable, write_image_table
 from for_search.store.merging import to_merge
 from for_search.store.store import FORMAT as STORE_FORMAT
-from for_search.store.store import Shard, SkippedImage, Store, open_store
+from for_search.store.store import Shard, SkippedImage, Store, open_store, problem_of
 
 FORMAT = "for-index/3"
 MANIFEST = "manifest.json"
@@ -218,11 +218,11 @@ def check_index(path: Path) -> Iterator[tuple[str, StoreError | None]]:
         return
     yield MANIFEST, None
     table_file, table_hashes = manifest.table
-    yield table_file, _problem(partial(_check_table, path / table_file, table_hashes, manifest.n_images))
+    yield table_file, problem_of(partial(_check_table, path / table_file, table_hashes, manifest.n_images))
     for segment in manifest.segments:
         for name, hashes in segment.files.items():
             file = f"{segment.folder}/{name}"
-            yield file, _problem(partial(_check_file, path / file, hashes))
+            yield file, problem_of(partial(_check_file, path / file, hashes))
 
 
 def _check_file(path: Path, hashes: FileHashes) -> None:
@@ -234,14 +234,6 @@ def _check_table(path: Path, hashes: FileHashes, n_images: int) -> None:
     ids = [image.id for image in ImageTable.open(path)]
     if len(ids) != n_images or any(not a < b for a, b in pairwise(ids)):  # type: ignore[operator]
         raise damaged(path, "its ids are not ascending, or too few")
-
-
-def _problem(check: Callable[[], None]) -> StoreError | None:
-    try:
-        check()
-    except StoreError as error:
-        return error
-    return None
 
 
 def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -> SearchIndex:

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +32,12 @@ _log = logging.getLogger(__name__)
 class _Entry:
     """An index of the library.
 
-    images: equal for indexes of the same images.
+    images: equal for indexes of the same images; found, by looking at all of them, when it is asked for.
     source: equal for indexes of one folder by one method, the later of which takes the place of the earlier.
     open: what opens it, on first use.
     """
 
-    images: str
+    images: Callable[[], str]
     source: str
     open: Callable[[], Searcher]
     searcher: Searcher | None = None
@@ -89,7 +89,7 @@ class Library:
         for method, n_embeddings in built_in_methods().items():
             title = f"{DEFAULT_DATASET} val: {method_title(method, n_embeddings)}"
             library._insert_entry(
-                title, _Entry(DEFAULT_DATASET, method, partial(library._open_built_in, method, texts))
+                title, _Entry(lambda: DEFAULT_DATASET, method, partial(library._open_built_in, method, texts))
             )
         return library
 
@@ -151,9 +151,10 @@ class Library:
 
     def siblings(self, name: str) -> tuple[str, ...]:
         """The other indexes of the same images, to compare with. Opens none. Raises UsageError for an unknown name."""
-        images = self._entry(name).images
+        images = self._entry(name).images()
         with self._lock:
-            return tuple(other for other, entry in self._entries.items() if entry.images == images and other != name)
+            others = [(other, entry) for other, entry in self._entries.items() if other != name]
+        return tuple(other for other, entry in others if entry.images() == images)
 
     def labels(self, name: str) -> Dataset | None:
         """The labelled dataset that an index was made of, if its annotations are still on disk and hold its images.
@@ -210,10 +211,8 @@ class Library:
 
     def _insert(self, index: SearchIndex, open_it: Callable[[], Searcher], searcher: Searcher | None = None) -> str:
         place = Path(index.image_root).name if index.dataset == "folder" else f"{index.dataset} {index.split}"
-        ids = sorted(str(i) for i in (*(image.id for image in index.images), *(image.id for image in index.skipped)))
-        images = sha256_json([index.dataset, index.split, index.image_root, ids])
         name = f"{place}: {method_title(index.info.method, index.info.n_embeddings)}"
-        return self._insert_entry(name, _Entry(images, _source(index), open_it, searcher))
+        return self._insert_entry(name, _Entry(cache(partial(_images, index)), _source(index), open_it, searcher))
 
     def _insert_entry(self, name: str, entry: _Entry) -> str:
         with self._lock:
@@ -268,6 +267,12 @@ class Library:
             with self._lock:
                 info = method.info
                 self._backbones.setdefault((info.backbone, info.weights_sha256, info.image_size), method.backbone)
+
+
+def _images(index: SearchIndex) -> str:
+    """Equal for indexes of the same images, whether these were embedded or skipped."""
+    ids = sorted(str(image.id) for images in (index.images, index.skipped) for image in images)
+    return sha256_json([index.dataset, index.split, index.image_root, ids])
 
 
 def _source(index: SearchIndex) -> str:

@@ -221,7 +221,7 @@ def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
         return None
     info = index.info
     positions = sample_positions(len(index.images), info.n_embeddings, info.dim)
-    sample = np.stack([index.embeddings(index.images[position].id) for position in positions.tolist()])  # [S, N, Co]
+    sample = index.take(positions)  # [S, N, Co]
     path = _kept(info, sample)
     names = _read_names(path, len(sample))
     if names is None:

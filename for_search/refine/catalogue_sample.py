@@ -35,8 +35,7 @@ def sample_catalogue(index: SearchIndex) -> CatalogueSample:
     n_embeddings = index.info.n_embeddings
     count = min(len(index.images), max(1, _EMBEDDINGS // n_embeddings))
     chosen = np.sort(np.random.default_rng(_SEED).choice(len(index.images), count, replace=False))
-    images = np.stack([index.embeddings(index.images[int(i)].id) for i in chosen])  # [S, N, Co]
-    return catalogue_sample(images)
+    return catalogue_sample(index.take(chosen))
 
 
 def catalogue_sample(images: NDArray[np.float32]) -> CatalogueSample:

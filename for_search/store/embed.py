@@ -187,16 +187,17 @@ class _Run:
     metadata: Metadata | None
 
     def start(self) -> EmbedReport:
-        if (report := self._finished_report()) is not None:
+        if (report := self._finished_report(self._earlier_store())) is not None:
             return report
         self._refuse_foreign_folder()
         partial = self.out / PARTIAL
         with _locked(self.out):
-            if (report := self._finished_report()) is not None:  # another process finished it just now
+            store = self._earlier_store()
+            if (report := self._finished_report(store)) is not None:  # another process finished it just now
                 return report
             with _writing(self.out):
                 self._begin_or_resume(partial)
-                store, notes = self._earlier_store(), _read_notes(self.out)
+                notes = _read_notes(self.out)
                 _remove_leftovers(self.out, _shards(store, notes))
             found = difference(self.dataset, _done(store, notes))
             if found.kept and found.todo:
@@ -230,9 +231,8 @@ class _Run:
             raise StoreError(f"{self.out} is a finished store of another {what}: choose another --out, or delete it")
         return store
 
-    def _finished_report(self) -> EmbedReport | None:
-        """The report on a finished store at `out` that is up to date; None when there is something to do."""
-        store = self._earlier_store()
+    def _finished_report(self, store: Store | None) -> EmbedReport | None:
+        """The report on the finished store at `out`, if it is up to date; None when there is something to do."""
         if store is None or _read_notes(self.out):
             return None
         if not is_up_to_date(self.dataset, _done(store, {})) or self._metadata(store) != store.metadata:

@@ -15,8 +15,9 @@ place, so a reader sees the store before a change or after it. Whoever has opene
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -187,12 +188,13 @@ def check_store(path: Path) -> Iterator[tuple[str, StoreError | None]]:
         return
     yield MANIFEST, None
     for shard in store.shards:
-        yield shard.file, _problem(store, shard)
+        yield shard.file, problem_of(partial(store.shard, shard))
 
 
-def _problem(store: Store, shard: Shard) -> StoreError | None:
+def problem_of(check: Callable[[], object]) -> StoreError | None:
+    """What a check raises; None for nothing."""
     try:
-        store.shard(shard)
+        check()
     except StoreError as error:
         return error
     return None
