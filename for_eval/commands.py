@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     from for_model.methods.protocol import Method
 
 
-def run_leaderboard(arguments: argparse.Namespace) -> None:
-    from for_eval.leaderboard.evaluate import run_method
-    from for_eval.leaderboard.results import result_path, summary, write_result, write_tables
-    from for_model.data.registry import load_dataset
+def _methods(arguments: argparse.Namespace) -> list[str]:
+    """The names of `--methods`, all of them known. Raises UsageError for one that isn't, and for none."""
     from for_model.methods.registry import methods_help, parse_method
 
     methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
@@ -28,6 +26,15 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--methods is empty: give one or several with commas, {methods_help()}")
     for name in methods:
         parse_method(name)
+    return methods
+
+
+def run_leaderboard(arguments: argparse.Namespace) -> None:
+    from for_eval.leaderboard.evaluate import run_method
+    from for_eval.leaderboard.results import result_path, summary, write_result, write_tables
+    from for_model.data.registry import load_dataset
+
+    methods = _methods(arguments)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     if not arguments.allow_missing:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
@@ -82,7 +89,6 @@ def run_tables(arguments: argparse.Namespace) -> None:
 def run_calibration(arguments: argparse.Namespace) -> None:
     from for_eval.queries import calibration_study as calibration
     from for_eval.queries.asked import ask
-    from for_eval.queries.study_files import write_study
 
     if arguments.package and arguments.fit_split is None:
         raise UsageError("--package writes what was fitted: say to which split with --fit-split")
@@ -90,11 +96,11 @@ def run_calibration(arguments: argparse.Namespace) -> None:
     for method, to_measure, to_fit in _studied(arguments):
         fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
         results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False)))
-        print(write_study(arguments.out, calibration.CALIBRATION_FOLDER, results[-1]), flush=True)
+        print(calibration.CALIBRATION.write(arguments.out, results[-1]), flush=True)
     if arguments.package:
         calibration.write_numbers(results)
         print(calibration.NUMBERS_FILE)
-    print(calibration.write_calibration_table(arguments.out))
+    print(calibration.CALIBRATION.write_table(arguments.out))
     if arguments.figure is not None:
         from for_eval.queries.reliability_figure import write_reliability_figure
 
@@ -103,26 +109,20 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 
 
 def run_combinations(arguments: argparse.Namespace) -> None:
-    from for_eval.queries import combination_study as combinations
     from for_eval.queries.asked import ask
-    from for_eval.queries.study_files import write_study
+    from for_eval.queries.combination_study import COMBINATIONS, study_combinations
 
     for method, to_measure, _ in _studied(arguments):
-        result = combinations.study_combinations(ask(to_measure, method, to_fit=False))
-        print(write_study(arguments.out, combinations.COMBINATION_FOLDER, result), flush=True)
-    print(combinations.write_combination_table(arguments.out))
+        result = study_combinations(ask(to_measure, method, to_fit=False))
+        print(COMBINATIONS.write(arguments.out, result), flush=True)
+    print(COMBINATIONS.write_table(arguments.out))
 
 
 def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset", "Dataset | None"]]:
     """Each method of a study, the split that is measured and, where there is one, the split that is fitted to."""
     from for_model.data.registry import load_dataset
-    from for_model.methods.registry import parse_method
 
-    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
-    if not methods:
-        raise UsageError("--methods is empty: give one or several with commas")
-    for name in methods:
-        parse_method(name)
+    methods = _methods(arguments)
     fit_split = getattr(arguments, "fit_split", None)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     to_fit = None if fit_split is None else load_dataset(arguments.dataset, arguments.root, fit_split)
@@ -133,17 +133,16 @@ def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset
 def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.results import write_tables
     from for_eval.leaderboard.run_tables import write_table_csvs
-    from for_eval.queries.calibration_study import CALIBRATION_FOLDER, write_calibration_table
-    from for_eval.queries.combination_study import COMBINATION_FOLDER, write_combination_table
+    from for_eval.queries.calibration_study import CALIBRATION
+    from for_eval.queries.combination_study import COMBINATIONS
+    from for_eval.refinement.marks_needed import MARKS_NEEDED
+    from for_eval.refinement.refine_table import REFINE
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     studies = [
-        write(arguments.out)
-        for folder, write in (
-            (CALIBRATION_FOLDER, write_calibration_table),
-            (COMBINATION_FOLDER, write_combination_table),
-        )
-        if (arguments.out / "results" / folder).is_dir()
+        study.write_table(arguments.out)
+        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED)
+        if study.folder(arguments.out).is_dir()
     ]
     if arguments.with_paper:
         from for_eval.leaderboard.paper_rows import read_paper, with_paper
@@ -197,26 +196,23 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_refine(arguments: argparse.Namespace) -> None:
-    from for_eval.refinement.marks_needed import measure_marks_needed, write_marks_needed_table
-    from for_eval.refinement.refine_table import measure_refiners, parse_refiners, refine_summary, write_refine_table
+    from for_eval.refinement.marks_needed import MARKS_NEEDED, measure_marks_needed
+    from for_eval.refinement.refine_table import REFINE, measure_refiners, parse_refiners, refine_summary
     from for_model.data.registry import load_dataset
-    from for_model.methods.registry import parse_method
 
-    methods = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+    methods = _methods(arguments)
     refiners = parse_refiners(arguments.refiners)
-    for name in methods:
-        parse_method(name)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     if arguments.marks_needed:
         for name in methods:
             measure_marks_needed(dataset, method_of(arguments, name), arguments.out, arguments.stores)
-        print(write_marks_needed_table(arguments.out).read_text(), end="")
+        print(MARKS_NEEDED.write_table(arguments.out).read_text(), end="")
         return
     paths = []
     for name in methods:
         for path in measure_refiners(dataset, method_of(arguments, name), refiners, arguments.out, arguments.stores):
             paths.append(path)
-            write_refine_table(arguments.out)
+            REFINE.write_table(arguments.out)
     print(refine_summary(paths))
 
 

@@ -69,14 +69,15 @@ def read_results(out: Path) -> list[dict[str, Any]]:
     return sorted((read_result(path) for path in sorted((out / "results").glob("*.json"))), key=_order)
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """One result. Raises DataError when it can't be read or is of another format."""
+def read_result(path: Path, format: str = FORMAT, command: str = "leaderboard") -> dict[str, Any]:
+    """One result. Raises DataError, which names the command that makes it, when it can't be read or is of another
+    format."""
     try:
         result = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no JSON result ({error}): delete it and run its leaderboard again") from error
-    if not isinstance(result, dict) or result.get("format") != FORMAT:
-        raise DataError(f"{path} is not of the format {FORMAT}: delete it and run its leaderboard again")
+        raise DataError(f"{path} is no JSON result ({error}): delete it and run its {command} again") from error
+    if not isinstance(result, dict) or result.get("format") != format:
+        raise DataError(f"{path} is no result of the format {format}: delete it and run its {command} again")
     return result
 
 

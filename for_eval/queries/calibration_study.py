@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from for_eval.leaderboard.columns import Column, to_csv
+from for_eval.leaderboard.columns import Column
 from for_eval.leaderboard.evaluate import run_facts
+from for_eval.leaderboard.studies import Study
 from for_eval.metrics.calibration_scores import auroc, best_cutoff, f1, reliability
 from for_eval.queries.asked import Asked
-from for_eval.queries.study_files import read_studies
-from for_model.errors import UsageError
-from for_model.files import write_bytes, write_json
+from for_model.files import write_json
 from for_search.query.presence import (
     FORMAT,
     NUMBERS_FILE,
@@ -31,8 +30,6 @@ from for_search.query.presence import (
 )
 from for_search.query.ranking import top_k
 
-CALIBRATION_FOLDER = "calibration"  # of `OUT/results`
-CALIBRATION_RESULT = "for-calibration-result/1"
 HITS = 12  # of each text, the best ones, which is what people look at
 TOLERATED = 1  # of the nonsense words fitted to: which happens to score highest says little of other words
 CHOSEN_RULE = "z with level and spread"
@@ -172,7 +169,7 @@ def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]
     if others is not None:
         rules[f"{CHOSEN_RULE} fitted to other backbones"] = _measured(to_measure, others)
     return {
-        "format": CALIBRATION_RESULT,
+        "format": CALIBRATION.format,
         "dataset": to_measure.dataset,
         "split": to_measure.split,
         "fitted_to": None if to_fit is None else f"{to_fit.dataset} {to_fit.split}",
@@ -215,7 +212,7 @@ def write_numbers(results: Sequence[dict[str, Any]], path: Path = NUMBERS_FILE) 
     read_numbers.cache_clear()
 
 
-CALIBRATION_COLUMNS: tuple[Column, ...] = (
+_COLUMNS: tuple[Column, ...] = (
     Column("dataset", ("dataset",)),
     Column("split", ("split",)),
     Column("fitted to", ("fitted_to",)),
@@ -244,12 +241,8 @@ CALIBRATION_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def write_calibration_table(out: Path) -> Path:
-    """Write `out/calibration.csv`, a line a method and rule. Raises UsageError when there are no results."""
-    results = read_studies(out, CALIBRATION_FOLDER, CALIBRATION_RESULT)
-    if not results:
-        raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval calibration` first")
-    rows = [{**each, "rule": rule, **scores} for each in results for rule, scores in each["rules"].items()]
-    path = out / "calibration.csv"
-    write_bytes(path, to_csv(rows, CALIBRATION_COLUMNS).encode())
-    return path
+def _lines(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{**result, "rule": rule, **scores} for rule, scores in result["rules"].items()]
+
+
+CALIBRATION = Study("calibration", "for-calibration-result/1", "calibration", _COLUMNS, _lines)

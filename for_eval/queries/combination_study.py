@@ -6,25 +6,21 @@ them alone. Legend: M images, C names.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from for_eval.leaderboard.columns import Column, to_csv
+from for_eval.leaderboard.columns import Column
 from for_eval.leaderboard.evaluate import SEED, K, run_facts
+from for_eval.leaderboard.studies import Study
 from for_eval.metrics.retrieval import retrieval_scores
 from for_eval.queries.asked import Asked
 from for_eval.queries.calibration_study import chosen_features
-from for_eval.queries.study_files import read_studies
-from for_model.errors import DataError, UsageError
-from for_model.files import write_bytes
+from for_model.errors import DataError
 from for_search.query.presence import numbers_of
 from for_search.query.ranking import top_k
 
-COMBINATION_FOLDER = "combinations"  # of `OUT/results`
-COMBINATION_RESULT = "for-combination-result/1"
 N_PAIRS, N_WITHOUT = 200, 100
 LEAST_TOGETHER = 2  # images that hold both names of a pair, at least
 FIRST = 10  # images that are looked at for what was asked to be absent
@@ -113,7 +109,7 @@ def study_combinations(asked: Asked) -> dict[str, Any]:
     without = {rule: np.stack([score(things, a, b) for a, b in alone]) for rule, score in WITHOUT.items()}
     without[SENTENCE] = asked.score([f"{names[a]} without {names[b]}" for a, b in alone]).astype(np.float64)
     return {
-        "format": COMBINATION_RESULT,
+        "format": COMBINATIONS.format,
         "dataset": asked.dataset,
         "split": asked.split,
         "method": asked.info.to_json(),
@@ -139,7 +135,7 @@ def _share_of_first(scores: NDArray[np.float64], holds: NDArray[np.bool_]) -> fl
     return float(np.take_along_axis(holds, top_k(scores, FIRST), axis=1).mean())
 
 
-COMBINATION_COLUMNS: tuple[Column, ...] = (
+_COLUMNS: tuple[Column, ...] = (
     Column("dataset", ("dataset",)),
     Column("split", ("split",)),
     Column("backbone", ("method", "backbone")),
@@ -152,16 +148,10 @@ COMBINATION_COLUMNS: tuple[Column, ...] = (
 )
 
 
-def write_combination_table(out: Path) -> Path:
-    """Write `out/combinations.csv`, a line a method, split and rule. Raises UsageError when there are no results."""
-    results = read_studies(out, COMBINATION_FOLDER, COMBINATION_RESULT)
-    if not results:
-        raise UsageError(f"no results in {out / 'results'}: run `python -m for_eval combinations` first")
-    rows = [
-        {**each, "rule": rule, "both": each["together"].get(rule), "one": each["without"].get(rule)}
-        for each in results
-        for rule in dict.fromkeys([*each["together"], *each["without"]])
-    ]
-    path = out / "combinations.csv"
-    write_bytes(path, to_csv(rows, COMBINATION_COLUMNS).encode())
-    return path
+def _lines(result: dict[str, Any]) -> list[dict[str, Any]]:
+    together, without = result["together"], result["without"]
+    rules = dict.fromkeys([*together, *without])
+    return [{**result, "rule": rule, "both": together.get(rule), "one": without.get(rule)} for rule in rules]
+
+
+COMBINATIONS = Study("combinations", "for-combination-result/1", "combinations", _COLUMNS, _lines)

@@ -5,8 +5,6 @@ alone. A row that is there already, of the same embeddings, isn't made again.
 """
 
 import contextlib
-import csv
-import io
 import json
 import statistics
 import tempfile
@@ -19,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from for_eval.leaderboard.columns import Column
+from for_eval.leaderboard.studies import Study
 from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
 from for_model.data.dataset import Category, Dataset
 from for_model.errors import DataError, UsageError
-from for_model.files import read_note, sha256_json, slug, write_bytes, write_json
+from for_model.files import read_note, sha256_json, write_json
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.protocol import Method
 from for_model.methods.registry import method_title
@@ -35,26 +35,10 @@ from for_search.refine.refiners import REFINERS
 from for_search.store.embed import embed
 from for_search.store.store import MANIFEST, store_path
 
-FORMAT = "for-refine/1"
 HARD = 0.3  # names whose AP by the text alone is below this
 WORSE = 0.05  # AP that a name may lose
 _FEATURES_GIB = 10.0
 _GROUPS = ("all", "base", "novel", "hard")
-# Of a round's scores: heading of the column, decimals, and whether it is a share, written in percent.
-_COLUMNS = (
-    ("names", "n_names", 0, False),
-    ("AP unseen, text", "ap_unseen_text", 1, True),
-    ("AP unseen", "ap_unseen", 1, True),
-    ("gain", "gain", 1, True),
-    ("names worse by 5", "worse", 1, True),
-    ("AP list", "ap_list", 1, True),
-    ("found", "found", 1, True),
-    ("precision", "precision", 1, True),
-    ("recall", "recall", 1, True),
-    ("off in precision", "precision_error", 1, True),
-    ("fit ms", "fit_ms", 0, False),
-    ("whole answer ms", "whole_ms", 0, False),
-)
 
 
 def parse_refiners(names: str) -> list[str]:
@@ -79,7 +63,7 @@ def measure_refiners(
     stores: see `store_path`.
     Raises DataError for a dataset without labels, and what embedding raises.
     """
-    paths = {refiner: refine_path(out, dataset, method, refiner) for refiner in refiners}
+    paths = {refiner: result_file(REFINE, out, dataset, method, refiner) for refiner in refiners}
     head = row_head(dataset, method)
     todo = [name for name, path in paths.items() if not is_row_of(path, head)]
     if todo:
@@ -98,7 +82,7 @@ def measure_refiners(
                     for category, text, relevant in found.every_name(refiner)
                 ]
                 result = {
-                    "format": FORMAT,
+                    "format": REFINE.format,
                     **head,
                     "refiner": refiner,
                     "page": PAGE,
@@ -181,12 +165,15 @@ def is_row_of(path: Path, head: dict[str, Any]) -> bool:
     return all(row.get(key) == value for key, value in json.loads(json.dumps(head)).items())
 
 
-def refine_path(out: Path, dataset: Dataset, method: Method, what: str) -> Path:
-    """Where a row's result is kept under the leaderboards' folder."""
+def result_file(study: Study, out: Path, dataset: Dataset, method: Method, *more: str) -> Path:
+    """Where a row's result is kept under the leaderboards' folder.
+
+    more: what tells it from other rows of the method.
+    """
     info = method.info
     head = info.settings.get("head_sha256", "")[:8]
-    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, what)
-    return out / "results" / "refine" / f"{slug(*(part for part in parts if part))}.json"
+    parts = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", head, *more)
+    return study.path(out, *(part for part in parts if part))
 
 
 def _for_curves(name: dict[str, Any]) -> dict[str, Any]:
@@ -247,40 +234,47 @@ def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 
 
-def read_refine_results(out: Path) -> list[dict[str, Any]]:
-    """All results under OUT/results/refine. Raises DataError for a damaged one."""
-    results = []
-    for path in sorted((out / "results" / "refine").glob("*.json")):
-        if path.stem.endswith("_marks-needed"):
-            continue  # another table's
-        result = read_note(path)
-        if result is None or result.get("format") != FORMAT:
-            raise DataError(f"{path} is no result of the format {FORMAT}: delete it and run refine again")
-        results.append(result)
-    return results
+_COLUMNS: tuple[Column, ...] = (
+    Column("dataset", ("dataset",)),
+    Column("split", ("split",)),
+    Column("method", ("title",)),
+    Column("embeddings an image", ("method", "n_embeddings")),
+    Column("refiner", ("refiner",)),
+    Column("group", ("group",)),
+    Column("rounds", ("rounds",)),
+    Column("names", ("of_round", "n_names")),
+    *(
+        Column(heading, ("of_round", key), 1, True)
+        for heading, key in (
+            ("AP unseen, text", "ap_unseen_text"),
+            ("AP unseen", "ap_unseen"),
+            ("gain", "gain"),
+            ("names worse by 5", "worse"),
+            ("AP list", "ap_list"),
+            ("found", "found"),
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("off in precision", "precision_error"),
+        )
+    ),
+    Column("fit ms", ("of_round", "fit_ms"), 0),
+    Column("whole answer ms", ("of_round", "whole_ms"), 0),
+)
 
 
-def write_refine_table(out: Path) -> Path:
-    """Write OUT/refine.csv, a line for each result, group of names and number of rounds; returns its path."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    same = ("dataset", "split", "method", "embeddings an image", "refiner", "group", "rounds")
-    writer.writerow([*same, *(heading for heading, *_ in _COLUMNS)])
-    for result in read_refine_results(out):
-        info = result["method"]
-        title = method_title(info["method"], info["n_embeddings"])
-        head = (result["dataset"], result["split"], title, info["n_embeddings"], result["refiner"])
-        for group, table in result["scores"].items():
-            for rounds, scores in table.items():
-                cells = [_cell(scores[key], decimals, percent) for _, key, decimals, percent in _COLUMNS]
-                writer.writerow([*head, group, rounds, *cells])
-    path = out / "refine.csv"
-    write_bytes(path, text.getvalue().encode())
-    return path
+def _lines(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A line for each group of names and number of rounds."""
+    for group, table in result["scores"].items():
+        for rounds, scores in table.items():
+            yield {**result, "title": title_of(result), "group": group, "rounds": rounds, "of_round": scores}
 
 
-def _cell(value: float | None, decimals: int, percent: bool) -> str:
-    return "" if value is None else f"{value * (100 if percent else 1):.{decimals}f}"
+REFINE = Study("refine", "for-refine/1", "refine", _COLUMNS, _lines)
+
+
+def title_of(result: dict[str, Any]) -> str:
+    """What a result's method is called in tables."""
+    return method_title(result["method"]["method"], result["method"]["n_embeddings"])
 
 
 def refine_summary(paths: Sequence[Path]) -> str:
@@ -292,10 +286,11 @@ def refine_summary(paths: Sequence[Path]) -> str:
         result = read_note(path)
         if result is None:
             continue
-        info = result["method"]
         every, hard = (result["scores"][group]["2"] for group in ("all", "hard"))
         cells = (every["ap_unseen_text"], every["gain"], hard["gain"], every["worse"], every["found"])
-        numbers = [f"{_cell(value, 1, True):>{width}}" for value, width in zip(cells, (8, 7, 7, 7, 7), strict=True)]
-        title = method_title(info["method"], info["n_embeddings"])
-        lines.append(f"{result['dataset']:<11}{title:<22}{result['refiner']:<12}{''.join(numbers)}")
+        numbers = [
+            f"{'' if value is None else f'{100 * value:.1f}':>{width}}"
+            for value, width in zip(cells, (8, 7, 7, 7, 7), strict=True)
+        ]
+        lines.append(f"{result['dataset']:<11}{title_of(result):<22}{result['refiner']:<12}{''.join(numbers)}")
     return "\n".join(lines)

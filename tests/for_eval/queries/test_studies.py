@@ -10,28 +10,27 @@ import pytest
 
 from for_eval.queries.asked import NONSENSE_TO_FIT, NONSENSE_TO_MEASURE, Asked
 from for_eval.queries.calibration_study import (
-    CALIBRATION_FOLDER,
+    CALIBRATION,
     CHOSEN_RULE,
     RULES,
     fit_rule,
     measure_rule,
     other_backbones,
     study_calibration,
-    write_calibration_table,
     write_numbers,
 )
 from for_eval.queries.combination_study import (
     CHOSEN_COMBINATION,
-    COMBINATION_FOLDER,
+    COMBINATIONS,
     SENTENCE,
     TOGETHER,
     WITHOUT,
     draw_pairs,
     study_combinations,
-    write_combination_table,
 )
 from for_eval.queries.reliability_figure import write_reliability_figure
-from for_eval.queries.study_files import write_study
+from for_eval.refinement.marks_needed import MARKS_NEEDED
+from for_eval.refinement.refine_table import REFINE
 from for_model.errors import DataError, UsageError
 from for_search.query.presence import read_numbers
 from tests.helpers.paths import REPOSITORY
@@ -88,15 +87,15 @@ def test_the_chosen_rule_tells_what_is_there() -> None:
 def test_a_study_is_kept_and_becomes_a_table(tmp_path: Path) -> None:
     result = study_calibration(make_asked(0), make_asked(1))
     assert list(result["rules"])[: len(RULES)] == list(RULES)
-    path = write_study(tmp_path, CALIBRATION_FOLDER, result)
-    lines = write_calibration_table(tmp_path).read_text().splitlines()
+    path = CALIBRATION.write(tmp_path, result)
+    lines = CALIBRATION.write_table(tmp_path).read_text().splitlines()
     assert len(lines) == 1 + len(result["rules"])
     assert lines[1].startswith("tiny,split1,tiny split0,RN-mini,cluster-clip,8,softmax share,0.")
     write_reliability_figure(tmp_path / "figure.svg", [result, result])
     assert "<svg" in (tmp_path / "figure.svg").read_text()
     path.write_text("{}")
     with pytest.raises(DataError, match="delete it"):
-        write_calibration_table(tmp_path)
+        CALIBRATION.write_table(tmp_path)
 
 
 def test_the_packaged_numbers_are_measured_where_nothing_is_fitted() -> None:
@@ -147,31 +146,28 @@ def test_the_chosen_combination_beats_a_sentence_that_means_nothing(tmp_path: Pa
     without = result["without"]
     assert without[CHOSEN_COMBINATION]["map"] > without["the first thing alone"]["map"]
     assert without[CHOSEN_COMBINATION]["unwanted"] < without["the first thing alone"]["unwanted"]
-    write_study(tmp_path, COMBINATION_FOLDER, result)
-    lines = write_combination_table(tmp_path).read_text().splitlines()
+    COMBINATIONS.write(tmp_path, result)
+    lines = COMBINATIONS.write_table(tmp_path).read_text().splitlines()
     assert len(lines) == 1 + len({*TOGETHER, *WITHOUT, SENTENCE})
 
 
 def test_no_results(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for_eval calibration"):
-        write_calibration_table(tmp_path)
+        CALIBRATION.write_table(tmp_path)
     with pytest.raises(UsageError, match="for_eval combinations"):
-        write_combination_table(tmp_path)
+        COMBINATIONS.write_table(tmp_path)
 
 
 def test_the_tables_that_come_with_for_are_made_of_their_results(tmp_path: Path) -> None:
-    for folder, write in (
-        (CALIBRATION_FOLDER, write_calibration_table),
-        (COMBINATION_FOLDER, write_combination_table),
-    ):
-        shutil.copytree(LEADERBOARDS / "results" / folder, tmp_path / "results" / folder)
-        made = write(tmp_path)
+    for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED):
+        shutil.copytree(study.folder(LEADERBOARDS), study.folder(tmp_path))
+        made = study.write_table(tmp_path)
         assert made.read_bytes() == (LEADERBOARDS / made.name).read_bytes()
 
 
 def test_the_packaged_numbers_are_those_of_the_committed_results() -> None:
     known = read_numbers()
-    for path in (LEADERBOARDS / "results" / CALIBRATION_FOLDER).glob("*.json"):
+    for path in CALIBRATION.folder(LEADERBOARDS).glob("*.json"):
         result = json.loads(path.read_text())
         if result["fitted_to"] is not None:
             numbers = result["rules"][CHOSEN_RULE]

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from for_eval.refinement.marks_needed import measure_marks_needed, write_marks_needed_table
+from for_eval.refinement.marks_needed import MARKS_NEEDED, measure_marks_needed
 from for_eval.refinement.refine_table import (
+    REFINE,
     measure_refiners,
     parse_refiners,
-    read_refine_results,
     refine_summary,
     summaries,
-    write_refine_table,
 )
 from for_eval.refinement.simulated_user import PAGE, TEXT_ALONE, full_average_precision, simulate
 from for_model.data.dataset import Category, Dataset
@@ -125,7 +124,7 @@ def test_rows_are_made_once_and_the_table_from_them(
     times = [path.stat().st_mtime_ns for path in paths]
     assert list(measure_refiners(dataset, method, ["text", "rocchio"], tmp_path)) == paths  # type: ignore[arg-type]
     assert [path.stat().st_mtime_ns for path in paths] == times
-    table = write_refine_table(tmp_path).read_text().splitlines()
+    table = REFINE.write_table(tmp_path).read_text().splitlines()
     assert len(table) == 1 + 2 * 4 * 5
     assert sum(line.startswith("tiny,val,Cluster-CLIP 4,4,rocchio,all,2,1,") for line in table) == 1
     assert "rocchio" in refine_summary(paths).splitlines()[2]
@@ -133,7 +132,7 @@ def test_rows_are_made_once_and_the_table_from_them(
         next(measure_refiners(Dataset("tiny", "val", tmp_path, index.images), method, ["text"], tmp_path))  # type: ignore[arg-type]
     (tmp_path / "results" / "refine" / "broken.json").write_text("{}")
     with pytest.raises(DataError, match=r"broken\.json is no result"):
-        read_refine_results(tmp_path)
+        REFINE.read(tmp_path)
 
 
 def test_refiners_are_chosen_by_name() -> None:
@@ -159,7 +158,7 @@ def test_how_many_marks_it_takes(tmp_path: Path, planted: Planted, monkeypatch: 
     )
     assert result["ap"]["linear"]["8"] > result["ap"]["linear"]["1"]
     assert result["ap"]["linear"]["999"] is None
-    lines = write_marks_needed_table(tmp_path).read_text().splitlines()
+    lines = MARKS_NEEDED.write_table(tmp_path).read_text().splitlines()
     assert len(lines) == 1 + 3 * 2
     assert lines[1].startswith("tiny,Cluster-CLIP 4,linear,1,1,")
-    assert read_refine_results(tmp_path) == []  # these results are of the other table
+    assert REFINE.read(tmp_path) == []  # these results are of the other table
