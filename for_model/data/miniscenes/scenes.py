@@ -5,6 +5,7 @@ varied background with pixel noise. Scene `index` of a split depends on (seed, s
 arguments give the same bytes, whatever the number of processes. `write_scenes` writes COCO's own layout.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ BENCHMARK_SHARE = 0.7  # this share of the objects is of the 65 base and novel c
 HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split, this share shows one
 OBJECT_PX = (28, 88)  # longest side, log-uniform; in pixels, not in shares of the canvas, so that crops match scenes
 FITS_TURNED = 0.77  # share of the canvas: an object of this length still fits when turned by 20 degrees
+_CHUNK = 64  # scenes that a process draws at a time
 MIN_VISIBLE = 0.6  # an object is placed only where this share of every other object's ink stays visible
 
 
@@ -240,8 +242,13 @@ def _drawn(root: Path, split: Split, count: int, seed: int, size: int) -> Iterat
     draw = partial(_draw_one, root, split, seed, size)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bar = tqdm(total=count, desc=f"MiniScenes {split}", unit="scene", disable=None)
-    with bar, ProcessPoolExecutor(workers) as pool:
-        for objects in pool.map(draw, range(count), chunksize=64):
+    with bar, contextlib.ExitStack() as stack:
+        drawn: Iterator[list[SceneObject]]
+        if count <= _CHUNK:  # one process would draw them all
+            drawn = map(draw, range(count))
+        else:
+            drawn = stack.enter_context(ProcessPoolExecutor(workers)).map(draw, range(count), chunksize=_CHUNK)
+        for objects in drawn:
             bar.update()
             yield objects
 

@@ -1,18 +1,20 @@
 """The attack of `tests/attack/kill_growing.py`, in short."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.programs import program
+
+_ATTACK = """
+import sys, warnings
+from tests.attack.kill_growing import main
+warnings.simplefilter("error")
+sys.exit(main())
+"""
 
 
 @pytest.mark.slow
 def test_kill_9_of_a_growing_library_loses_nothing() -> None:
-    command = [sys.executable, "-W", "error", "-m", "tests.attack.kill_growing", "--kills", "10"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "nothing left over" in done.stdout
+    with program(_ATTACK, "--kills", "6") as attack:
+        ended, (out, error) = attack.wait(), attack.said()
+    assert (ended, error) == (0, "")
+    assert "nothing left over" in out
