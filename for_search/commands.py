@@ -172,8 +172,7 @@ def _searcher(arguments: argparse.Namespace, index: "SearchIndex | None" = None)
 
 def run_search(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import open_index
-    from for_search.query.combination import Combination, find_combination, format_combined_text
-    from for_search.query.searcher import format_hits_text
+    from for_search.query.combination import Combination, find_combination
     from for_search.refine.concepts import concept_name, find_by_concept, read_concept
 
     several = (arguments.all_of, arguments.any_of, arguments.none_of)
@@ -191,14 +190,14 @@ def run_search(arguments: argparse.Namespace) -> None:
     searcher = _searcher(arguments, index)
     if combination is not None:
         found = find_combination(searcher, combination, arguments.k, allowed)
-        _print_found(found.to_json() if arguments.json else format_combined_text(found))
+        _print_found(found.to_json(), arguments.json)
         return
     if concept is None:
         query = _query(searcher, arguments)
         result = searcher.judged(query, searcher.find(query, arguments.k, allowed, exact=arguments.exact))
     else:
         result = find_by_concept(searcher, concept, arguments.k, allowed=allowed, exact=arguments.exact)
-    _print_found(result.to_json() if arguments.json else format_hits_text(result))
+    _print_found(result.to_json(), arguments.json)
     if searcher.index.recall is not None and not arguments.exact and not arguments.json:
         print(f"{searcher.index.recall}; --exact looks at every embedding")
 
@@ -218,8 +217,10 @@ def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
     return searcher.mixed_query(image, arguments.text, arguments.weight) if arguments.text else image
 
 
-def _print_found(found: dict[str, Any] | str) -> None:
-    print(found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False))
+def _print_found(answer: dict[str, Any], as_json: bool) -> None:
+    from for_search.query.hit_lines import hit_lines
+
+    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else hit_lines(answer))
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:
