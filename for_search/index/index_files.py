@@ -11,7 +11,6 @@ reads a manifest just before its segments are removed reads the next one.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -31,15 +30,16 @@ from tqdm import tqdm
 from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.checked_file import BLOCK_BYTES, CheckedFile, FileHashes, damaged, unreadable
+from for_search.index.checked_file import BLOCK_BYTES, BUILD_AGAIN, CheckedFile, FileHashes, damaged
 from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.index.segment import Segment
 from for_search.store.image_table import Cell, ImageRow, ImageTable, write_image_table
 from for_search.store.merging import to_merge
+from for_search.store.shards import Shard
 from for_search.store.store import FORMAT as STORE_FORMAT
-from for_search.store.store import Shard, SkippedImage, Store, open_store, problem_of
+from for_search.store.store import SkippedImage, Store, open_store, problem_of
 
 FORMAT = "for-index/3"
 MANIFEST = "manifest.json"
@@ -285,23 +285,12 @@ def _manifest_of(path: Path, value: dict[str, Any]) -> _Manifest:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
+    another = {STORE_FORMAT: f"{path} is an embedding store, not a search index: build an index from it"}
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        return files.read_own_json(path / MANIFEST, FORMAT, BUILD_AGAIN, StoreError, others=another)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "has no manifest.json" if path.is_dir() else "is not a folder" if path.exists() else "doesn't exist"
         raise StoreError(f"no search index at {path}: it {what}; build one from an embedding store") from error
-    except OSError as error:
-        raise unreadable(path / MANIFEST, error) from error
-    except (ValueError, RecursionError) as error:
-        raise damaged(path / MANIFEST, "it isn't valid JSON") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found == STORE_FORMAT:
-        raise StoreError(f"{path} is an embedding store, not a search index: build an index from it")
-    if found != FORMAT:
-        raise StoreError(f"{path} has the format {found!r}, expected {FORMAT!r}: build the index again")
-    if not files.is_sealed(manifest):
-        raise damaged(path / MANIFEST, "its own hash differs")
-    return manifest
 
 
 def _update(store: Store, target: Path, kind: str | None, rebuild: bool, options: BuildOptions) -> None:
