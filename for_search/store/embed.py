@@ -32,9 +32,9 @@ from for_search.store.embedding.unfinished import (
     FinishedShard,
     begin_or_resume,
     explained,
-    locked,
     read_notes,
     remove_leftovers,
+    store_locked,
     write_note,
 )
 from for_search.store.metadata import Metadata
@@ -141,7 +141,7 @@ class _Run:
         if (report := self._finished_report(self._earlier_store())) is not None:
             return report
         self._refuse_foreign_folder()
-        with locked(self.out):
+        with store_locked(self.out):
             store = self._earlier_store()
             if (report := self._finished_report(store)) is not None:  # another process finished it just now
                 return report

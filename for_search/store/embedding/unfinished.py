@@ -119,10 +119,10 @@ def explained(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def store_locked(out: Path) -> Iterator[None]:
     """Hold the store's lock. Raises StoreError when it is taken."""
     busy = StoreError(f"store {out} is being written by another process: wait for it to finish")
     with contextlib.ExitStack() as stack:
         with explained(out):
-            stack.enter_context(files.locked(out / PARTIAL / _LOCK, busy))
+            stack.enter_context(files.store_locked(out / PARTIAL / _LOCK, busy))
         yield
