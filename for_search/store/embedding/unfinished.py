@@ -124,5 +124,5 @@ def store_locked(out: Path) -> Iterator[None]:
     busy = StoreError(f"store {out} is being written by another process: wait for it to finish")
     with contextlib.ExitStack() as stack:
         with explained(out):
-            stack.enter_context(files.store_locked(out / PARTIAL / _LOCK, busy))
+            stack.enter_context(files.locked(out / PARTIAL / _LOCK, busy))
         yield
