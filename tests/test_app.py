@@ -20,6 +20,7 @@ from for_model.data.miniscenes import scenes as miniscenes
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
 from tests.helpers.serving import close_builders_loop, end_page
 from tests.helpers.tiny_index import make_searcher
@@ -59,7 +60,7 @@ def test_no_file_of_the_machine_can_be_fetched(served: Served) -> None:
     for path in (inside, Path("/etc/passwd"), REPOSITORY / "app.py"):
         for route in ("file=", "gradio_api/file="):
             with pytest.raises(HTTPError) as refused:
-                urllib.request.urlopen(f"{served.url}{route}{path}", timeout=20)
+                urllib.request.urlopen(f"{served.url}{route}{path}", timeout=PATIENCE_S)
             assert refused.value.code in (403, 404)
 
 
@@ -111,7 +112,7 @@ def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
         line = process.stdout.readline()
         try:
             assert f"30 images to search at http://127.0.0.1:{port}" in line
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE_S) as response:
                 assert "FOR: find objects in images" in response.read().decode()
         finally:
             process.terminate()

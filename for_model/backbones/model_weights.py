@@ -189,7 +189,7 @@ def empty_model(config: dict[str, Any]) -> Any:
 
 @functools.cache
 def _expected_state(config: str) -> dict[str, Tensor]:
-    """The names and shapes of a model's parameters, of its config as JSON: tensors without values. Not to be changed."""
+    """The state dict of a model's names and shapes, by its config as JSON. Not to be changed."""
     state: dict[str, Tensor] = empty_model(json.loads(config)).state_dict()
     return state
 

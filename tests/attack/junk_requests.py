@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask
 from tests.helpers.small_page import small_page
 
@@ -177,7 +178,7 @@ def junk(chance: random.Random, port: int) -> bytes:
 
 def answer(port: int, request: bytes) -> int:
     """The status of the answer; 0 for none. A stream of events that begins is an answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         said = b""
         while len(said) < 12 and (part := connection.recv(4096)):

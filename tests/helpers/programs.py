@@ -52,7 +52,7 @@ def _run(folder: str, code: str, arguments: tuple[str, ...], variables: Mapping[
 
 @contextmanager
 def program(code: str, *arguments: str, **variables: str) -> Iterator[Program]:
-    """Run code as `python -c code arguments` would in this folder, with more environment variables; ended on leaving."""
+    """Run code as `python -c code arguments` would, with more environment variables; ended on leaving."""
     with tempfile.TemporaryDirectory() as folder:
         process = _FORKING.Process(target=_run, args=(folder, code, arguments, variables))
         process.start()
