@@ -24,8 +24,7 @@ from for_search.library.library import Library
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.patience import PATIENCE_S
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")]
+pytestmark = pytest.mark.slow
 N_IMAGES = 12
 PYTHON = ".venv/bin/python"
 

@@ -57,10 +57,14 @@ class Page:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.prefer(dark)
         if error := self.call("Page.navigate", url=url).get("errorText"):
             raise RuntimeError(f"{url}: {error}")
+
+    def prefer(self, dark: bool) -> None:
+        """Let the visitor prefer dark pages, or light ones, from now on."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def value(self, expression: str) -> Any:
         """The JSON value of a JavaScript expression. Raises RuntimeError when it throws."""

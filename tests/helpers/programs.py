@@ -42,7 +42,7 @@ class Program:
 
 def _run(folder: str, code: str, arguments: tuple[str, ...], variables: Mapping[str, str]) -> None:
     for descriptor, name in ((1, "out"), (2, "error")):
-        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT)
+        file = os.open(Path(folder, name), os.O_WRONLY)
         os.dup2(file, descriptor)
         os.close(file)
     os.environ.update(variables)
@@ -54,6 +54,8 @@ def _run(folder: str, code: str, arguments: tuple[str, ...], variables: Mapping[
 def program(code: str, *arguments: str, **variables: str) -> Iterator[Program]:
     """Run code as `python -c code arguments` would, with more environment variables; ended on leaving."""
     with tempfile.TemporaryDirectory() as folder:
+        for name in ("out", "error"):
+            Path(folder, name).touch()
         process = _FORKING.Process(target=_run, args=(folder, code, arguments, variables))
         process.start()
         running = Program(process, Path(folder))

@@ -8,12 +8,12 @@ arguments give the same bytes, whatever the number of processes. `write_scenes` 
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -25,6 +25,8 @@ from for_model.data.miniscenes.concepts import CONCEPTS, Concept, Split
 from for_model.data.miniscenes.glyphs import ink_area, mask, styles
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_json
+
+Drawn = TypeVar("Drawn")
 
 VERSION = 1  # raise it when the same arguments give other scenes
 DEFAULT_COUNTS: dict[Split, int] = {"train": 48_000, "dev": 1000, "val": 2000}
@@ -202,7 +204,8 @@ def write_scenes(root: Path, counts: dict[Split, int], seed: int = 0, size: int 
 def _coco_json(root: Path, split: Split, count: int, seed: int, size: int) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index, objects in enumerate(_drawn(root, split, count, seed, size)):
+    draw = partial(_draw_one, root, split, seed, size)
+    for index, objects in enumerate(draw_all(draw, count, f"MiniScenes {split}", "scene")):
         image_id = index + 1
         images.append({"id": image_id, "file_name": _file_name(index), "width": size, "height": size})
         annotations += [_annotation(len(annotations) + i + 1, image_id, o) for i, o in enumerate(objects)]
@@ -238,19 +241,20 @@ def _file_name(index: int) -> str:
     return f"{index + 1:012d}.jpg"
 
 
-def _drawn(root: Path, split: Split, count: int, seed: int, size: int) -> Iterator[list[SceneObject]]:
-    draw = partial(_draw_one, root, split, seed, size)
+def draw_all(draw: Callable[[int], Drawn], count: int, title: str, unit: str) -> Iterator[Drawn]:
+    """What `draw` makes of 0 to count - 1, in this order; drawn by as many processes as there are cores to run on.
+
+    draw: a function that can be pickled.
+    title, unit: of the progress bar.
+    """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bar = tqdm(total=count, desc=f"MiniScenes {split}", unit="scene", disable=None)
-    with bar, contextlib.ExitStack() as stack:
-        drawn: Iterator[list[SceneObject]]
-        if count <= _CHUNK:  # one process would draw them all
-            drawn = map(draw, range(count))
-        else:
+    with tqdm(total=count, desc=title, unit=unit, disable=None) as bar, contextlib.ExitStack() as stack:
+        drawn: Iterator[Drawn] = map(draw, range(count))
+        if count > _CHUNK:  # up to there one process would draw them all
             drawn = stack.enter_context(ProcessPoolExecutor(workers)).map(draw, range(count), chunksize=_CHUNK)
-        for objects in drawn:
+        for one in drawn:
             bar.update()
-            yield objects
+            yield one
 
 
 def _draw_one(root: Path, split: Split, seed: int, size: int, index: int) -> list[SceneObject]:

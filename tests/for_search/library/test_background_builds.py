@@ -16,9 +16,6 @@ from tests.helpers.fake_method import noise
 from tests.helpers.patience import PATIENCE_S
 from tests.helpers.tiny_index import make_searcher
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

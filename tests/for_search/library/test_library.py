@@ -20,9 +20,6 @@ from tests.helpers.patience import PATIENCE_S
 from tests.helpers.store_making import make_store, random_units
 from tests.helpers.tiny_index import make_searcher, random_method
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

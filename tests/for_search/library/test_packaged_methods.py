@@ -19,9 +19,6 @@ from for_model.text import embed_queries
 from for_search.library.packaged_methods import packaged_method
 from tests.helpers.patience import PATIENCE_S
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 TEXTS = ("kite", "a red kite over the sea")
 
 

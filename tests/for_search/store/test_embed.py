@@ -412,6 +412,7 @@ def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:
     assert all(shard.sha256 == files.sha256_file(store.path / shard.file) for shard in store.shards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["clip", "cluster-clip:3"])
 def test_kept_feature_maps_give_the_same_bytes_as_the_images(tmp_path: Path, method: str) -> None:
     write_scenes(tmp_path / "scenes", {"dev": 40}, size=96)
