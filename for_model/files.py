@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -109,6 +110,47 @@ def sealed(value: dict[str, Any]) -> dict[str, Any]:
 def is_sealed(value: dict[str, Any]) -> bool:
     """Whether a manifest's own hash is that of its other fields."""
     return value.get("sha256") == sha256_json({name: field for name, field in value.items() if name != "sha256"})
+
+
+def read_own_json(
+    path: Path,
+    expected: str,
+    again: str,
+    error: type[ForError],
+    *,
+    sealed_by_hash: bool = True,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """A JSON object that FOR has written: a manifest, say. Its format is checked, and the hash that it has of itself.
+
+    path: the file.
+    expected: the format that it must name.
+    again: what to do about a damaged one or another format, the end of the error's line.
+    error: what to raise.
+    sealed_by_hash: whether it was written with `sealed`; not so for files that users may edit.
+    others: for formats that are known to be something else, the whole line about such a file.
+
+    Raises FileNotFoundError or NotADirectoryError when there is no such file, for the caller to say what is missing;
+    `error`, in one line, when it can't be read, isn't JSON, is of another format, or has been changed.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as caught:
+        raise error(
+            f"{path} can't be read ({caught.strerror or caught}): check its permissions and the disk"
+        ) from caught
+    except (ValueError, RecursionError) as caught:
+        raise error(f"{path} is damaged, it isn't valid JSON ({caught}): {again}") from caught
+    found = value.get("format") if isinstance(value, dict) else None
+    if isinstance(found, str) and found in others:
+        raise error(others[found])
+    if found != expected:
+        raise error(f"{path} has the format {found!r}, expected {expected!r}: {again}")
+    if sealed_by_hash and not is_sealed(value):
+        raise error(f"{path} is damaged, its own hash differs: {again}")
+    return dict(value)
 
 
 def read_note(path: Path) -> dict[str, Any] | None:
