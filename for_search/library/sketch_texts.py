@@ -1,4 +1,4 @@
-"""What a sketch encoder is trained with: the embeddings of an index, and texts that are known, or not, to belong to them.
+"""What a sketch encoder is trained with: an index's embeddings, and texts, of which it is known whose they are or not.
 
 Legend: M images, N embeddings an image, T texts, P pairs, Co joint width.
 """

@@ -127,7 +127,9 @@ class Refinement:
         if len(found) < k and self.text is not None:  # no box holds any other
             known = {place for place, _ in found}
             hits = self.index.search(self.text[None], min(n_images, k + len(known)), allowed)[0]
-            rest = [place for hit in hits if (place := self.index.position(hit.image.id)) not in known][: k - len(found)]
+            rest = [place for hit in hits if (place := self.index.position(hit.image.id)) not in known][
+                : k - len(found)
+            ]
             own = [float(scorer.score(self.index.take([place])[0]).max()) for place in rest]
             found += sorted(zip(rest, own, strict=True), key=lambda each: (-each[1], each[0]))
         return [self._hit(place, score) for place, score in found]

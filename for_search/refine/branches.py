@@ -103,7 +103,7 @@ class SketchScorer:
         return self._scores(levels, counts)
 
     def images(self, least: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The places [F] and scores [F] of the images of which `least` members hold an embedding, ascending by place."""
+        """Places [F] and scores [F] of the images of which `least` members hold an embedding, by ascending place."""
         places, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for images, levels, counts in self.sketches.held(self.counts, least):
             found = self._scores(levels, counts)

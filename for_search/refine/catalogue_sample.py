@@ -77,4 +77,6 @@ def catalogue_sample(
     mean = rows.mean(axis=0)
     centred = rows - mean
     variances, axes = np.linalg.eigh(centred.T @ centred / len(rows))
-    return CatalogueSample(images, mean, np.ascontiguousarray(axes[:, ::-1]), np.maximum(variances[::-1], 0).copy(), sketches)
+    return CatalogueSample(
+        images, mean, np.ascontiguousarray(axes[:, ::-1]), np.maximum(variances[::-1], 0).copy(), sketches
+    )

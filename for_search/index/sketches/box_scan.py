@@ -38,7 +38,9 @@ class BoxBounds:
     width: Bytes
 
 
-def box_bounds(members: Iterable[Iterable[tuple[NDArray[np.intp], NDArray[np.floating], NDArray[np.floating]]]]) -> BoxBounds:
+def box_bounds(
+    members: Iterable[Iterable[tuple[NDArray[np.intp], NDArray[np.floating], NDArray[np.floating]]]],
+) -> BoxBounds:
     """The bounds of boxes; a box that no point of whole numbers lies in is left out.
 
     members: of each, its boxes: the columns that a box bounds, and the least and the largest value in each.
@@ -57,7 +59,11 @@ def box_bounds(members: Iterable[Iterable[tuple[NDArray[np.intp], NDArray[np.flo
             first.append(len(column))
     whole, byte = np.int64, np.uint8
     return BoxBounds(
-        np.array(member, whole), np.array(first, whole), np.array(column, whole), np.array(low, byte), np.array(width, byte)
+        np.array(member, whole),
+        np.array(first, whole),
+        np.array(column, whole),
+        np.array(low, byte),
+        np.array(width, byte),
     )
 
 

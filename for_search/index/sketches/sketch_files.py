@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_model import files
-from for_model.errors import ForError, StoreError, WeightsError
+from for_model.errors import StoreError, WeightsError
 from for_search.index.checked_file import CheckedFile, FileHashes
 from for_search.index.index import SearchIndex
 from for_search.index.segment import Segment
 from for_search.index.sketches.box_scan import BoxBounds, count_members
 from for_search.index.sketches.sketch_encoder import SketchEncoder, principal_encoder, read_sketch_encoder
+from for_search.store.store import problem_of
 
 FORMAT = "for-sketches/1"
 _FOLDER, _NOTE, _BYTES, _ENCODER = "sketches", "note.json", "sketches.bin", "encoder.safetensors"
@@ -68,7 +70,7 @@ class Sketches:
     def held(
         self, counts: NDArray[np.uint8], least: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.uint8]]]:
-        """The rows that `least` members or more hold, block by block: each one's image [F], sketch [F, D] and count [F].
+        """The rows that `least` members or more hold, by blocks: each one's image [F], sketch [F, D] and count [F].
 
         counts: as `counts` gives them.
         """
@@ -113,8 +115,8 @@ def open_sketches(index: SearchIndex) -> Sketches | None:
 def make_sketches(index: SearchIndex, encoder: SketchEncoder | None = None) -> Sketches:
     """Write the sketches that an index lacks, and open all of them.
 
-    encoder: what makes them; sketches by another, and damaged ones, are replaced. None for the one that has made some of them already, else
-        the principal axes of the index's own embeddings.
+    encoder: what makes them; sketches by another, and damaged ones, are replaced. None for the one that has made some
+        of them already, else the principal axes of the index's own embeddings.
     Raises StoreError for an encoder of another text space, when they can't be written, or somebody else is writing.
     """
     busy = StoreError(f"the index {index.path} is being written by another process: wait for it to finish")
@@ -150,7 +152,7 @@ def kept_encoder(path: Path) -> SketchEncoder | None:
     return None
 
 
-def check_sketches(path: Path) -> Iterator[tuple[str, ForError | None]]:
+def check_sketches(path: Path) -> Iterator[tuple[str, StoreError | None]]:
     """Check every byte of the sketches in an index's folder: the name of each file, and what is wrong with it."""
     for folder in sorted(path.glob(f"segment-*/{_FOLDER}")):
         prefix = f"{folder.parent.name}/{_FOLDER}"
@@ -161,14 +163,13 @@ def check_sketches(path: Path) -> Iterator[tuple[str, ForError | None]]:
             continue
         yield f"{prefix}/{_NOTE}", None
         for name, hashes in note["files"].items():
-            try:
-                CheckedFile(folder / name, FileHashes(**hashes)).check()
-                if name == _ENCODER and read_sketch_encoder(folder / name).sha256 != note["encoder"]:
-                    raise _damaged(folder / name, "its hash isn't the note's")
-            except ForError as error:
-                yield f"{prefix}/{name}", error
-            else:
-                yield f"{prefix}/{name}", None
+            yield f"{prefix}/{name}", problem_of(partial(_check, folder / name, FileHashes(**hashes), note["encoder"]))
+
+
+def _check(path: Path, hashes: FileHashes, encoder_sha256: str) -> None:
+    CheckedFile(path, hashes).check()
+    if path.name == _ENCODER and read_sketch_encoder(path).sha256 != encoder_sha256:
+        raise _damaged(path, "its hash isn't the note's")
 
 
 def _note(segment: Segment) -> dict[str, Any] | None:

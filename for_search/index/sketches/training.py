@@ -2,15 +2,15 @@
 
 An image is several embeddings, and a text says what one of them shows: as in search, a text's similarity to an image is
 that to the image's best embedding. So of a right image only the embedding is drawn to the text that is best for it, and
-of a wrong one only that is pushed away which is mistaken for it. With S [T, B] the similarities of T texts and B images,
+of a wrong one only that is pushed away which is mistaken for it. With the similarities of T texts and B images, [T, B],
 at a learnt temperature, the loss is
 
     cross entropy of each text over the images + of each image over its texts + koleo * KoLeo
 
 Which images are right for a text is known from captions or labels. For texts of which it isn't known, the names of a
 vocabulary say, it is taken from the full embeddings: a softmax over their similarities; these have no images' side.
-KoLeo is minus the mean log distance of a sketch to the nearest other one, of an embedding of each image drawn at random;
-it spreads the sketches out (Sablayrolles et al. 2019).
+KoLeo is minus the mean log distance of a sketch to the nearest other one, of one embedding of each image, drawn at
+random; it spreads the sketches out (Sablayrolles et al. 2019).
 
 Both heads start as the first principal axes, to which the perceptrons, zero at first, add.
 
@@ -78,17 +78,17 @@ class _Head(nn.Module):
     def __init__(self, axes: NDArray[np.float32], hidden: int) -> None:
         super().__init__()
         self.linear = nn.Parameter(torch.from_numpy(axes.copy()))
-        self.perceptron = nn.Sequential(nn.Linear(len(axes), hidden), nn.ReLU(), nn.Linear(hidden, axes.shape[1]))
-        nn.init.zeros_(self.perceptron[2].weight)
-        nn.init.zeros_(self.perceptron[2].bias)
+        self.first, self.last = nn.Linear(len(axes), hidden), nn.Linear(hidden, axes.shape[1])
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return F.normalize(rows @ self.linear + self.perceptron(rows), dim=-1)
+        return F.normalize(rows @ self.linear + self.last(F.relu(self.first(rows))), dim=-1)
 
     def to_numpy(self) -> SketchHead:
-        first, last = self.perceptron[0], self.perceptron[2]
-        tensors = (self.linear, last.bias, first.weight.T, first.bias, last.weight.T)
-        return SketchHead(*(np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors), unit=True)
+        tensors = (self.linear, self.last.bias, self.first.weight.T, self.first.bias, self.last.weight.T)
+        linear, shift, hidden, bias, out = (np.ascontiguousarray(tensor.detach().numpy()) for tensor in tensors)
+        return SketchHead(linear, shift, hidden, bias, out, unit=True)
 
 
 def train_sketch_encoder(
