@@ -48,7 +48,7 @@ def test_a_linear_answer_is_the_scans_without_a_scan(
         assert wanted.scanned
         assert not found.scanned
         _assert_same(found, wanted)
-        assert found.expected_total == pytest.approx(wanted.expected_total, rel=0.01)  # the sample is the whole index
+        assert found.expected_total == pytest.approx(wanted.expected_total, rel=0.1)  # wrong images are sampled too
     assert len(scanned[0.02].images) > 2 * 50  # so that it was asked more than once
     assert len(scanned[0.02].images) > len(scanned[0.7].images)
 
