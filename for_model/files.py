@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# What comes with FOR.
+CONFIG_DIR = Path(__file__).parent / "backbones" / "model_configs"
+WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def cache_dir() -> Path:
@@ -182,3 +186,16 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def sha256_arrays(arrays: Iterable[tuple[str, str, Sequence[int], memoryview]], architecture: Mapping[str, Any]) -> str:
+    """A hash of weights, see `for_model.tensor_files.sha256_state`, whatever library holds them.
+
+    arrays: name, dtype as torch writes it, shape and bytes of each, in the order of their names.
+    architecture: what leaves no trace in them.
+    """
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
+    for name, dtype, shape, data in arrays:
+        digest.update(f"\n{name} {dtype} {list(shape)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
