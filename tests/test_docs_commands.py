@@ -29,7 +29,7 @@ NOT_RUN = {
     r"photo-lite|photo_study": "needs requirements-photos.txt, and minutes: tests/test_photographs.py",
     r"tests\.screenshot": "needs a browser: tests/test_photographs.py takes a picture",
     r"tests\.benchmarks|pytest tests/benchmarks": "takes minutes: tests/test_benchmarks.py imports it",
-    r"tests\.attack": "takes minutes",
+    r"tests\.attack": "takes minutes: test_attacks.py of the server and test_kills.py of the store are short",
     r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
     r"^torchrun": "needs several GPUs: tests/for_model/training/test_train.py trains with two processes",
@@ -39,7 +39,6 @@ NOT_RUN = {
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
-    r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
 SMALLER = {
@@ -114,6 +113,7 @@ def reader(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder of somebody who reads docs: where commands run, and which `~` stands for."""
     miniscenes.write_scenes(tmp_path / "drawn", {"val": 8}, size=96)
     (tmp_path / "drawn" / "val").rename(tmp_path / "Pictures")
+    shutil.copy(tmp_path / "Pictures" / "000000000001.jpg", tmp_path / "PHOTO.jpg")
     (tmp_path / "albums.csv").write_text("path,rating\n000000000001.jpg,5\nnobody.jpg,1\n")
     write_nuimages(tmp_path / "nuimages", train=[["vehicle.car"], ["vehicle.car", "animal"]])
     shutil.copytree(REPOSITORY / "leaderboards", tmp_path / "leaderboards")

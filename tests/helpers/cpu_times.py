@@ -48,14 +48,16 @@ def cpu_s() -> float:
     return sum(os.times()[:4]) + (_running_below_s(os.getpid()) if _has_children() else 0.0)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    session.cpu_times_before = session.cpu_times_imports = cpu_s()  # all files are imported now, in each process
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
     outcome = yield
-    before = getattr(item.session, "cpu_times_before", None)
-    now = item.session.cpu_times_before = cpu_s()
-    report = outcome.get_result()
-    # what comes before a process's first test are mostly the imports of all files
-    report.cpu_s, report.imports_s = (0.0, now) if before is None else (now - before, 0.0)
+    report, session, now = outcome.get_result(), item.session, cpu_s()
+    report.cpu_s, report.imports_s = now - session.cpu_times_before, session.cpu_times_imports
+    session.cpu_times_before, session.cpu_times_imports = now, 0.0  # the imports are told once
 
 
 class _Table:
@@ -86,7 +88,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     tests = {name: spent for name, spent in _table.spent.items() if "::" in name}
     cpu, elapsed = (sum(spent[i] for spent in files.values()) for i in (0, 1))
     line(f"{cpu:8.1f} {elapsed:8.1f}  all tests")
-    line(f"{_table.imports_s:8.1f}           before the first test, in all processes")
+    line(f"{_table.imports_s:8.1f}           imports before the first test, in all processes")
     for group in (files, tests):
         line("")
         for name, spent in sorted(group.items(), key=lambda entry: -entry[1][0])[:SHOWN]:
