@@ -1,15 +1,15 @@
-"""A pytest plugin that shows what tests cost in CPU seconds, which hardly depend on what else the machine does.
+"""A pytest plugin that shows what tests cost in CPU seconds.
 
     make test ARGS="-p tests.helpers.cpu_times"
 
 Counted are user and system seconds of the test's process and of all programs below it, running or ended; on systems
 without Linux's /proc only of those that have ended. What a fixture of a file or session costs counts for the first test
-that uses it. Elapsed seconds stand beside: far more of them than CPU seconds, on an idle machine, mean waiting.
+that uses it. Elapsed seconds stand beside: far more of them than CPU seconds, on an idle machine, mean waiting. On a very
+busy machine CPU seconds too double or triple: compare what was measured in one run.
 """
 
 import contextlib
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +62,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") 
 
 class _Table:
     def __init__(self) -> None:
-        self.started = time.monotonic()
         self.imports_s = 0.0
         self.spent: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # CPU and elapsed seconds
 
