@@ -4,8 +4,8 @@
 
 Counted are user and system seconds of the test's process and of all programs below it, running or ended; on systems
 without Linux's /proc only of those that have ended. What a fixture of a file or session costs counts for the first test
-that uses it. Elapsed seconds stand beside: far more of them than CPU seconds, on an idle machine, mean waiting. On a very
-busy machine CPU seconds too double or triple: compare what was measured in one run.
+that uses it. Elapsed seconds stand beside: far more of them than CPU seconds, on an idle machine, mean waiting.
+Beside much else CPU seconds too double or triple: compare what was measured in one run.
 """
 
 import contextlib
