@@ -51,7 +51,8 @@ class Refinement:
     @property
     def marked(self) -> frozenset[ImageId]:
         """The ids of the marked images, those that are gone left aside."""
-        return frozenset(mark.image for mark in (*self.examples.right_marks, *self.examples.wrong_marks))
+        marks = (*self.examples.right_marks, *self.examples.wrong_marks)
+        return frozenset(self.index.image(mark.image).id for mark in marks)  # which takes "7" for 7
 
     def probability(self, score: float) -> float | None:
         """How probable it is that an image of this score is meant; None without any mark."""
@@ -78,7 +79,7 @@ class Refinement:
         if isinstance(self.scorer, LinearScorer):
             return self.index.search(self.scorer.query[None], k, allowed, exact)[0]
         scores = self.scores()
-        return [self._hit(column, float(scores[column])) for column in best_columns(scores, k, allowed)]
+        return [self.hit(column) for column in best_columns(scores, k, allowed)]
 
     def scores(self) -> NDArray[np.float32]:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
@@ -90,9 +91,12 @@ class Refinement:
             scores[places] = self.scorer.score(rows).reshape(embeddings.shape[:2]).max(axis=1)
         return scores
 
-    def _hit(self, column: int, score: float) -> Hit:
-        image = self.index.images[column]
-        return Hit(image, score, int(self.scorer.score(self.index.embeddings(image.id)).argmax()))
+    def hit(self, position: int) -> Hit:
+        """An image by its position in the index's images, its score and its best embedding."""
+        image = self.index.images[position]
+        scores = self.scorer.score(self.index.embeddings(image.id))  # [N]
+        best = int(scores.argmax())
+        return Hit(image, float(scores[best]), best)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +130,16 @@ def refine_index(
     feedback: Feedback,
     refiner: str = DEFAULT_REFINER,
     sample: CatalogueSample | None = None,
-    named_parts: bool = True,
 ) -> Refinement:
     """Learn what is meant from a text and marks.
 
     text: [Co] float32, unit-norm; None for what only marks tell.
     refiner: one of REFINERS.
     sample: of the index; None to draw it now.
-    named_parts: see `marked_embeddings`.
     Raises UsageError for an unknown refiner, and without a text and any right image of the index.
     """
     learner = refiner_of(refiner)
-    examples = marked_embeddings(index, feedback, named_parts)
+    examples = marked_embeddings(index, feedback)
     if text is None and not examples.right:
         gone = f" ({len(examples.gone)} marked images are gone)" if examples.gone else ""
         raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")
@@ -150,10 +152,13 @@ def refine_index(
     return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 
 
-def whole_answer(refinement: Refinement, threshold: float = 0.5) -> WholeAnswer:
+def whole_answer(
+    refinement: Refinement, threshold: float = 0.5, allowed: NDArray[np.bool_] | None = None
+) -> WholeAnswer:
     """All images that are as probable as `threshold`, and those marked right; never one that is marked wrong.
 
     threshold: above 0 and below 1.
+    allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
     Raises UsageError for another threshold, and without any mark: a text alone doesn't tell how many images are meant.
     """
     if not 0 < threshold < 1:
@@ -166,6 +171,9 @@ def whole_answer(refinement: Refinement, threshold: float = 0.5) -> WholeAnswer:
     probabilities = refinement.calibration.probabilities(refinement.scores())  # [M]
     probabilities[right] = 1
     probabilities[wrong] = 0
+    if allowed is not None:
+        probabilities[~allowed] = 0
+        right = right[allowed[right]]
     others = np.flatnonzero(probabilities >= threshold)
     others = others[~np.isin(others, right)]
     others = others[np.argsort(-probabilities[others], kind="stable")]
