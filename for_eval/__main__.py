@@ -217,7 +217,8 @@ def _add_loop(parsers: Parsers) -> None:
         help="marks -> whole answers -> labels -> a trained head, against the head before it",
         description="A simulated user marks results for some names in one split; the whole answers become labels, a "
         "head is trained on them, and scored on another split beside the head that was searched with, and beside one "
-        "trained on the same images without labels. One JSON result under OUT/results/loop, OUT/loop.csv made from them.",
+        "trained on the same images without labels. One JSON result under OUT/results/loop, OUT/loop.csv made from "
+        "them.",
         epilog="example: python -m for_eval loop for_model/configs/for-plus-miniscenes.toml --dataset miniscenes "
         "--split dev --unseen val --method cluster-clip:8 optimizer.epochs=8",
     )
