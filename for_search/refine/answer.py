@@ -121,7 +121,8 @@ class WholeAnswer:
         """`about 340 images, 90% right`."""
         if not len(self.images):
             return "no image"
-        return f"about {len(self.images):,} images, {100 * self.precision:.0f}% right"
+        count = len(self.images)
+        return f"about {count:,} image{'' if count == 1 else 's'}, {100 * self.precision:.0f}% right"
 
 
 def refine_index(
