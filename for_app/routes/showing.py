@@ -83,7 +83,9 @@ class _Answers:
     def everything(self, params: QueryParams) -> Response:
         """`n` of all images that a text, or a concept, and marks mean, from rank `from` + 1 on."""
         asked = self._questions.asked(params)
-        return JSONResponse({**answer_of_all(asked, *_page_of(params)).to_json(), "examples": examples_of(asked.searcher)})
+        return JSONResponse(
+            {**answer_of_all(asked, *_page_of(params)).to_json(), "examples": examples_of(asked.searcher)}
+        )
 
     def table(self, params: QueryParams) -> Response:
         """All of these images as a CSV file."""

@@ -98,7 +98,7 @@ export class Marks {
     const count = (kind) => this.said?.[kind] ?? marks.filter(([each]) => each === kind).length;
     const bold = document.createElement("b");
     bold.textContent = `${count("right")} right, ${count("wrong")} wrong`;
-    const more = [this.said?.words, this.said?.gone ? `${this.said.gone} marked images are gone` : ""].filter(Boolean);
+    const more = [this.said?.words, goneWords(this.said?.gone)].filter(Boolean);
     of("marks-said").replaceChildren(bold, more.length ? ` · ${more.join(" · ")}` : "");
     of("undo").hidden = of("forget-marks").hidden = !marks.length;
     of("everything").hidden = of("help-most").hidden = !this.said?.words;
@@ -162,6 +162,8 @@ export class Marks {
     return item;
   }
 }
+
+const goneWords = (count) => (count ? `${count} marked image${count === 1 ? " is" : "s are"} gone` : "");
 
 /** What a mark is called on a badge; empty for none. */
 export const badgeOf = (kind) => (KINDS.includes(kind) ? `${SIGNS[kind]} ${kind}` : "");

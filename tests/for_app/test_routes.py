@@ -90,9 +90,7 @@ def test_marks_are_learnt_from(served: Served) -> None:
         feedback_of([{"image": right, "right": True}, {"image": wrong, "right": False}]),
         sample=served.library.sample(served.library.default),
     )
-    assert [hit["id"] for hit in after["hits"]] == [
-        hit.image.id for hit in learnt.unmarked(30)
-    ]  # the marked apart
+    assert [hit["id"] for hit in after["hits"]] == [hit.image.id for hit in learnt.unmarked(30)]  # the marked apart
     words = whole_answer(learnt).in_words()
     assert after["marks"] == {"right": 1, "wrong": 1, "gone": 0, "words": words}
     assert after["total"] == 28
