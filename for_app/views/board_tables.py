@@ -18,9 +18,9 @@ from for_model.methods.registry import METHODS
 
 _OF_PAPER = "The paper's own numbers, not measured here: other images, another model"
 _MARKS = (
-    "A simulated user sees ten images a round and marks each as the labels say. In percent: average precision over the "
-    "images not shown yet, beside the text's over the same images; names that lose more than 5 points by the marks; the "
-    "right images found so far; how right and how complete the whole answer is."
+    "A simulated user sees ten images a round and marks each as the labels say. In percent: average precision over "
+    "the images not shown yet, beside the text's over the same images; names that marks cost more than 5 points; "
+    "the right images found so far; how right and how complete the whole answer is."
 )
 _UNIT = " mAP@50"
 _ROWS = (
