@@ -89,7 +89,8 @@ def answer(asked: Asked, start: int, count: int, least: float | None = None) -> 
     start, count: the hits wanted, from rank start + 1 on.
     least: the lowest score that counts as a match in the technical details; None for none.
 
-    What was learnt tells how probable a match is; a text alone does too, once the network that reads it is loaded.
+    What was learnt tells how probable a match is; a text alone does too, once the network that reads it is
+    loaded, or where texts are read without.
     """
     if asked.combination is not None:
         return _combined_answer(asked, asked.combination, start, count)
@@ -98,7 +99,7 @@ def answer(asked: Asked, start: int, count: int, least: float | None = None) -> 
     begun = time.perf_counter()
     if learnt is None:
         result = searcher.find(query, start + count, allowed)
-        if searcher.encoder.loaded:  # what a text's scores mean is found with the network
+        if searcher.encoder.reads_texts:  # what a text's scores mean is found with the network
             result = searcher.judged(query, result)
     else:
         found = tuple(learnt.best(start + count, allowed)) if n_images else ()
