@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from for_app.asked import Asked
+from for_app.question import Question
 from for_app.views.pictures import Shape, data_uri, large_picture, shapes_of
 from for_app.views.presentation import combined_details_html, evidence_words, file_words, search_details_html
 from for_model.data.dataset import ImageRecord
@@ -82,7 +82,7 @@ def hits_json(hits: Sequence[Hit], shapes: Sequence[Shape], first_rank: int = 1)
     ]
 
 
-def answer(asked: Asked, start: int, count: int, least: float | None = None) -> Answer:
+def answer(asked: Question, start: int, count: int, least: float | None = None) -> Answer:
     """Search, and look how large the pictures are that were found.
 
     asked: what for. Images that are marked are left out.
@@ -125,7 +125,7 @@ def answer(asked: Asked, start: int, count: int, least: float | None = None) -> 
     return Answer(query.label, hits, shapes, 1, n_images, about, probabilities, cutoff)
 
 
-def _marks_json(asked: Asked) -> dict[str, Any] | None:
+def _marks_json(asked: Question) -> dict[str, Any] | None:
     """What is said of what was learnt: how many marks, and how many images it means. None where nothing was learnt."""
     learnt = asked.learnt
     if learnt is None:
@@ -136,7 +136,7 @@ def _marks_json(asked: Asked) -> dict[str, Any] | None:
     return {"right": len(examples.right), "wrong": len(examples.wrong), "gone": gone, "words": words}
 
 
-def answer_of_all(asked: Asked, start: int, count: int) -> Answer:
+def answer_of_all(asked: Question, start: int, count: int) -> Answer:
     """A page of all images that are meant: those marked right, then the others from the most probable down.
 
     start, count: as in `answer`. Raises UsageError where nothing was learnt.
@@ -150,7 +150,7 @@ def answer_of_all(asked: Asked, start: int, count: int) -> Answer:
     return Answer(asked.query.label, hits, shapes, start + 1, len(whole.images), about, probabilities, whole.threshold)
 
 
-def table_of_all(asked: Asked, own: bool) -> str:
+def table_of_all(asked: Question, own: bool) -> str:
     """All images that are meant as CSV; with the paths of this machine's images for its own user alone.
 
     Raises UsageError where nothing was learnt.
@@ -162,13 +162,13 @@ def table_of_all(asked: Asked, own: bool) -> str:
     return answer_csv(rows)
 
 
-def _whole(asked: Asked) -> tuple[Refinement, WholeAnswer]:
+def _whole(asked: Question) -> tuple[Refinement, WholeAnswer]:
     if asked.learnt is None:
         raise UsageError("nothing is marked, so nobody can say how many images are meant: mark some right and wrong")
     return asked.learnt, whole_answer(asked.learnt, allowed=asked.allowed)
 
 
-def telling_hits(asked: Asked, count: int) -> list[dict[str, Any]]:
+def telling_hits(asked: Question, count: int) -> list[dict[str, Any]]:
     """The images whose marks would tell most, as JSON values. Raises UsageError where nothing was learnt yet."""
     if asked.learnt is None:
         raise UsageError("mark an image right or wrong first: then it can be told which marks would help most")
@@ -180,7 +180,7 @@ def telling_hits(asked: Asked, count: int) -> list[dict[str, Any]]:
     return found
 
 
-def _combined_answer(asked: Asked, combination: Combination, start: int, count: int) -> Answer:
+def _combined_answer(asked: Question, combination: Combination, start: int, count: int) -> Answer:
     searcher = asked.searcher
     n_images = len(searcher.index.images) if asked.allowed is None else int(asked.allowed.sum())
     result = find_combination(searcher, combination, start + count, asked.allowed, asked.things)
@@ -208,7 +208,7 @@ def describe_hit(searcher: Searcher, record: ImageRecord, own: bool) -> dict[str
     return {**said, "path": str(searcher.image_path(record))} if own and shape.problem is None else said
 
 
-def evidence_of(asked: Asked, record: ImageRecord) -> dict[str, Any]:
+def evidence_of(asked: Question, record: ImageRecord) -> dict[str, Any]:
     """The picture of where a match comes from, and words about it; no picture, and why, where it can't be told.
 
     Of several things each that is wanted has a colour of its own; `things` says which.
@@ -235,7 +235,7 @@ def evidence_of(asked: Asked, record: ImageRecord) -> dict[str, Any]:
 
 
 def _evidence_of_things(
-    asked: Asked, combination: Combination, record: ImageRecord, image: Image.Image
+    asked: Question, combination: Combination, record: ImageRecord, image: Image.Image
 ) -> dict[str, Any]:
     searcher = asked.searcher
     wanted = [text for role, text in combination.things if role != "none"]

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from for_app.asked import Asked
 from for_app.guard import visitors_line
+from for_app.question import Question
 from for_app.uploads import uploaded_image
 from for_model.errors import ForError, UsageError
 from for_search.library.concept_texts import learnt_things, named_concept
@@ -55,7 +55,7 @@ class Questions:
         """The searcher of that index. Raises UsageError for an unknown one."""
         return self._library.searcher(self.index(params))
 
-    def asked(self, params: QueryParams) -> Asked:
+    def asked(self, params: QueryParams) -> Question:
         """What is searched for: `like` (an image's id) and `part` (an embedding's number), `upload`, or the text `q`,
         which may name a concept; what was learnt of it from the images marked `right` and `wrong`; what an image shall
         hold besides (`all`, `any`, `none`); `where`, a condition over the images' columns.
@@ -74,7 +74,7 @@ class Questions:
             things = learnt_things(self._library, self.index(params), combination)
             if marks.marks:  # they say what the text means
                 things[combination.all_of[0]] = learnt_thing(self._learn(params, searcher, marks), text)
-            return Asked(
+            return Question(
                 searcher,
                 Query(combination.label, _NO_QUERY, 0.0),
                 n_gone=n_gone,
@@ -83,12 +83,12 @@ class Questions:
                 allowed=allowed,
             )
         if not marks.marks and concept_name(text) is None:
-            return Asked(searcher, self._query(params, searcher), n_gone=n_gone, allowed=allowed)
+            return Question(searcher, self._query(params, searcher), n_gone=n_gone, allowed=allowed)
         learnt = self._learn(params, searcher, marks)
         label = text or self._query(params, searcher).label
         marked = frozenset(mark.image for mark in marks.marks)
         vector = learnt.scorer.query[None] if isinstance(learnt.scorer, LinearScorer) else _NO_QUERY
-        return Asked(searcher, Query(label, vector, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
+        return Question(searcher, Query(label, vector, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
 
     def marks(self, params: QueryParams) -> tuple[Feedback, int]:
         """The marks, and how many of them are of images that the index doesn't have."""

@@ -13,7 +13,7 @@ from for_search.refine.answer import Refinement
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class Question:
     """What a request asks for.
 
     searcher: of the index.
