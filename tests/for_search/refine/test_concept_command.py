@@ -122,7 +122,7 @@ def test_a_concept_stands_wherever_a_text_does(folder: Path, library: Library) -
     found = api.search(library, "concept:leaping", 4)["hits"]
     assert [hit["id"] for hit in compared["methods"][0]["hits"]] == [hit["id"] for hit in found]
     assert api.evidence(library, "concept:leaping", found[0]["id"])["embedding"] == found[0]["embedding"]
-    both = api.search(library, "", 4, all_of=["concept:leaping", "cat"])["hits"]
+    both = api.search(library, "", 30, all_of=["concept:leaping", "cat"])["hits"]
     known = {hit["id"]: hit["probability"] for hit in api.refine(library, "concept:leaping", [], 30)["hits"]}
     assert any(hit["id"] in known for hit in both)
     for hit in both:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from for_model.errors import UsageError
 from for_search.refine.answer import refine_index
@@ -26,11 +27,19 @@ def test_they_lie_at_the_edge_of_the_answer_and_apart(planted: Planted) -> None:
     others = [p for image, p in zip(planted.index.images, probabilities, strict=True) if image.id not in learnt.marked]
     asked = [learnt.probability(hit.score) or 0.0 for hit in hits]
     assert np.mean([abs(p - 0.5) > max(abs(a - 0.5) for a in asked) for p in others]) > 0.8
-    parts = np.stack([planted.index.embeddings(hit.image.id)[hit.embedding] for hit in hits])
-    every = telling_images(learnt, 30)  # all that the three were chosen among
-    others_parts = np.stack([planted.index.embeddings(hit.image.id)[hit.embedding] for hit in every])
-    alike, of_all = parts @ parts.T, others_parts @ others_parts.T
-    assert alike[~np.eye(3, dtype=bool)].mean() < of_all[~np.eye(len(every), dtype=bool)].mean()
+    logits = np.abs(np.log(probabilities) - np.log1p(-probabilities))
+    marked = [planted.index.position(image) for image in learnt.marked]
+    logits[marked] = np.inf
+    nearest = [planted.index.images[place].id for place in np.argsort(logits, kind="stable")[:30].tolist()]
+    assert hits[0].image.id == nearest[0]
+    assert {hit.image.id for hit in hits} < set(nearest)
+
+    def part(image: int | str) -> NDArray[np.float32]:
+        rows = planted.index.embeddings(image)
+        return np.asarray(rows[int(learnt.scorer.score(rows).argmax())])
+
+    likeness = [float(part(nearest[0]) @ part(image)) for image in nearest[1:]]
+    assert float(part(nearest[0]) @ part(hits[1].image.id)) == min(likeness)  # the one that is least like the first
 
 
 def test_a_choice_of_images_few_of_them_and_no_marks(tmp_path: Path, planted: Planted) -> None:
