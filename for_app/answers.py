@@ -1,9 +1,10 @@
 """What the page's scripts are told: the hits of a search, what is known of one of them, the evidence for a match."""
 
+import io
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from for_search.query.combination import Combination, find_combination
 from for_search.query.evidence import THING_COLOURS, find_evidence, find_evidences, heat_map, things_map
 from for_search.query.searcher import Searcher, SearchResult, without_paths
 from for_search.refine.answer import Refinement, WholeAnswer, whole_answer
-from for_search.refine.export import answer_csv, answer_rows
+from for_search.refine.export import answer_rows, write_csv
 from for_search.refine.refiner_protocol import LinearScorer
 from for_search.refine.telling import telling_images
 
@@ -156,10 +157,12 @@ def table_of_all(asked: Question, own: bool) -> str:
     Raises UsageError where nothing was learnt.
     """
     learnt, whole = _whole(asked)
-    rows = answer_rows(whole, learnt)
+    rows = answer_rows(learnt.index, whole, learnt.marked)
     if not own:
-        rows = [{**row, "path": Path(row["path"]).name} for row in rows]
-    return answer_csv(rows)
+        rows = (replace(row, image=replace(row.image, path=Path(row.image.path).name)) for row in rows)
+    text = io.StringIO()
+    write_csv(rows, text)
+    return text.getvalue()
 
 
 def _whole(asked: Question) -> tuple[Refinement, WholeAnswer]:

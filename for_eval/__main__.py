@@ -123,6 +123,26 @@ def _add_calibration(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_calibration)
 
 
+def _add_sketches(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "sketches",
+        help="what 32 bytes an embedding keep of mAP@50",
+        description="Train a sketch encoder on one split, and score another by its full embeddings, by their sketches "
+        "of 32 bytes, trained and of principal axes, and by product quantisation of that size: one JSON result a "
+        "method under OUT/results/sketches, OUT/sketches.csv made from them.",
+        epilog="example: python -m for_eval sketches --dataset miniscenes --fit-split train --texts labels",
+    )
+    add_method_options(parser)
+    parser.add_argument("--methods", default=_STUDIED, help=f"with commas (default {_STUDIED})")
+    parser.add_argument("--fit-split", required=True, metavar="SPLIT", help="the split that the encoder is trained on")
+    parser.add_argument(
+        "--texts", default="labels", help="labels (default), captions, or a file, as for_search sketch-encoder takes it"
+    )
+    parser.add_argument("--stores", type=Path, help="keep and reuse embeddings here (default: FOR's cache)")
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.set_defaults(run=commands.run_sketches)
+
+
 def _add_combinations(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "combinations",
@@ -257,7 +277,7 @@ def _add_fetch(parsers: Parsers) -> None:
 def _parser() -> argparse.ArgumentParser:
     commands = (
         *(_add_fetch, _add_classes, _add_leaderboard, _add_tables, _add_table, _add_figure, _add_compare),
-        *(_add_calibration, _add_combinations, _add_refine, _add_loop),
+        *(_add_calibration, _add_combinations, _add_refine, _add_loop, _add_sketches),
     )
     return package_parser("for_eval", __doc__, _EPILOG, commands)
 

@@ -118,6 +118,16 @@ def run_combinations(arguments: argparse.Namespace) -> None:
     print(COMBINATIONS.write_table(arguments.out))
 
 
+def run_sketches(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.sketch_table import SKETCHES, study_sketches
+
+    for method, to_measure, to_fit in _studied(arguments):
+        assert to_fit is not None, "--fit-split is required"
+        result = study_sketches(method, to_fit, to_measure, arguments.texts, arguments.stores)
+        print(SKETCHES.write(arguments.out, result), flush=True)
+    print(SKETCHES.write_table(arguments.out))
+
+
 def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset", "Dataset | None"]]:
     """Each method of a study, the split that is measured and, where there is one, the split that is fitted to."""
     from for_model.data.registry import load_dataset
@@ -140,11 +150,12 @@ def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.refinement.loop import LOOP
     from for_eval.refinement.marks_needed import MARKS_NEEDED
     from for_eval.refinement.refine_table import REFINE
+    from for_eval.refinement.sketch_table import SKETCHES
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     studies = [
         study.write_table(arguments.out)
-        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED, CEILING, CONCEPT_SCORES, LOOP)
+        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED, CEILING, CONCEPT_SCORES, LOOP, SKETCHES)
         if study.folder(arguments.out).is_dir()
     ]
     if arguments.with_paper:

@@ -1,17 +1,20 @@
 """A whole answer as files: CSV, JSON, a folder of links, or COCO's layout, which training and evaluation read."""
 
 import csv
-import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
+from for_model.data.dataset import ImageRecord
 from for_model.errors import DataError, UsageError
-from for_model.files import slug, write_bytes, write_json
+from for_model.files import atomic_path, slug, write_json
+from for_search.index.index import SearchIndex
 from for_search.query.searcher import Searcher
 from for_search.refine.answer import Refinement, WholeAnswer
 
@@ -20,8 +23,39 @@ COCO_SPLIT = "concept"  # the split's name in COCO's layout
 SURELY_NOT = 0.1  # images less probable than this are labelled as without the concept
 
 
+@dataclass(frozen=True)
+class AnswerRow:
+    """An image of a whole answer.
+
+    probability: that it is meant; 1 for one that is marked right.
+    marked: whether it is.
+    """
+
+    image: ImageRecord
+    probability: float
+    marked: bool
+
+
+def answer_rows(
+    index: SearchIndex, answer: WholeAnswer, marked_right: frozenset[Any], first: int = 0, count: int | None = None
+) -> Iterator[AnswerRow]:
+    """A page of an answer, one image after the other, in its order.
+
+    marked_right: the ids of the images that the user marked right.
+    first: how many images are left out, those of earlier pages.
+    count: how many there are at most; None for all the others.
+    Raises UsageError for negative numbers.
+    """
+    if first < 0 or (count is not None and count < 0):
+        raise UsageError(f"images {first} and {count} further ones: expected 0 or more")
+    page = range(first, len(answer.images) if count is None else min(first + count, len(answer.images)))
+    for place in page:
+        image = index.images[int(answer.images[place])]
+        yield AnswerRow(image, float(answer.probabilities[place]), image.id in marked_right)
+
+
 def export_answer(searcher: Searcher, answer: WholeAnswer, learnt: Refinement, name: str, out: Path, form: str) -> None:
-    """Write an answer.
+    """Write an answer, image by image, with a progress bar.
 
     searcher: of the index that was asked.
     learnt: what the answer is of.
@@ -34,15 +68,16 @@ def export_answer(searcher: Searcher, answer: WholeAnswer, learnt: Refinement, n
     Raises UsageError for another form or a folder that holds something, DataError where nothing can be written.
     """
     check_place(out, form)
-    found = answer_rows(answer, learnt)
+    rows = answer_rows(searcher.index, answer, learnt.marked)
+    shown = tqdm(rows, "export", len(answer.images), unit="image", unit_scale=True, disable=None)
     try:
         if form == "csv":
-            write_bytes(out, answer_csv(found).encode())
+            with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+                write_csv(shown, stream)
         elif form == "json":
-            estimate = {"precision": answer.precision if found else None, "expected_total": answer.expected_total}
-            write_json(out, {"name": name, "threshold": answer.threshold, **estimate, "images": found})
+            _write_json(answer, name, shown, out)
         elif form == "links":
-            _write_links(searcher, answer, out)
+            _write_links(searcher, shown, len(str(len(answer.images))), out)
         else:
             _write_coco(searcher, answer, learnt, name, out)
     except OSError as error:
@@ -57,32 +92,35 @@ def check_place(out: Path, form: str) -> None:
         raise UsageError(f"{out} is there and not an empty folder: choose another one")
 
 
-def answer_rows(answer: WholeAnswer, learnt: Refinement) -> list[dict[str, Any]]:
-    """The images of an answer, in its order: id, path, probability, and whether the user marked it right."""
-    images, marked = learnt.index.images, learnt.marked
-    return [
-        {"image": image.id, "path": image.path, "probability": float(probability), "marked": image.id in marked}
-        for image, probability in (
-            (images[int(position)], probability)
-            for position, probability in zip(answer.images, answer.probabilities, strict=True)
-        )
-    ]
-
-
-def answer_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows of `answer_rows` as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def write_csv(rows: Iterable[AnswerRow], stream: TextIO) -> None:
+    """Write rows of an answer as CSV, with a header."""
+    writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "path", "probability", "marked"])
-    writer.writerows([[row["image"], row["path"], f"{row['probability']:.4f}", row["marked"]] for row in rows])
-    return text.getvalue()
+    writer.writerows([row.image.id, row.image.path, f"{row.probability:.4f}", row.marked] for row in rows)
 
 
-def _write_links(searcher: Searcher, answer: WholeAnswer, out: Path) -> None:
+def _write_json(answer: WholeAnswer, name: str, rows: Iterable[AnswerRow], out: Path) -> None:
+    """One object, with a line for each image, so that they needn't lie in memory all together."""
+    precision = answer.precision if len(answer.images) else None
+    head = {"name": name, "threshold": answer.threshold, "precision": precision}
+    head["expected_total"] = answer.expected_total
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "images": [')
+        for number, row in enumerate(rows):
+            value = {
+                "image": row.image.id,
+                "path": row.image.path,
+                "probability": row.probability,
+                "marked": row.marked,
+            }
+            stream.write((",\n" if number else "\n") + json.dumps(value, ensure_ascii=False))
+        stream.write("\n]}\n")
+
+
+def _write_links(searcher: Searcher, rows: Iterable[AnswerRow], width: int, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    width = len(str(len(answer.images)))
-    for rank, position in enumerate(answer.images, start=1):
-        path = searcher.image_path(searcher.index.images[int(position)])
+    for rank, row in enumerate(rows, start=1):
+        path = searcher.image_path(row.image)
         (out / f"{rank:0{width}d}-{slug(path.stem)}{path.suffix}").symlink_to(path)
 
 

@@ -175,3 +175,22 @@ def test_a_hundred_thousand_marks_are_one_line(
     file.write_text(json.dumps(contradictory))
     assert main([*create, "--concepts", str(folder / "concepts")]) == 2
     assert "image 1 is marked right and wrong" in capsys.readouterr().err
+
+
+def test_the_whole_answer_page_by_page(library: Library, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = str(library.searcher(library.default).index.path)
+    (folder / "marks.json").write_text(json.dumps(_marks(library)))
+    where = ["--concepts", str(folder / "paged")]
+    create = ["concept", "create", "paged", index, "--text", "dog", "--marks", str(folder / "marks.json"), *where]
+    assert main([*create, "--threshold", "0.01"]) == 0
+    show = ["concept", "show", "paged", index, "--weights", "random", *where]
+    capsys.readouterr()
+    pages = []
+    for page in (["--count", "100"], ["--count", "2"], ["--first", "2", "--count", "100", "--exact"]):
+        assert main([*show, *page]) == 0
+        pages.append([line for line in capsys.readouterr().out.splitlines() if line[:6].strip().isdigit()])
+    assert len(pages[0]) > 3
+    assert pages[0] == pages[1] + pages[2]
+    assert "marked" in pages[0][0]
+    assert main([*show, "--count", "-1"]) == 2
+    assert "expected 0 or more" in capsys.readouterr().err
