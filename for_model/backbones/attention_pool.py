@@ -77,22 +77,6 @@ class AttentionPool(nn.Module):
         Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
-    def attend_once(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """`attend` for one query an image, several times as fast: no token goes through k or v.
-
-        The query goes through k the other way round, and the tokens' weighted mean through v: sums in another order,
-        which agree with those of `attend` to float32's rounding, not to the last digit.
-
-        query: [B, 1, Ce], tokens: [B, K', Ce], as of `attend`. Returns Y [B, 1, Co], not normalised.
-        """
-        heads = (self.num_heads, -1)
-        q = self.q_proj(query[:, 0]).unflatten(-1, heads)  # [B, heads, Ce / heads]
-        asked = torch.einsum("bhd,hdc->bhc", q, self.k_proj.weight.unflatten(0, heads))  # k's bias moves all alike
-        weights = (asked @ tokens.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, K']
-        Z = torch.einsum("bhc,hdc->bhd", weights.to(tokens.dtype) @ tokens, self.v_proj.weight.unflatten(0, heads))
-        Y: Tensor = self.c_proj(Z.flatten(1) + self.v_proj.bias)
-        return Y[:, None]
-
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2): no positions, no attention.
 
@@ -101,6 +85,33 @@ class AttentionPool(nn.Module):
         Returns [B, K, Co], not normalised.
         """
         return self.c_proj(self.v_proj(X))
+
+    def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """See `protocol.Pool`. c(v(x)) is one linear map here, and is taken as one where that multiplies less."""
+        v, c = self.v_proj, self.c_proj
+        if X.shape[0] * X.shape[1] > self.dim:  # cells that go through v, against rows of c that do
+            dense = F.linear(X, c.weight @ v.weight, F.linear(v.bias, c.weight, c.bias))
+        else:
+            dense = self.project(X)
+        return dense, self._attend_with_the_mean(X)
+
+    def _attend_with_the_mean(self, X: Tensor) -> Tensor:
+        """CLIP's own embedding (eq. 1), [B, 1, Co], without k or v of any token, and without a copy of the tokens.
+
+        The one query goes through k the other way round, and the tokens' weighted mean through v. The mean token's
+        logit is the mean of the cells' (before the positions), and its weight is a share of each cell's.
+        """
+        check_tokens(X, self.grid)
+        heads, positions = (self.num_heads, -1), self.positional_embedding.to(X.dtype)  # [K + 1, Ce]
+        q = self.q_proj(X.mean(dim=1) + positions[0]).unflatten(-1, heads)  # [B, heads, Ce / heads]
+        asked = torch.einsum("bhd,hdc->bhc", q, self.k_proj.weight.unflatten(0, heads))  # k's bias moves all alike
+        of_cells = asked @ X.transpose(1, 2)  # [B, heads, K]
+        logits = torch.cat([of_cells.mean(dim=-1, keepdim=True), of_cells], dim=-1) + asked @ positions.T
+        weights = (logits / math.sqrt(q.shape[-1])).softmax(dim=-1).to(X.dtype)  # [B, heads, K + 1]
+        pooled = (weights[..., 1:] + weights[..., :1] / X.shape[1]) @ X + weights @ positions  # [B, heads, Ce]
+        Z = torch.einsum("bhc,hdc->bhd", pooled, self.v_proj.weight.unflatten(0, heads))
+        Y: Tensor = self.c_proj(Z.flatten(1) + self.v_proj.bias)
+        return Y[:, None]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
