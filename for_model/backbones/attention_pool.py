@@ -37,6 +37,7 @@ class AttentionPool(nn.Module):
         self.width, self.dim = self.v_proj.in_features, self.c_proj.out_features
         embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
         self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
+        self._folded: tuple[list[tuple[int, int, int]], tuple[Tensor, Tensor]] | None = None  # see `_c_after_v`
 
     def with_projections(self, own: Mapping[str, nn.Module]) -> "AttentionPool":
         """The same pool with other modules in place of some projections, `{"v_proj": module}`; all else is shared."""
@@ -87,13 +88,17 @@ class AttentionPool(nn.Module):
         return self.c_proj(self.v_proj(X))
 
     def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
-        """See `protocol.Pool`. c(v(x)) is one linear map here, and is taken as one where that multiplies less."""
+        """See `protocol.Pool`. c(v(x)) is one linear map here, and is taken as one."""
+        return F.linear(X, *self._c_after_v()), self._attend_with_the_mean(X)
+
+    def _c_after_v(self) -> tuple[Tensor, Tensor]:
+        """c(v(x)) as one map: its weight [Co, Ce] and bias [Co]. Made once, and again when a projection has changed."""
         v, c = self.v_proj, self.c_proj
-        if X.shape[0] * X.shape[1] > self.dim:  # cells that go through v, against rows of c that do
-            dense = F.linear(X, c.weight @ v.weight, F.linear(v.bias, c.weight, c.bias))
-        else:
-            dense = self.project(X)
-        return dense, self._attend_with_the_mean(X)
+        made_of = [(id(p), p.data_ptr(), p._version) for p in (v.weight, v.bias, c.weight, c.bias)]
+        if self._folded is None or self._folded[0] != made_of:
+            with torch.no_grad(), torch.autocast(v.weight.device.type, enabled=False):  # kept, so in full precision
+                self._folded = made_of, (c.weight @ v.weight, F.linear(v.bias, c.weight, c.bias))
+        return self._folded[1]
 
     def _attend_with_the_mean(self, X: Tensor) -> Tensor:
         """CLIP's own embedding (eq. 1), [B, 1, Co], without k or v of any token, and without a copy of the tokens.

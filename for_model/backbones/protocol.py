@@ -62,6 +62,7 @@ class Pool(Protocol):
 
         Returns `project(X)`, [B, K, Co], and `attend` of the first token to all, [B, 1, Co], neither normalised. Sums
         may be taken in another order than there: they agree to float32's rounding, not to the last digit.
+        Differentiable in X, not in the pool's parameters, which are frozen.
         Raises UsageError when K is not the pool's.
         """
         ...
