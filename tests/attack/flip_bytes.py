@@ -112,10 +112,11 @@ def _equal(a: Any, b: Any) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--positions", type=int, default=1000, help="of each file but manifests (default 1000)")
+    parser.add_argument("--sampled-manifests", action="store_true", help="so many positions of manifests too")
     parser.add_argument("--seed", type=int, default=0, help="of positions and bits")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(run(arguments.positions, arguments.seed))
+    print(run(arguments.positions, arguments.seed, not arguments.sampled_manifests))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,9 @@ import os
 import random
 import re
 import resource
-import struct
 import subprocess
 import sys
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from for_search.store.store import open_store
+from tests.for_search.store.test_odd_images import png
 from tests.helpers.fake_method import noise
 from tests.helpers.paths import REPOSITORY
 
@@ -38,32 +37,11 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
-def grey_png(width: int, height: int) -> bytes:
-    """A black PNG of any size, written without its pixels ever being in memory."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    packer = zlib.compressobj(9)
-    row = b"\0" * (width + 1)
-    step = max(1, (1 << 20) // len(row))
-    rows = [packer.compress(row * min(step, height - start)) for start in range(0, height, step)]
-    packed = b"".join(rows) + packer.flush()
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
-
-
 def _odd(generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     """Names and contents of images that are odd, and whole."""
     small = noise(generator, 64, 48)
-    yield "line.png", grey_png(1, 100_000_000)
-    yield "line-2.png", grey_png(1, 49_000_000)
-    yield "wide.png", grey_png(60_000, 900)
-    yield "large.png", grey_png(11_000, 10_000)
-    yield "larger.png", grey_png(20_000, 20_000)
-    yield "large.jpg", _saved(Image.new("RGB", (12_000, 9_000), (9, 99, 200)), "JPEG")
-    yield "progressive.jpg", _saved(Image.new("RGB", (8_000, 6_000), (200, 9, 9)), "JPEG", progressive=True)
-    yield "large.webp", _saved(Image.new("RGB", (8_000, 8_000), (9, 200, 9)), "WEBP")
+    yield "line.png", png(1, 20_000_000, 0, 1)
+    yield "wide.png", png(60_000, 900, 0, 1)
     yield "cmyk.jpg", _saved(small.convert("CMYK"), "JPEG")
     yield "16.png", _saved(Image.fromarray(generator.integers(0, 2**16, (40, 50), dtype=np.uint16)), "PNG")
     yield "float.tif", _saved(Image.fromarray(generator.random((40, 50), dtype=np.float32)), "TIFF")
@@ -77,10 +55,21 @@ def _odd(generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     yield "zeros.png", bytes(100_000)
 
 
+def _large() -> Iterator[tuple[str, bytes]]:
+    """Images of as many pixels as are decoded, and more."""
+    yield "line-2.png", png(1, 100_000_000, 0, 1)
+    yield "line-3.png", png(1, 49_000_000, 0, 1)
+    yield "large.png", png(11_000, 10_000, 0, 1)
+    yield "larger.png", png(20_000, 20_000, 0, 1)
+    yield "large.jpg", _saved(Image.new("RGB", (12_000, 9_000), (9, 99, 200)), "JPEG")
+    yield "progressive.jpg", _saved(Image.new("RGB", (8_000, 6_000), (200, 9, 9)), "JPEG", progressive=True)
+    yield "large.webp", _saved(Image.new("RGB", (8_000, 8_000), (9, 200, 9)), "WEBP")
+
+
 def write_images(folder: Path, count: int, seed: int) -> None:
     """So many images, the odd ones among them."""
     chance, generator = random.Random(seed), np.random.default_rng(seed)
-    odd = list(_odd(generator))
+    odd = [*_odd(generator), *_large()]
     for name, content in odd:
         (folder / name).write_bytes(content)
     for i in range(count - len(odd)):
