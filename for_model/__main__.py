@@ -4,14 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from for_model.cli import print_json, run_command
-from for_model.data.miniscenes.concepts import Split
-from for_model.data.miniscenes.scenes import DEFAULT_SIZE, write_scenes
 from for_model.files import cache_dir, check_writable
+
+if TYPE_CHECKING:
+    from for_model.data.miniscenes.concepts import Split
 
 
 def _scenes(arguments: argparse.Namespace) -> None:
+    from for_model.data.miniscenes.scenes import write_scenes
+
     counts: dict[Split, int] = {"train": arguments.train, "dev": arguments.dev, "val": arguments.val}
     write_scenes(arguments.out, counts, arguments.seed, arguments.size)
     print(f"wrote {', '.join(f'{n} {s}' for s, n in counts.items() if n)} scenes to {arguments.out}")
@@ -46,6 +50,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from for_model.data.miniscenes.scenes import DEFAULT_SIZE
+
     parser = argparse.ArgumentParser(prog="python -m for_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 

@@ -282,6 +282,7 @@ def test_ctrl_c_at_any_moment_of_a_program(command: str, world: Path, tmp_path: 
 def test_a_closed_pipe_and_a_full_device_of_a_program(world: Path, tmp_path: Path) -> None:
     program = f"{sys.executable} -m for_search"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "FOR_CACHE": str(tmp_path), "PYTHONIOENCODING": "ascii"}
+    environment.pop("PYTHONUNBUFFERED", None)
     for command, code, said in (
         (f"{program} verify index | true; exit ${{PIPESTATUS[0]}}", 141, ""),
         (f"{program} verify index > /dev/full", 2, "error: the output: No space left on device; "),
