@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from for_model.errors import ForError, UsageError
-from for_search.index.index_files import MANIFEST, check_index
+from for_search.index.index_files import check_index
+from for_search.index.index_manifest import MANIFEST
 from for_search.store.store import PARTIAL, TIMING, check_store
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
-from for_search.index import flat_engine, index_files
+from for_search.index import flat_engine, index_files, index_manifest
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
@@ -175,12 +175,12 @@ def test_an_index_of_something_else_is_replaced_whole(library: Library, tmp_path
 
 
 def test_whoever_read_the_manifest_of_before_reads_again(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    stale = index_files._read_manifest(library.index)
+    stale = index_manifest.read_index_manifest(library.index)
     library.remove(*range(0, 30, 2))
     library.update()
-    read = index_files._read_manifest
+    read = index_files.read_index_manifest
     answers = iter([stale])
-    monkeypatch.setattr(index_files, "_read_manifest", lambda path: next(answers, None) or read(path))
+    monkeypatch.setattr(index_files, "read_index_manifest", lambda path: next(answers, None) or read(path))
     library.check(open_index(library.index))
     (next(library.index.glob("segment-*")) / "index.faiss").unlink()
     with pytest.raises(StoreError, match="is missing: build the index again"):

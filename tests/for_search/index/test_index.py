@@ -19,7 +19,8 @@ from for_search.index import segment as segment_module
 from for_search.index.checked_file import FileHashes
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import Hit, SearchIndex
-from for_search.index.index_files import MANIFEST, build_index, open_index
+from for_search.index.index_files import build_index, open_index
+from for_search.index.index_manifest import MANIFEST
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
@@ -205,7 +206,7 @@ class TestOpen:
         store = make_store(tmp_path / "store", random_units((9, 3, 8)))
         build_index(tmp_path / "store", tmp_path / "deep" / "index")
         index = open_index(tmp_path / "deep" / "index", verify="full")
-        assert (tuple(index.images), index.skipped, index.info) == (store.images, store.skipped, store.info)
+        assert (tuple(index.images), index.skipped, index.info) == (tuple(store.images), store.skipped, store.info)
         assert (index.kind, index.dataset, index.split) == ("flat", "tiny", "val")
         assert index.image_root == str(tmp_path / "images")
         assert index.n_bytes == data_of(index).stat().st_size >= 9 * 3 * 8 * 2
@@ -372,9 +373,10 @@ class TestBuild:
     def start_build_that_hangs(self, folder: Path) -> subprocess.Popen[bytes]:
         """A build in a process of its own that stands still after the engine's file, before the manifest."""
         script = (
-            "import time\nfrom pathlib import Path\nfrom for_search.index import index_files as index\n"
+            "import time\nfrom pathlib import Path\nfrom for_model import files\n"
+            "from for_search.index.index_files import build_index\n"
             "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
-            "index.files.write_json = hang\nindex.build_index(Path('store'), Path('index'), rebuild=True)\n"
+            "files.write_json = hang\nbuild_index(Path('store'), Path('index'), rebuild=True)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         child = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment)
