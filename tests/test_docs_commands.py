@@ -29,7 +29,7 @@ NOT_RUN = {
     r"photo-lite|photo_study": "needs requirements-photos.txt, and minutes: tests/test_photographs.py",
     r"tests\.screenshot": "needs a browser: tests/test_photographs.py takes a picture",
     r"tests\.benchmarks|pytest tests/benchmarks": "takes minutes: tests/test_benchmarks.py imports it",
-    r"tests\.attack": "takes minutes: test_attacks.py of the server and test_kills.py of the store are short",
+    r"tests\.attack": "takes minutes: tests/test_attacks.py and tests/for_app/server/test_attacks.py are short",
     r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
     r"for_eval loop (?!--help)": "takes minutes: tests/for_eval/refinement/test_loop.py runs it on some scenes",
