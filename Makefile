@@ -1,6 +1,7 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make test-fast  the tests that take no browser and no seconds, for work in between; WORKERS=4 for more processes
+# make install-cluster  what a cluster takes, see docs/cluster.md
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
 # make run-coco  the paper's world, for those who have a network: fetches COCO's validation images (1 GB) and OpenAI's RN50,
 #               scores and indexes them by CLIP, Dense-CLIP and Cluster-CLIP, opens the app on them; goes on where it was
@@ -24,7 +25,7 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders run run-photos run-coco test test-fast bench leaderboards attack lock
+.PHONY: install install-photos install-encoders install-cluster run run-photos run-coco test test-fast bench leaderboards attack lock
 
 install: .venv/installed
 
@@ -46,6 +47,12 @@ install-encoders: .venv/encoders
 
 .venv/encoders: .venv/installed requirements-encoders.txt
 	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-encoders.txt
+	touch $@
+
+install-cluster: .venv/cluster
+
+.venv/cluster: .venv/installed requirements-cluster.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-cluster.txt
 	touch $@
 
 run: install
@@ -91,3 +98,4 @@ lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
 	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-cluster.in -o requirements-cluster.txt

@@ -124,7 +124,13 @@ def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
     index = build_index(
-        arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+        arguments.store,
+        arguments.out,
+        arguments.engine,
+        rebuild=arguments.rebuild,
+        recall=arguments.recall,
+        url=arguments.url,
+        quantised=arguments.quantise,
     )
     print(
         f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
