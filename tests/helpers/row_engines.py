@@ -23,9 +23,9 @@ def row_engine(name: str, monkeypatch: pytest.MonkeyPatch) -> type[RowEngine]:
         pytest.skip("no CUDA device")
     if name == ON_PROCESSOR:
         monkeypatch.setattr(gpu_engine, "scan_device", lambda: torch.device("cpu"))
-        monkeypatch.setattr(gpu_engine, "_room", lambda device: 2500)  # some chunks stay, the others come each time
+        monkeypatch.setattr(gpu_engine, "_room", lambda device: 9000)  # some chunks stay, the others come each time
     if name in (ON_PROCESSOR, "gpu"):
-        monkeypatch.setattr(gpu_engine, "_CHUNK_BYTES", 1000)
+        monkeypatch.setattr(gpu_engine, "_CHUNK_BYTES", 8000)
         monkeypatch.setattr(gpu_engine, "_SCORE_BYTES", 20_000)
     if name == WITH_CODES:
         monkeypatch.setattr(compact_engine, "MIN_ROWS", 50)
