@@ -12,7 +12,7 @@ from tqdm import tqdm
 from for_search.index.compact.calibration import aimed_at, recall_queries
 from for_search.index.engine_protocol import BuildOptions, Recall
 
-K = 50  # images asked for
+_K = 50  # images asked for
 _N_QUERIES = 64  # of each kind
 _EFS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
@@ -28,7 +28,7 @@ def choose_ef(
 
     read: gives so many rows from a row on, [m, Co].
     """
-    k = min(K, n_images)
+    k = min(_K, n_images)
     kinds = recall_queries(n_images * options.n_embeddings, read, options, _N_QUERIES)
     truths = {kind: find(None, queries, k) for kind, queries in kinds.items()}
     ef, found = 0, []
