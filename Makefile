@@ -25,7 +25,7 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders install-cluster run run-photos run-coco test test-fast bench leaderboards attack lock
+.PHONY: install install-photos install-encoders install-compiled install-cluster run run-photos run-coco test test-fast bench leaderboards attack lock
 
 install: .venv/installed
 
@@ -53,6 +53,12 @@ install-cluster: .venv/cluster
 
 .venv/cluster: .venv/installed requirements-cluster.txt
 	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-cluster.txt
+	touch $@
+
+install-compiled: .venv/compiled
+
+.venv/compiled: .venv/installed requirements-compiled.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-compiled.txt
 	touch $@
 
 run: install
@@ -98,4 +104,5 @@ lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
 	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-compiled.in -o requirements-compiled.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-cluster.in -o requirements-cluster.txt

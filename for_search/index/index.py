@@ -20,6 +20,8 @@ from for_search.index.segment import Best, Segment
 from for_search.store.image_table import ImageTable
 from for_search.store.store import SkippedImage
 
+_AT_LEAST = 50  # images that `at_least` asks for at first
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -100,13 +102,31 @@ class SearchIndex:
         found = [segment.best(checked, k, allowed, exact) for segment in self.segments]
         return [self._hits([best[query] for best in found], k) for query in range(len(checked))]
 
+    def at_least(
+        self, query: NDArray[np.float32], score: float, expected: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """All images of that score or more, as far as `search` finds them: it is asked for more until they end.
+
+        query: [Co] float32, finite.
+        expected: how many there may be; a good guess saves asking twice.
+        Returns their places in `images` [m] and scores [m], by descending score, equal ones in order of image id.
+        """
+        k = max(_AT_LEAST, expected)
+        while True:
+            k = min(k, len(self.images))
+            best = _merged([segment.best(query[None], k)[0] for segment in self.segments], k)
+            if k == len(self.images) or best.scores[-1] < score:
+                count = int(np.count_nonzero(best.scores >= score))
+                return best.ranks[:count], best.scores[:count]
+            k *= 4
+
     def _hits(self, found: list[Best], k: int) -> list[Hit]:
         """The k best of what the segments found for one query."""
-        scores = np.concatenate([best.scores for best in found])
-        ranks = np.concatenate([best.ranks for best in found])
-        embeddings = np.concatenate([best.embeddings for best in found])
-        order = np.lexsort((ranks, -scores))[:k]
-        return [Hit(self.images[int(ranks[i])], float(scores[i]), int(embeddings[i])) for i in order]
+        best = _merged(found, k)
+        return [
+            Hit(self.images[int(rank)], float(score), int(embedding))
+            for score, rank, embedding in zip(best.scores, best.ranks, best.embeddings, strict=True)
+        ]
 
     def score_images(self, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
         """The score of every image for every query, as `search` scores them, up to rounding.
@@ -182,6 +202,14 @@ class SearchIndex:
         if not np.isfinite(array).all():
             raise UsageError("queries hold NaN or infinity, expected unit-norm vectors: check the text encoder")
         return array
+
+
+def _merged(found: list[Best], k: int) -> Best:
+    """The k best of what several segments found for one query."""
+    scores = np.concatenate([best.scores for best in found])
+    ranks = np.concatenate([best.ranks for best in found])
+    order = np.lexsort((ranks, -scores))[:k]
+    return Best(scores[order], ranks[order], np.concatenate([best.embeddings for best in found])[order])
 
 
 def _describe(info: MethodInfo) -> str:

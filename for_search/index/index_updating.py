@@ -11,7 +11,6 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,6 @@ from for_search.index.index_manifest import (
     index_manifest_of,
     read_index_manifest,
 )
-from for_search.store.image_table import Cell, ImageRow, write_image_table
 from for_search.store.merging import to_merge
 from for_search.store.shards import Shard
 from for_search.store.store import Store
@@ -89,7 +87,8 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
         most = 2 * n_new >= n_new + sum(segment.n_images for segment in kept)
         its_kind = kind if most else ENGINES[kind].small_kind
         kept = (*kept, _write_segment(store, new, its_kind, target / f"segment-{number}", options))
-    write_image_table(target / table, _rows(store), store.metadata.types)
+    with files.atomic_path(target / table) as temporary:  # the store's own, which has been checked
+        shutil.copyfile(store.images.path, temporary)
     manifest = IndexManifest(
         store.sha256,
         kind,
@@ -109,18 +108,6 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
     before = {segment.folder for segment in old.segments if ENGINES[segment.kind].on_server} if old else set()
     _remove_all_but(target, _files_of(manifest) | before)
     _drop_gone(target, manifest)
-
-
-def _rows(store: Store) -> Iterator[ImageRow]:
-    """The rows of the table of images."""
-    for image in store.images:
-        stamp = store.stamps.get(image.id)
-        cells: dict[str, Cell] = {}
-        if stamp is not None and stamp.n_bytes:
-            mtime = f"{datetime.fromtimestamp(stamp.mtime_ns // 10**9, timezone.utc):%Y-%m-%d %H:%M:%S}"
-            cells = {"size": stamp.n_bytes, "mtime": mtime, "taken": mtime, "content": stamp.sha256 or None}
-            cells.update(stamp.facts)
-        yield ImageRow(image, {**cells, **store.metadata.cells.get(image.id, {})})
 
 
 def _is_there(target: Path, segment: SegmentNote) -> bool:

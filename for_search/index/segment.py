@@ -5,6 +5,7 @@ Legend: S images of the segment, N embeddings per image, Q queries, Co joint wid
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,11 @@ class Segment:
     n_embeddings: int
     ranks: NDArray[np.int64]
     files: tuple[CheckedFile, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie."""
+        return self.files[0].path.parent
 
     def check(self, whole: bool = False) -> None:
         """Compare every byte with what was written, unless that is done. Raises StoreError when one differs.
