@@ -17,11 +17,11 @@ _N_QUERIES = 64  # of each kind
 _EFS = (128, 256, 512, 1024, 2048, 4096, 8192)
 
 # how far to look, None for everywhere; queries [Q, Co]; k -> numbers of the images found, of each query
-Find = Callable[[int | None, NDArray[np.float32], int], list[NDArray[np.int64]]]
+ImageSearch = Callable[[int | None, NDArray[np.float32], int], list[NDArray[np.int64]]]
 
 
 def choose_ef(
-    find: Find, read: Callable[[int, int], NDArray[np.float32]], n_images: int, options: BuildOptions
+    find: ImageSearch, read: Callable[[int, int], NDArray[np.float32]], n_images: int, options: BuildOptions
 ) -> tuple[int, Recall]:
     """The least `ef` that finds the share of the best images that is asked for, the largest where none does, and what
     it finds. Everything is compared with the server's exact scan.
