@@ -8,7 +8,8 @@
 #               stopped. COCO=DIR for another folder than ~/.cache/for/coco, MODEL="--backbone RN50x4" for another model
 # make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
 #               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
-# make attack   the long form of tests/attack: kills, junk requests, slow connections; some minutes
+# make attack   the long form of tests/attack: kills, flipped bits, odd images, junk requests, slow connections, many
+#               clients; a quarter of an hour
 # make lock     pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -96,9 +97,13 @@ leaderboards: install
 	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for,for+
 
 attack: install
-	$(BIN)/python -m tests.attack.kill_growing --kills 30
+	$(BIN)/python -m tests.attack.kill_growing --kills 100
+	for what in embed index train; do $(BIN)/python -m tests.attack.kill_fresh --what $$what --kills 100 || exit $$?; done
+	$(BIN)/python -m tests.attack.flip_bytes --positions 1000
+	$(BIN)/python -m tests.attack.odd_images --images 1000
 	$(BIN)/python -m tests.attack.junk_requests --requests 5000
 	$(BIN)/python -m tests.attack.slow_connections --connections 200
+	$(BIN)/python -m tests.benchmarks.load --clients 50 --seconds 300 --pause 1
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt

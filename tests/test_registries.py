@@ -72,6 +72,10 @@ class Pool:
     def project(self, X):
         return X
 
+    def dense_and_whole(self, X):
+        tokens = self.tokens(X)
+        return X, self.attend(tokens[:, :1], tokens)
+
 
 class ColourNet:
     """Each cell of 16 pixels a side is its mean colour: Ce = Co = 3."""
