@@ -156,7 +156,13 @@ def run_index(arguments: argparse.Namespace) -> None:
     index = _build_with_sketches(
         arguments.out,
         lambda: build_index(
-            arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+            arguments.store,
+            arguments.out,
+            arguments.engine,
+            rebuild=arguments.rebuild,
+            recall=arguments.recall,
+            url=arguments.url,
+            quantised=arguments.quantise,
         ),
         asked,
     )

@@ -304,7 +304,7 @@ def test_results_come_first(served: Served, browser: Page, width: int, height: i
 
 
 @pytest.mark.axe
-@pytest.mark.parametrize("tab", [*TABS, "viewer", "marks", "everything", "several"])
+@pytest.mark.parametrize("tab", [*TABS, "viewer", "marks", "everything", "several", "rounds"])
 def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, browser: Page, tab: str) -> None:
     first = served.library.searcher(served.library.default).search("guitar", 1).hits[0].image.id
     asked = {
@@ -312,6 +312,7 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
         "marks": f"right={first}",
         "everything": f"right={first}&show=everything",
         "several": "all=dog&none=cat",
+        "rounds": f"tab=leaderboard&table={quote('Marks on results (miniscenes)')}",
     }.get(tab, f"tab={quote(tab)}")
     marked = 'document.querySelector("#marked img")?.naturalWidth && !document.body.matches(".searching")'
     shown = {
@@ -320,6 +321,7 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
         "labels": 'document.querySelectorAll("#label-samples img").length == 12',
         "leaderboard": 'document.querySelector("#boards table")',
         "index": 'document.querySelector("#about dl")',
+        "rounds": 'document.querySelector("#boards .charts svg")',
         "marks": marked,
         "everything": f"{marked} && document.querySelectorAll('#grid .shot').length",
         "several": found(STEP, "guitar and dog, without cat"),
