@@ -21,7 +21,7 @@ def digest(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scenes")
-    assert main(["scenes", "--out", str(root), "--train", "60", "--dev", "60", "--val", "120"]) == 0
+    assert main(["scenes", "--out", str(root), "--train", "16", "--dev", "16", "--val", "72"]) == 0
     return root
 
 
@@ -31,7 +31,7 @@ def objects(root: Path, split: str) -> list[dict]:
 
 @pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(scenes: Path, tmp_path: Path) -> None:
-    write_scenes(tmp_path, {"train": 60, "dev": 60, "val": 120})
+    write_scenes(tmp_path, {"train": 16, "dev": 16, "val": 72})
     assert digest(tmp_path) == digest(scenes)
 
 
@@ -49,7 +49,7 @@ def test_a_scene_depends_on_its_index_alone(scenes: Path, tmp_path: Path) -> Non
 
 def test_the_coco_reader_reads_them(scenes: Path) -> None:
     dataset = load_coco(scenes, "val", name="miniscenes")
-    assert len(dataset.images) == 120
+    assert len(dataset.images) == 72
     assert sum(c.group == "base" for c in dataset.categories) == 48
     assert sum(c.group == "novel" for c in dataset.categories) == 17
     assert all(dataset.labels[image.id] for image in dataset.images)
