@@ -75,17 +75,23 @@ def _library(arguments: argparse.Namespace) -> "Library":
         from for_search.query.searcher import load_searcher
 
         method = build_method(PHOTO_METHOD, photo_packages.NAME)
-        library = Library()
+        library = Library(concepts=arguments.concepts)
         library.add_opened(load_searcher(folder_index(arguments.images, method), method=method))
         return library
     if arguments.index:
-        library = Library(weights=arguments.weights, image_root=arguments.image_root, heads=arguments.head)
+        library = Library(
+            weights=arguments.weights,
+            image_root=arguments.image_root,
+            heads=arguments.head,
+            concepts=arguments.concepts,
+        )
         for index in arguments.index:
             library.add(index)
     else:
         from for_app.examples import EXAMPLES
 
         library = Library.built_in(arguments.weights, EXAMPLES[DEFAULT_DATASET])
+        library.concepts = arguments.concepts
     library.searcher(library.default)
     return library
 
@@ -126,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="the head.safetensors of an index by a trained method, to see where its embeddings look",
+    )
+    parser.add_argument(
+        "--concepts",
+        type=Path,
+        metavar="DIR",
+        default=Path("concepts"),
+        help="kept concepts, which every visitor may search for, and only you can add to (default: concepts)",
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets your network in (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="default 7860")

@@ -145,6 +145,9 @@ def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.run_tables import write_table_csvs
     from for_eval.queries.calibration_study import CALIBRATION
     from for_eval.queries.combination_study import COMBINATIONS
+    from for_eval.refinement.ceiling import CEILING
+    from for_eval.refinement.concept_scores import CONCEPT_SCORES
+    from for_eval.refinement.loop import LOOP
     from for_eval.refinement.marks_needed import MARKS_NEEDED
     from for_eval.refinement.refine_table import REFINE
     from for_eval.refinement.sketch_table import SKETCHES
@@ -152,7 +155,7 @@ def run_table(arguments: argparse.Namespace) -> None:
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     studies = [
         study.write_table(arguments.out)
-        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED, SKETCHES)
+        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED, CEILING, CONCEPT_SCORES, LOOP, SKETCHES)
         if study.folder(arguments.out).is_dir()
     ]
     if arguments.with_paper:
@@ -207,6 +210,8 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_refine(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.ceiling import CEILING, measure_ceiling
+    from for_eval.refinement.concept_scores import CONCEPT_SCORES, measure_concept
     from for_eval.refinement.marks_needed import MARKS_NEEDED, measure_marks_needed
     from for_eval.refinement.refine_table import REFINE, measure_refiners, parse_refiners, refine_summary
     from for_model.data.registry import load_dataset
@@ -214,17 +219,49 @@ def run_refine(arguments: argparse.Namespace) -> None:
     methods = _methods(arguments)
     refiners = parse_refiners(arguments.refiners)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    if arguments.marks_needed:
+    if arguments.concept is not None:
         for name in methods:
-            measure_marks_needed(dataset, method_of(arguments, name), arguments.out, arguments.stores)
-        print(MARKS_NEEDED.write_table(arguments.out).read_text(), end="")
+            measure_concept(
+                dataset, method_of(arguments, name), arguments.concept, arguments.label, arguments.out, arguments.stores
+            )
+        print(CONCEPT_SCORES.write_table(arguments.out).read_text(), end="")
         return
+    others = {
+        MARKS_NEEDED: (arguments.marks_needed, measure_marks_needed),
+        CEILING: (arguments.ceiling, measure_ceiling),
+    }
+    for study, (asked, measure) in others.items():
+        if asked:
+            for name in methods:
+                measure(dataset, method_of(arguments, name), arguments.out, arguments.stores)
+            print(study.write_table(arguments.out).read_text(), end="")
+            return
     paths = []
     for name in methods:
         for path in measure_refiners(dataset, method_of(arguments, name), refiners, arguments.out, arguments.stores):
             paths.append(path)
             REFINE.write_table(arguments.out)
     print(refine_summary(paths))
+
+
+def run_loop(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.loop import LOOP, measure_loop
+    from for_model.data.registry import load_dataset
+    from for_model.methods.clip_method import ClipMethod
+    from for_model.training.config import load_config
+
+    config = load_config(arguments.config, arguments.settings)
+    catalogue = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    unseen = load_dataset(arguments.dataset, arguments.root, arguments.unseen)
+    if (catalogue.image_root, catalogue.split) == (unseen.image_root, unseen.split):
+        raise UsageError(f"--split and --unseen are both {unseen.split}: score on images that weren't marked")
+    method = method_of(arguments, arguments.method)
+    if not isinstance(method, ClipMethod):
+        raise UsageError(f"no head is trained on {arguments.method}: search with a method on a backbone")
+    names = [name.strip() for name in arguments.names.split(",") if name.strip()]
+    judged = not arguments.all_judged
+    measure_loop(catalogue, unseen, method, config, names, arguments.rounds, arguments.out, judged)
+    print(LOOP.write_table(arguments.out).read_text(), end="")
 
 
 def run_compare(arguments: argparse.Namespace) -> None:

@@ -204,6 +204,14 @@ def _add_concept(parsers: Parsers) -> None:
     export.add_argument("index", type=Path, help="an index of the concept's space")
     export.add_argument("--out", type=Path, required=True, help="a file for csv and json, a folder for links and coco")
     export.add_argument("--form", default="csv", help="csv (default), json, links or coco")
+    export.add_argument(
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --form coco: more concepts, a category each",
+    )
     export.set_defaults(run=commands.run_concept_export)
     delete = actions.add_parser("delete", help="delete a concept's file")
     delete.add_argument("name")

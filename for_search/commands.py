@@ -230,18 +230,21 @@ def run_search(arguments: argparse.Namespace) -> None:
         return
     from for_search.index.index_files import open_index
     from for_search.query.combination import Combination, find_combination
-    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
+    from for_search.refine.concepts import concept_name, find_by_concept, learnt_thing, read_concept, refine_by_concept
 
     combination = Combination(*several) if any(several) else None
     name = concept_name(arguments.text)
     if name is not None and arguments.like is not None:
         raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
+    things = {} if combination is None else {text: concept_name(text) for _, text in combination.things}
+    concepts = {text: read_concept(arguments.concepts, each) for text, each in things.items() if each is not None}
     index = open_index(Path(arguments.index))
     allowed = index.where(arguments.where)  # before the network is loaded, which takes seconds
     searcher = _searcher(arguments, index)
     if combination is not None:
-        found = find_combination(searcher, combination, arguments.k, allowed)
+        learnt = {text: learnt_thing(refine_by_concept(searcher, each), text) for text, each in concepts.items()}
+        found = find_combination(searcher, combination, arguments.k, allowed, learnt)
         _print_found(found.to_json(), arguments.json)
         return
     if concept is None:
@@ -296,7 +299,7 @@ def run_concept_create(arguments: argparse.Namespace) -> None:
     index = open_index(arguments.index)
     feedback = read_marks(arguments.marks)
     text = read_text_of(arguments.marks) if arguments.text is None else arguments.text
-    concept = make_concept(arguments.name, index.info, feedback, text, arguments.refiner, arguments.threshold)
+    concept = make_concept(arguments.name, index, feedback, text, arguments.refiner, arguments.threshold)
     gone = len(marked_embeddings(index, feedback).gone)
     path = write_concept(arguments.concepts, concept, arguments.replace)
     note = f"; {gone} marks are of images or parts that {arguments.index} doesn't have, they are kept" if gone else ""
@@ -337,15 +340,26 @@ def run_concept_show(arguments: argparse.Namespace) -> None:
 def run_concept_export(arguments: argparse.Namespace) -> None:
     from for_search.refine.answer import whole_answer
     from for_search.refine.concepts import read_concept, refine_by_concept
-    from for_search.refine.export import export_answer
+    from for_search.refine.export import check_place, concept_labels, export_answer, write_labels
 
-    concept = read_concept(arguments.concepts, arguments.name)
+    also = [name for names in arguments.also for name in names]
+    if also and arguments.form != "coco":
+        raise UsageError(f"--also adds categories to --form coco, got --form {arguments.form}: export one by one")
+    check_place(arguments.out, arguments.form)
+    concepts = [read_concept(arguments.concepts, name) for name in (arguments.name, *also)]
     searcher = _searcher(arguments)
-    learnt = refine_by_concept(searcher, concept)
-    answer = whole_answer(learnt, concept.threshold, arguments.exact)
-    right = frozenset(mark.image for mark in learnt.examples.right_marks)
-    export_answer(searcher, answer, right, concept.text or concept.name, arguments.out, arguments.form)
-    print(f"{arguments.out}: {answer.in_words()}")
+    learnt = [refine_by_concept(searcher, concept) for concept in concepts]
+    answers = [
+        whole_answer(each, concept.threshold, arguments.exact) for each, concept in zip(learnt, concepts, strict=True)
+    ]
+    names = [concept.name for concept in concepts]
+    if also:
+        found = zip(learnt, answers, names, strict=True)
+        write_labels(searcher, [concept_labels(each, answer, name) for each, answer, name in found], arguments.out)
+    else:
+        export_answer(searcher, answers[0], learnt[0], names[0], arguments.out, arguments.form)
+    for name, answer in zip(names, answers, strict=True):
+        print(f"{arguments.out}: {name}: {answer.in_words()}" if also else f"{arguments.out}: {answer.in_words()}")
 
 
 def run_concept_delete(arguments: argparse.Namespace) -> None:

@@ -32,6 +32,7 @@ NOT_RUN = {
     r"tests\.attack": "takes minutes",
     r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
+    r"for_eval loop (?!--help)": "takes minutes: tests/for_eval/refinement/test_loop.py runs it on some scenes",
     r"^torchrun": "needs several GPUs: tests/for_model/training/test_train.py trains with two processes",
     r"for-coco\.toml|for-plus-flickr8k\.toml": "needs a download: tests/for_model/training/test_config.py reads it",
     r"pretrain-mini": "takes an hour: tests/for_model/training/test_pretrain.py runs it on some scenes",

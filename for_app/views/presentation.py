@@ -13,10 +13,12 @@ from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import method_title
 from for_search.index.index import SearchIndex
 from for_search.library.background_builds import BuildState
+from for_search.query.combination import CombinedResult
 from for_search.query.evidence import Evidence
 from for_search.query.searcher import SearchResult
 
 SHOWN_SKIPPED = 100
+_ROLES = {"all": "with", "any": "with any of", "none": "without"}
 _BINS = 60
 _BIN_WIDTH, _HEIGHT = 2, 40  # of the histogram, in units of its drawing
 
@@ -45,6 +47,18 @@ def search_details_html(
     }
     histogram = histogram_html(scores, low, high, least, len(index.images))
     return render("details", facts=facts, histogram=Markup(histogram))
+
+
+def combined_details_html(result: CombinedResult, index: SearchIndex) -> str:
+    """The same of a search for several things at once; it has no histogram."""
+    info = index.info
+    facts = {
+        "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
+        "Things": ", ".join(f"{_ROLES[role]} {text}" for role, text in result.combination.things),
+        "Rule": "the probability of each thing, multiplied",
+        "Time": f"query encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms",
+    }
+    return render("details", facts=facts, histogram="")
 
 
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:

@@ -4,7 +4,7 @@ Legend: M images of an index, N embeddings an image, Co joint width.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -52,7 +52,8 @@ class Refinement:
     @property
     def marked(self) -> frozenset[ImageId]:
         """The ids of the marked images, those that are gone left aside."""
-        return frozenset(mark.image for mark in (*self.examples.right_marks, *self.examples.wrong_marks))
+        marks = (*self.examples.right_marks, *self.examples.wrong_marks)
+        return frozenset(self.index.image(mark.image).id for mark in marks)  # which takes "7" for 7
 
     def probability(self, score: float) -> float | None:
         """How probable it is that an image of this score is meant; None without any mark."""
@@ -81,7 +82,7 @@ class Refinement:
         if isinstance(self.scorer, SketchScorer) and k >= 1 and not exact:
             return self._best_by_sketches(self.scorer, k, allowed)
         scores = self.scores()
-        return [self._hit(column, float(scores[column])) for column in best_columns(scores, k, allowed)]
+        return [self.hit(column) for column in best_columns(scores, k, allowed)]
 
     def scores(self) -> NDArray[np.float32]:
         """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
@@ -95,6 +96,13 @@ class Refinement:
             rows = embeddings.reshape(-1, self.index.info.dim)
             scores[places] = self.scorer.score(rows).reshape(embeddings.shape[:2]).max(axis=1)
         return scores
+
+    def hit(self, position: int) -> Hit:
+        """An image by its position in the index's images, its score and its best embedding."""
+        image = self.index.images[position]
+        scores = self.scorer.score(self.index.embeddings(image.id))  # [N]
+        best = int(scores.argmax())
+        return Hit(image, float(scores[best]), best)
 
     def sampled_scores(self, sample: CatalogueSample) -> NDArray[np.float32]:
         """The scores of the sample's images, [S] float32."""
@@ -132,11 +140,7 @@ class Refinement:
             ]
             own = [float(scorer.score(self.index.take([place])[0]).max()) for place in rest]
             found += sorted(zip(rest, own, strict=True), key=lambda each: (-each[1], each[0]))
-        return [self._hit(place, score) for place, score in found]
-
-    def _hit(self, column: int, score: float) -> Hit:
-        image = self.index.images[column]
-        return Hit(image, score, int(self.scorer.score(self.index.embeddings(image.id)).argmax()))
+        return [replace(self.hit(place), score=score) for place, score in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +167,8 @@ class WholeAnswer:
         """`about 340 images, 90% right`."""
         if not len(self.images):
             return "no image"
-        return f"about {len(self.images):,} images, {100 * self.precision:.0f}% right"
+        count = len(self.images)
+        return f"about {count:,} image{'' if count == 1 else 's'}, {100 * self.precision:.0f}% right"
 
 
 def refine_index(
@@ -172,18 +177,16 @@ def refine_index(
     feedback: Feedback,
     refiner: str = DEFAULT_REFINER,
     sample: CatalogueSample | None = None,
-    named_parts: bool = True,
 ) -> Refinement:
     """Learn what is meant from a text and marks.
 
     text: [Co] float32, unit-norm; None for what only marks tell.
     refiner: one of REFINERS.
     sample: of the index; None to draw it now.
-    named_parts: see `marked_embeddings`.
     Raises UsageError for an unknown refiner, and without a text and any right image of the index.
     """
     learner = refiner_of(refiner)
-    examples = marked_embeddings(index, feedback, named_parts)
+    examples = marked_embeddings(index, feedback)
     if text is None and not examples.right:
         gone = f" ({len(examples.gone)} marked images are gone)" if examples.gone else ""
         raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")
@@ -196,11 +199,14 @@ def refine_index(
     return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 
 
-def whole_answer(refinement: Refinement, threshold: float = 0.5, exact: bool = False) -> WholeAnswer:
+def whole_answer(
+    refinement: Refinement, threshold: float = 0.5, exact: bool = False, allowed: NDArray[np.bool_] | None = None
+) -> WholeAnswer:
     """All images that are as probable as `threshold`, and those marked right; never one that is marked wrong.
 
     threshold: above 0 and below 1.
     exact: look at every embedding in a large index too; in a small one, see `is_small`, that is done in any case.
+    allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
     Raises UsageError for another threshold, and without any mark: a text alone doesn't tell how many images are meant.
     """
     if not 0 < threshold < 1:
@@ -214,15 +220,22 @@ def whole_answer(refinement: Refinement, threshold: float = 0.5, exact: bool = F
     found = None if exact or is_small(refinement.index) else refinement.at_least(calibration.score(threshold))
     if found is None:
         every = calibration.probabilities(refinement.scores())  # [M]
+        if allowed is not None:
+            every[~allowed] = 0
         places = np.flatnonzero(every >= threshold)
         probabilities = every[places]
         every[places] = every[marked] = 0
         rest = float(every.sum())
     else:
         places, probabilities = found[0], calibration.probabilities(found[1])
+        if allowed is not None:
+            places, probabilities = places[allowed[places]], probabilities[allowed[places]]
         sampled = calibration.probabilities(refinement.sampled_scores(sample))
-        n_rest = len(refinement.index.images) - len(np.union1d(places, marked))
+        n_images = len(refinement.index.images) if allowed is None else int(allowed.sum())
+        n_rest = max(0, n_images - len(np.union1d(places, marked)))
         rest = n_rest * float(sampled[sampled < threshold].mean()) if (sampled < threshold).any() else 0.0
+    if allowed is not None:
+        right = right[allowed[right]]
     unmarked = ~np.isin(places, marked)
     places, probabilities = places[unmarked], probabilities[unmarked]
     order = np.lexsort((places, -probabilities))
