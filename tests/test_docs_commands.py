@@ -40,6 +40,8 @@ NOT_RUN = {
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
+    r"for_eval sketches": "takes minutes: tests/for_eval/refinement/test_sketch_table.py runs it on a world of vectors",
+    r"for_model scenes --out scenes --train 8000": "takes a minute",
     r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
@@ -48,6 +50,7 @@ SMALLER = {
     r"(for_eval fetch (?!.*--check).*)": r"\1 --dry-run",
     r"(for_eval compare .*)": r"\1 --resamples 5",
     r"(for_model train .*)": r"\1 --smoke",
+    r"(for_search sketch-encoder .*)": r"\1 --steps 2",
 }
 # The exit code of a command that doesn't end with 0: no COCO is there, and few drawings don't tell what a score means.
 FAILS = {r"--check$": 2, r"search index --(all|any)": 2}
