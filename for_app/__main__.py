@@ -171,9 +171,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl-C. Returns 0, or 2 with one line on stderr for what the user can mend."""
-    arguments = _parser().parse_args(argv)
-    return run_command(lambda: _run(arguments))
+    """Serve the page until Ctrl-C. Returns the exit code, see `for_model.cli`."""
+    return run_command(lambda: _run(_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -202,7 +201,10 @@ def _run(arguments: argparse.Namespace) -> None:
         from for_search.library.folder_watch import follow_index
 
         threading.Thread(target=follow_index, args=(library, library.default), name="follow", daemon=True).start()
-    app.block_thread()
+    try:
+        threading.Event().wait()  # until Ctrl-C, which `run_command` tells
+    finally:
+        app.close(verbose=False)
 
 
 def _warm_up(searcher: "Searcher") -> None:

@@ -283,7 +283,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Run one command; returns its exit code, see `for_model.cli`."""
     return run_package(_parser(), argv)
 
 

@@ -4,12 +4,13 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 """
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from for_model.cli import print_json
 from for_model.errors import DataError, ForError, UsageError
+from for_model.files import check_writable
 from for_search.commands import method_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_model.data.registry import load_dataset
 
     methods = _methods(arguments)
+    check_writable(arguments.out)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     if not arguments.allow_missing:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
@@ -58,6 +60,7 @@ def run_tables(arguments: argparse.Namespace) -> None:
             raise UsageError(f"no tables are made of {name!r}; expected some of {', '.join(SUITES)}")
     suites = [SUITES[name] for name in chosen or SUITES]
     names = parse_tables(suites, arguments.only)
+    check_writable(arguments.out)
     failed = 0
     for suite in suites:
         if chosen and not set(names) & set(suite.tables):
@@ -92,6 +95,7 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 
     if arguments.package and arguments.fit_split is None:
         raise UsageError("--package writes what was fitted: say to which split with --fit-split")
+    check_writable(arguments.out)
     results = []
     for method, to_measure, to_fit in _studied(arguments):
         fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
@@ -112,6 +116,7 @@ def run_combinations(arguments: argparse.Namespace) -> None:
     from for_eval.queries.asked import ask
     from for_eval.queries.combination_study import COMBINATIONS, study_combinations
 
+    check_writable(arguments.out)
     for method, to_measure, _ in _studied(arguments):
         result = study_combinations(ask(to_measure, method, to_fit=False))
         print(COMBINATIONS.write(arguments.out, result), flush=True)
@@ -218,6 +223,7 @@ def run_refine(arguments: argparse.Namespace) -> None:
 
     methods = _methods(arguments)
     refiners = parse_refiners(arguments.refiners)
+    check_writable(arguments.out)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     if arguments.concept is not None:
         for name in methods:
@@ -277,6 +283,6 @@ def run_compare(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         write_figure(arguments.out, comparison, *names)
     if arguments.json:
-        print(json.dumps({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1, ensure_ascii=False))
+        print_json({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1)
     else:
         print(to_text(comparison, *names))

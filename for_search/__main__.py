@@ -66,7 +66,19 @@ def _add_index(parsers: Parsers) -> None:
     parser.add_argument(
         "--engine",
         help="flat: exact, reads every embedding; compact: reads short codes of them, a sixteenth of the memory, and "
-        "finds nearly all of the best in a fraction of the time (default: that of the index that is there, else flat)",
+        "finds nearly all of the best in a fraction of the time; gpu: as flat, on a GPU; qdrant: keeps the "
+        "embeddings on a server or cluster (default: that of the index that is there, else flat)",
+    )
+    parser.add_argument(
+        "--url",
+        help="with qdrant, the server, such as http://localhost:6333; its key comes from the environment variable "
+        "QDRANT_API_KEY (default: the server of the index that is there, whose images stay there without --rebuild)",
+    )
+    parser.add_argument(
+        "--quantise",
+        action=argparse.BooleanOptionalAction,
+        help="with qdrant, find images by copies of a byte a number and a graph, and score them again: finds --recall "
+        "of the best, and looks at few (default: as the index that is there, else not: exact)",
     )
     parser.add_argument(
         "--recall",
@@ -229,7 +241,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Run one command; returns its exit code, see `for_model.cli`."""
     return run_package(_parser(), argv)
 
 

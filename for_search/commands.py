@@ -5,12 +5,12 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 
 import argparse
 import itertools
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from for_model.cli import print_json
 from for_model.data.registry import datasets_help
 from for_model.errors import StoreError, UsageError
 
@@ -156,7 +156,13 @@ def run_index(arguments: argparse.Namespace) -> None:
     index = _build_with_sketches(
         arguments.out,
         lambda: build_index(
-            arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+            arguments.store,
+            arguments.out,
+            arguments.engine,
+            rebuild=arguments.rebuild,
+            recall=arguments.recall,
+            url=arguments.url,
+            quantised=arguments.quantise,
         ),
         asked,
     )
@@ -288,7 +294,10 @@ def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
 def _print_found(answer: dict[str, Any], as_json: bool) -> None:
     from for_search.query.hit_lines import hit_lines
 
-    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else hit_lines(answer))
+    if as_json:
+        print_json(answer, indent=1)
+    else:
+        print(hit_lines(answer))
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:
@@ -318,7 +327,7 @@ def run_concept_show(arguments: argparse.Namespace) -> None:
     from for_search.refine.concepts import read_concept
 
     concept = read_concept(arguments.concepts, arguments.name)
-    print(json.dumps(concept.to_json(), indent=1, ensure_ascii=False))
+    print_json(concept.to_json(), indent=1)
     if arguments.index is not None:
         from for_search.query.hit_lines import printable
         from for_search.refine.answer import whole_answer

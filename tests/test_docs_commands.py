@@ -39,6 +39,8 @@ NOT_RUN = {
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
+    r"--engine qdrant": "needs a server: tests/for_search/index/qdrant has its own",
+    r"--engine gpu": "needs a GPU: tests/for_search/index/test_segments.py has the processor in its place",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
     r"for_eval sketches": "takes minutes: tests/for_eval/refinement/test_sketch_table.py runs it on a world of vectors",
     r"for_model scenes --out scenes --train 8000": "takes a minute",

@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,6 +17,8 @@ from for_app.examples import EXAMPLES
 from for_app.page import build_app
 from for_app.serve import serve
 from for_app.server.users import Users
+from for_model.backbones.clip_resnet import load_clip_resnet
+from for_model.methods.protocol import LazyMethod
 from for_search.library.library import Library
 from for_search.query.combination import Combination, find_combination
 from for_search.refine.answer import refine_index, whole_answer
@@ -294,3 +297,19 @@ def test_a_comparison_says_what_it_knows(served: Served) -> None:
     assert body.count('class="shot"') == 2 * 3
     assert body.count(" checked") == 2
     assert "&lt;i&gt;</b> is no category" in body
+
+
+def test_a_search_that_waits_for_a_network_says_so(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    searcher = served.library.searcher(served.library.default)
+    assert get(served, "waiting", q="dog") == (200, {"why": ""})
+
+    def not_loaded(weights_sha256: str) -> None:
+        encoder = LazyMethod(replace(searcher.encoder.info, weights_sha256=weights_sha256), lambda: searcher.method)
+        monkeypatch.setattr(served.library, "searcher", lambda _: replace(searcher, encoder=encoder))
+
+    not_loaded("of other weights")
+    status, said = get(served, "waiting", q="dog")
+    assert (status, said["why"][:52]) == (200, "Loading RN-mini, the network that reads the query: o")
+    not_loaded(load_clip_resnet("RN-mini", device="cpu").weights_sha256)  # these texts are read without it
+    assert get(served, "waiting", q="dog") == (200, {"why": ""})
+    assert "Loading RN-mini" in get(served, "waiting", upload="a/b.jpg")[1]["why"]
