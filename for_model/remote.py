@@ -132,9 +132,10 @@ class RemoteFolder:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
+        """Whatever isn't expected as a DataError; a FileNotFoundError too, where nobody within has taken it."""
         try:
             yield
-        except (FileNotFoundError, DataError):
+        except DataError:
             raise
         except Exception as error:  # each provider has errors of its own
             raise self._why(error) from None

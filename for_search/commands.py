@@ -30,7 +30,10 @@ def add_method_options(parser: argparse.ArgumentParser, root_type: Callable[[str
         required=True,
         help=f"one of {datasets_help()}",
     )
-    parser.add_argument("--root", type=root_type, help="the dataset's folder; for coco, the one with annotations/")
+    url = "" if root_type is Path else "; of --dataset folder also a URL such as s3://BUCKET/photos"
+    parser.add_argument(
+        "--root", type=root_type, help=f"the dataset's folder; for coco, the one with annotations/{url}"
+    )
     parser.add_argument("--split", help="val2017, train2017, ... (default: the dataset's validation split)")
     parser.add_argument(
         "--backbone",

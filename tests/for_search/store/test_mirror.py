@@ -98,18 +98,26 @@ def test_a_folder_of_other_files_is_never_written_to(tmp_path: Path) -> None:
         StoreMirror(f"file://{tmp_path}/images").pull()
 
 
-def test_images_of_a_url_are_fetched_once(tmp_path: Path) -> None:
+def test_images_of_a_url_are_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    fetch = RemoteFolder.fetch
+
+    def recorded(self: RemoteFolder, names: Any, *rest: Any) -> None:
+        fetched.extend(names)
+        fetch(self, names, *rest)
+
+    monkeypatch.setattr(RemoteFolder, "fetch", recorded)
     make_images(tmp_path / "images", 5, [1])
     (tmp_path / "images" / "notes.txt").write_text("no image")
     url, folder = f"file://{tmp_path}/images", tmp_path / "copy"
-    assert fetch_images(url, folder, IMAGE_SUFFIXES) == 5
-    inodes = {path.name: path.stat().st_ino for path in folder.iterdir()}
+    assert fetch_images(url, folder, IMAGE_SUFFIXES) == len(fetched) == 5
     (tmp_path / "images" / "00.png").unlink()
     (tmp_path / "images" / "02.png").write_bytes(b"changed")
+    fetched.clear()
     assert fetch_images(url, folder, IMAGE_SUFFIXES) == 4
-    now = {path.name: path.stat().st_ino for path in folder.iterdir()}
-    assert sorted(now) == ["01.png", "02.png", "03.png", "04.png"]
-    assert [name for name in now if now[name] != inodes[name]] == ["02.png"]
+    assert fetched == ["02.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["01.png", "02.png", "03.png", "04.png"]
+    assert (folder / "02.png").read_bytes() == b"changed"
     with pytest.raises(DataError, match="holds no image"):
         fetch_images("memory://nothing", folder, IMAGE_SUFFIXES)
 
