@@ -155,8 +155,10 @@ class _Pool:
         if self._lost[number] >= _ATTEMPTS:
             what = "workers can't start" if piece is None else f"shard {number} has cost {_ATTEMPTS} workers"
             raise StoreError(f"{what} ({first[:150]}): look at the cluster's logs; finished shards are kept") from error
-        if worker in self._workers and isinstance(error, self._ray.exceptions.RayActorError):
+        # Whatever it is called: killed, out of memory, its machine gone. Where only what it had made is lost, it stays.
+        if worker in self._workers and not isinstance(error, self._ray.exceptions.ObjectLostError):
             self._workers.remove(worker)
+            self._ray.kill(worker)
             _log.warning("a worker was lost (%s); its shards are done again", first[:150])
             self._begin()
 
