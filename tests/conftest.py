@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -25,6 +26,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
     os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # two pages don't write the same picture
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlive a power cut, so that no write waits until its bytes are on the disk.
+
+    That takes some milliseconds each time. Programs that tests start do wait.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
