@@ -10,8 +10,8 @@ With --check it ends with an error where the compiled scan of 10 million takes m
 
 The embeddings are those of `tests.benchmarks.scale`, 256 wide, of which a million are made; more are the same ones with
 other values in their three lowest bits. A tree halves its points at the median of the column that varies most until a
-leaf has 512; a query compares the leaves' bounds with the box, and the points of those that it may cut. It keeps its own
-copy of its columns and 4 bytes a point for whose they are, and serves boxes on these columns only.
+leaf has 512; a query compares the leaves' bounds with the box, and the points of those that it may cut. It keeps its
+own copy of its columns and 4 bytes a point for whose they are, and serves boxes on these columns only.
 """
 
 import argparse
