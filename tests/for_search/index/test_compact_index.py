@@ -7,7 +7,8 @@ import pytest
 
 from for_model.errors import UsageError
 from for_search.__main__ import main
-from for_search.index.compact import codes, compact_engine
+from for_search.index.compact import compact_engine
+from for_search.index.compact.codes import Codes
 from for_search.index.engine_protocol import Recall
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
@@ -69,7 +70,7 @@ def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             build_index(store, out, "compact")
     assert len(list(out.glob(".segment-*.tmp"))) == 1
-    monkeypatch.setattr(codes, "train_codes", None)  # not needed again
+    monkeypatch.setattr(Codes, "train", None)  # not needed again
     assert len(build_index(store, out, "compact").images) == N_IMAGES
     assert sorted(path.name for path in out.iterdir()) == [
         "images-000001.sqlite",
