@@ -114,9 +114,7 @@ def _queries(rows: RowsFile, options: BuildOptions) -> dict[str, NDArray[np.floa
     return {"embeddings moved away as texts are": moved.astype(np.float32), "its own embeddings": own}
 
 
-def _truths(
-    rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions
-) -> list[_Truth]:
+def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
     """The exact scan: for queries and a k each, the best rows of the k best images. Every row is read once."""
     N = options.n_embeddings
     block = max(1, _BLOCK_ROWS // N) * N

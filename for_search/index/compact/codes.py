@@ -32,6 +32,7 @@ _PARTS = 32  # of the short code
 _BLOCK_ROWS = 1 << 16
 _CHECKPOINTS = 8  # in the course of encoding
 _BATCH = 1 << 22  # rows chosen at once, over all queries: 24 bytes each
+_ENOUGH = 0.8  # of the rows wanted, when only some are allowed: there are sometimes fewer among the best than in all
 
 log = logging.getLogger(__name__)
 
@@ -116,34 +117,41 @@ class Codes:
         if allowed is not None:
             wanted = n_first * self.n_rows // max(1, int(np.count_nonzero(allowed)))
         step = max(1, _BATCH // wanted)
-        for start in range(0, len(queries), step):
-            part = self._of(projected[start : start + step], min(wanted, self.n_rows), n_first, n_rows, allowed)
-            if part is None:
-                return None
-            found[start : start + step] = part
+        waiting = [np.arange(len(queries))[start : start + step] for start in range(0, len(queries), step)]
+        while waiting:
+            part = waiting.pop()
+            first = self._index.base_index.search(projected[part], min(wanted, self.n_rows))[1]
+            usable = first >= 0 if allowed is None else (first >= 0) & allowed[first]
+            counts = usable.sum(axis=1)
+            if counts.min() < n_rows or (allowed is not None and counts.min() < _ENOUGH * n_first):
+                if allowed is None or wanted >= self.n_rows // 4:
+                    return None
+                wanted *= 2
+                waiting.append(part)
+                continue
+            for query, its_first, its_usable in zip(part, first, usable, strict=True):
+                found[query] = self._by_finer_codes(projected[query], np.sort(its_first[its_usable]), n_rows)
         return found
 
-    def _of(
-        self,
-        projected: NDArray[np.float32],
-        wanted: int,
-        n_first: int,
-        n_rows: int,
-        allowed: NDArray[np.bool_] | None,
-    ) -> NDArray[np.int64] | None:
-        parameters: Any = faiss.IndexRefineSearchParameters
-        while True:
-            if allowed is None:
-                rows = self._index.search(projected, n_rows, params=parameters(k_factor=max(1.0, wanted / n_rows)))[1]
-                return None if rows.min() < 0 else rows
-            rows = self._index.search(projected, wanted, params=parameters(k_factor=1.0))[1]
-            usable = (rows >= 0) & allowed[rows]
-            counts = usable.sum(axis=1)
-            if (counts >= max(n_rows, 0.8 * n_first)).all():
-                return np.stack([its[fine][:n_rows] for its, fine in zip(rows, usable, strict=True)])
-            if wanted >= self.n_rows // 4:
-                return None
-            wanted = 2 * wanted
+    def _by_finer_codes(
+        self, projected: NDArray[np.float32], chosen: NDArray[np.int64], n_rows: int
+    ) -> NDArray[np.int64]:
+        """Of some rows, ascending, the `n_rows` whose finer codes score highest, best first."""
+        fine = self._fine
+        codes = faiss.rev_swig_ptr(fine.codes.data(), fine.ntotal * fine.code_size).reshape(fine.ntotal, -1)
+        # Three times as fast as FAISS's own refinement, which computes them one by one.
+        part = faiss.IndexScalarQuantizer(fine.d, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)
+        part.sq.trained = fine.sq.trained
+        part.is_trained = True
+        part.add_sa_codes(codes[chosen])
+        order = part.search(projected[None], n_rows)[1][0]
+        best: NDArray[np.int64] = chosen[order]
+        return best
+
+    @property
+    def _fine(self) -> faiss.IndexScalarQuantizer:
+        fine: Any = faiss.downcast_index(self._index.refine_index)
+        return fine
 
     def write(self, index: Path, projection: Path) -> None:
         self._projection.write(projection)

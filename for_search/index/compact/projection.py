@@ -48,9 +48,7 @@ class Projection:
         return cls(both[0], both[1])
 
 
-def train_projection(
-    rows: NDArray[np.float32], texts: NDArray[np.float32] | None, multiple: int
-) -> Projection:
+def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, multiple: int) -> Projection:
     """The projection onto up to 128 dimensions.
 
     rows: [R, Co], a sample.
