@@ -252,8 +252,6 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     else:
         given = np.load(arguments.texts, allow_pickle=False)
         texts, queries = given[: len(given) // 2], given[len(given) // 2 :][: arguments.queries]
-    if arguments.without_texts:
-        texts = None
     shape = (arguments.images, arguments.embeddings, arguments.dim)
     for part in PARTS if arguments.only is None else (arguments.only,):
         if part in results.get("done", ()) or (part == "make" and arguments.store is not None):
@@ -261,7 +259,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if part == "make":
             found = in_its_own_process(make_store, store, *shape) or {}
         elif part == "build":
-            found = in_its_own_process(measure_build, store, index, arguments.recall, texts)
+            given_texts = None if arguments.without_texts else texts
+            found = in_its_own_process(measure_build, store, index, arguments.recall, given_texts)
         else:
             found = in_its_own_process(measure_search if part == "search" else measure_cold, index, queries)
         results |= {**found, "done": [*results.get("done", ()), part]}

@@ -60,7 +60,8 @@ def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] 
         return None, None
     mixed = np.random.default_rng(_SEED).permutation(len(texts))
     count = min(max(_N_QUERIES.values()), (len(texts) + 1) // 2)
-    return tuple(np.ascontiguousarray(texts[part], np.float32) for part in (mixed[count:], mixed[:count]))
+    to_train, to_choose = (np.ascontiguousarray(texts[part], np.float32) for part in (mixed[count:], mixed[:count]))
+    return to_train, to_choose
 
 
 def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:

@@ -162,7 +162,7 @@ class CompactEngine:
 def _encoded(rows: RowsFile, work: Path, options: BuildOptions) -> Codes:
     """The codes of all rows; what an earlier build left in the folder `work` isn't done again."""
     texts, _ = texts_apart(options.texts)
-    key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts)
+    key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())
     folder = work / f"codes-{key}"
     folder.mkdir(exist_ok=True)
     projection, trained, encoded = (folder / name for name in ("projection", "trained", "encoded"))
