@@ -81,12 +81,12 @@ def answer(
     start, count: the hits wanted, from rank start + 1 on.
     least: the lowest score that counts as a match in the technical details; None for none.
     learnt: from marks, which tell how probable a match is; None for none. A text alone tells it too, once the network
-        that reads it is loaded.
+        that reads it is loaded, or where texts are read without.
     allowed: [M], the images to choose from, see `SearchIndex.where`; None for all. The technical details are of all.
     """
     n_images = len(searcher.index.images) if allowed is None else int(allowed.sum())
     result = searcher.find(query, start + count, allowed)
-    if learnt is None and searcher.encoder.loaded:  # what a text's scores mean is found with the network
+    if learnt is None and searcher.encoder.reads_texts:  # what a text's scores mean is found with the network
         result = searcher.judged(query, result)
     hits = result.hits[start : start + count]
     shapes = tuple(shapes_of(searcher, [hit.image for hit in hits]))

@@ -7,8 +7,9 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,6 +20,10 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+# What comes with FOR.
+CONFIG_DIR = Path(__file__).parent / "backbones" / "model_configs"
+WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def cache_dir() -> Path:
@@ -111,6 +116,47 @@ def is_sealed(value: dict[str, Any]) -> bool:
     return value.get("sha256") == sha256_json({name: field for name, field in value.items() if name != "sha256"})
 
 
+def read_own_json(
+    path: Path,
+    expected: str,
+    again: str,
+    error: type[ForError],
+    *,
+    sealed_by_hash: bool = True,
+    others: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """A JSON object that FOR has written: a manifest, say. Its format is checked, and the hash that it has of itself.
+
+    path: the file.
+    expected: the format that it must name.
+    again: what to do about a damaged one or another format, the end of the error's line.
+    error: what to raise.
+    sealed_by_hash: whether it was written with `sealed`; not so for files that users may edit.
+    others: for formats that are known to be something else, the whole line about such a file.
+
+    Raises FileNotFoundError or NotADirectoryError when there is no such file, for the caller to say what is missing;
+    `error`, in one line, when it can't be read, isn't JSON, is of another format, or has been changed.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except OSError as caught:
+        raise error(
+            f"{path} can't be read ({caught.strerror or caught}): check its permissions and the disk"
+        ) from caught
+    except (ValueError, RecursionError) as caught:
+        raise error(f"{path} is damaged, it isn't valid JSON ({caught}): {again}") from caught
+    found = value.get("format") if isinstance(value, dict) else None
+    if isinstance(found, str) and found in others:
+        raise error(others[found])
+    if found != expected:
+        raise error(f"{path} has the format {found!r}, expected {expected!r}: {again}")
+    if sealed_by_hash and not is_sealed(value):
+        raise error(f"{path} is damaged, its own hash differs: {again}")
+    return dict(value)
+
+
 def read_note(path: Path) -> dict[str, Any] | None:
     """The JSON object that a run has written to say how far it has come.
 
@@ -140,3 +186,16 @@ def sha256_file(path: Path) -> str:
 def sha256_json(value: Any) -> str:
     """The SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def sha256_arrays(arrays: Iterable[tuple[str, str, Sequence[int], memoryview]], architecture: Mapping[str, Any]) -> str:
+    """A hash of weights, see `for_model.tensor_files.sha256_state`, whatever library holds them.
+
+    arrays: name, dtype as torch writes it, shape and bytes of each, in the order of their names.
+    architecture: what leaves no trace in them.
+    """
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
+    for name, dtype, shape, data in arrays:
+        digest.update(f"\n{name} {dtype} {list(shape)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()

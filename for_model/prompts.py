@@ -3,6 +3,8 @@
 import re
 from collections.abc import Sequence
 
+from for_model.errors import UsageError
+
 # OpenAI's seven, from the prompt-engineering notebook of CLIP; "a origami" is theirs.
 PROMPTS = (
     "itap of a {}.",
@@ -42,3 +44,15 @@ def prompted_name(query: str) -> str | None:
     if len(name.split()) > _MAX_PROMPTED_WORDS or name.endswith((".", "!", "?")):
         return None
     return name
+
+
+def check_texts(texts: Sequence[str], what: str) -> None:
+    """Raise UsageError for an empty text among some.
+
+    what: the texts are, for the message.
+    """
+    if isinstance(texts, str):
+        raise UsageError(f"got one string, expected a sequence of them: [{texts!r}]")
+    for position, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{what} {position + 1} of {len(texts)} is empty ({text!r}); expected a word or more")

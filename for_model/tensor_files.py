@@ -5,7 +5,6 @@ float16, and the token embedding [V, width] is stored as only the rows that pret
 `text.token_embedding.rows` int32 [V'] and `text.token_embedding.values` float16 [V', width]. All other rows are zeros.
 """
 
-import hashlib
 import json
 import logging
 import pickle
@@ -19,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from for_model.errors import WeightsError
-from for_model.files import atomic_path
+from for_model.files import atomic_path, sha256_arrays
 
 log = logging.getLogger(__name__)
 
@@ -182,14 +181,14 @@ def sha256_state(state: Mapping[str, Tensor], architecture: Mapping[str, Any]) -
         left out.
     architecture: what leaves no trace in a state dict, such as activation functions and attention heads.
     """
-    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
-    for name in sorted(state):
-        if name.endswith(_COUNTER):
-            continue
-        value = state[name].detach().cpu().contiguous()
-        digest.update(f"\n{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    kept = {name: state[name].detach().cpu().contiguous() for name in sorted(state) if not name.endswith(_COUNTER)}
+    return sha256_arrays(
+        (
+            (name, str(value.dtype), value.shape, value.reshape(-1).view(torch.uint8).numpy().data)
+            for name, value in kept.items()
+        ),
+        architecture,
+    )
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,9 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from for_model.errors import UsageError
 from for_model.files import cache_dir, sha256_json
-from for_model.prompts import fill_prompts, prompted_name, prompts_of
+from for_model.prompts import check_texts, fill_prompts, prompted_name, prompts_of
 from for_model.tensor_files import write_weights
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def embed_categories(
     Returns [C, Co] in the order of `names`; [0, Co] for none.
     Raises UsageError for an empty name.
     """
-    _check_texts(names, "category name")
+    check_texts(names, "category name")
     prompts = prompts_of(encoder)
     parts = [encoder.encode_texts([]).float().cpu()]
     starts = range(0, len(names), batch_size)
@@ -77,7 +76,7 @@ def embed_queries(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:
 
     Returns [Q, Co] in the order of `texts`; [0, Co] for none. Raises UsageError for an empty query.
     """
-    _check_texts(texts, "query")
+    check_texts(texts, "query")
     names = [prompted_name(text) for text in texts]
     prompted = [name for name in names if name is not None]
     plain = [text.strip() for text, name in zip(texts, names, strict=True) if name is None]
@@ -144,11 +143,3 @@ def _read_cached(path: Path, expected: tuple[int, int]) -> Tensor | None:
         return None
     sound = torch.allclose(embeddings.norm(dim=-1), torch.ones(expected[0]), atol=1e-3)  # False for NaN
     return embeddings if sound else None
-
-
-def _check_texts(texts: Sequence[str], what: str) -> None:
-    if isinstance(texts, str):
-        raise UsageError(f"got one string, expected a sequence of them: [{texts!r}]")
-    for position, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise UsageError(f"{what} {position + 1} of {len(texts)} is empty ({text!r}); expected a word or more")

@@ -87,9 +87,10 @@ def _add_search(parsers: Parsers) -> None:
         description="The images that match a text best, with how probable it is that each holds what it names; a line "
         "parts good matches from those that are less sure.",
         epilog='examples: search index "a red umbrella"; search index --all dog umbrella --none person; '
-        "search index red --like trips/bus.jpg --weight 0.3",
+        "search index red --like trips/bus.jpg --weight 0.3; "
+        'search "" "a red umbrella" --server http://127.0.0.1:7860',
     )
-    parser.add_argument("index", type=Path, help="a folder that index wrote")
+    parser.add_argument("index", help="a folder that index wrote; with --server the name of an index there")
     parser.add_argument("text", nargs="?", default="", help='a name ("dog"), a sentence, or concept:NAME')
     for role, what in (("all", "all of"), ("any", "one at least of"), ("none", "none of")):
         parser.add_argument(
@@ -116,6 +117,13 @@ def _add_search(parsers: Parsers) -> None:
     parser.add_argument("--exact", action="store_true", help="look at every embedding, in a compact index too")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     commands.add_searcher_options(parser)
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="let a running page answer, such as http://127.0.0.1:7860; INDEX is then a name that the page shows, "
+        'or "" for its first index',
+    )
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="for a page that asks for them (default: $FOR_AUTH)")
     parser.set_defaults(run=commands.run_search)
 
 

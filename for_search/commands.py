@@ -5,6 +5,8 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 
 import argparse
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,7 +165,7 @@ def _searcher(arguments: argparse.Namespace, index: "SearchIndex | None" = None)
     from for_search.query.searcher import searcher_of
 
     return searcher_of(
-        index or open_index(arguments.index),
+        index or open_index(Path(arguments.index)),
         arguments.device,
         weights=arguments.weights,
         image_root=arguments.image_root,
@@ -171,36 +173,53 @@ def _searcher(arguments: argparse.Namespace, index: "SearchIndex | None" = None)
 
 
 def run_search(arguments: argparse.Namespace) -> None:
-    from for_search.index.index_files import open_index
-    from for_search.query.combination import Combination, find_combination, format_combined_text
-    from for_search.query.searcher import format_hits_text
-    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
-
     several = (arguments.all_of, arguments.any_of, arguments.none_of)
+    if arguments.auth is not None and arguments.server is None:
+        raise UsageError("--auth is for a page: name it with --server")
     if any(several) and (arguments.like is not None or arguments.text):
         raise UsageError("--all, --any and --none stand in place of a text and of --like: give either")
     if not any(several) and arguments.like is None and not arguments.text:
         raise UsageError("nothing to search for: give a text, --like an image, or --all, --any and --none")
+    if arguments.server is not None:
+        _print_found(_ask_server(arguments, several), arguments.json)
+        return
+    from for_search.index.index_files import open_index
+    from for_search.query.combination import Combination, find_combination
+    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
+
     combination = Combination(*several) if any(several) else None
     name = concept_name(arguments.text)
     if name is not None and arguments.like is not None:
         raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
-    index = open_index(arguments.index)
+    index = open_index(Path(arguments.index))
     allowed = index.where(arguments.where)  # before the network is loaded, which takes seconds
     searcher = _searcher(arguments, index)
     if combination is not None:
         found = find_combination(searcher, combination, arguments.k, allowed)
-        _print_found(found.to_json() if arguments.json else format_combined_text(found))
+        _print_found(found.to_json(), arguments.json)
         return
     if concept is None:
         query = _query(searcher, arguments)
         result = searcher.judged(query, searcher.find(query, arguments.k, allowed, exact=arguments.exact))
     else:
         result = find_by_concept(searcher, concept, arguments.k, allowed=allowed, exact=arguments.exact)
-    _print_found(result.to_json() if arguments.json else format_hits_text(result))
+    _print_found(result.to_json(), arguments.json)
     if searcher.index.recall is not None and not arguments.exact and not arguments.json:
         print(f"{searcher.index.recall}; --exact looks at every embedding")
+
+
+def _ask_server(arguments: argparse.Namespace, several: Sequence[Sequence[str]]) -> dict[str, Any]:
+    from for_search.remote import RemotePage, search_remotely
+
+    own = {"--weights": arguments.weights, "--image-root": arguments.image_root, "--device": arguments.device}
+    given = [name for name, value in {**own, "--exact": arguments.exact or None}.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)}: the page of --server decides that itself, leave it out")
+    page = RemotePage(arguments.server, arguments.auth or os.environ.get("FOR_AUTH"))
+    return search_remotely(
+        page, arguments.index, arguments.text, arguments.k, arguments.where, several, arguments.like, arguments.weight
+    )
 
 
 def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
@@ -218,8 +237,10 @@ def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
     return searcher.mixed_query(image, arguments.text, arguments.weight) if arguments.text else image
 
 
-def _print_found(found: dict[str, Any] | str) -> None:
-    print(found if isinstance(found, str) else json.dumps(found, indent=1, ensure_ascii=False))
+def _print_found(answer: dict[str, Any], as_json: bool) -> None:
+    from for_search.query.hit_lines import hit_lines
+
+    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else hit_lines(answer))
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:

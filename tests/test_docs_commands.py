@@ -25,6 +25,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 NOT_RUN = {
     r"\b(A\.json|DIR|DATASET|TABLE|HEAD|FOLDER)\b": "has names of the reader's own in it",
     r"app\.py(?! --help)": "serves until it is stopped: tests/test_app.py starts it",
+    r"--server": "asks a running page: tests/for_app/test_remote_search.py starts one",
     r"photo-lite|photo_study": "needs requirements-photos.txt, and minutes: tests/test_photographs.py",
     r"tests\.screenshot": "needs a browser: tests/test_photographs.py takes a picture",
     r"tests\.benchmarks|pytest tests/benchmarks": "takes minutes: tests/test_benchmarks.py imports it",

@@ -82,9 +82,9 @@ class _Answers:
     def waiting(self, params: QueryParams) -> Response:
         """Why a search may take long: the network isn't in memory yet."""
         searcher = self._questions.searcher(params)
-        loaded = searcher.encoder.loaded
+        ready = searcher.encoder.loaded if params.get("upload") else searcher.encoder.reads_texts
         backbone = searcher.index.info.backbone
-        why = "" if loaded else f"Loading {backbone}, the network that reads the query: only the first search waits."
+        why = "" if ready else f"Loading {backbone}, the network that reads the query: only the first search waits."
         return JSONResponse({"why": why})
 
     def picture(self, params: QueryParams) -> Response:

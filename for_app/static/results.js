@@ -238,7 +238,7 @@ export class Results {
   }
 
   async sayWhySlow(signal) {
-    const { why } = await askJson("waiting", { index: this.page.state.index }, signal).catch(() => ({}));
+    const { why } = await askJson("waiting", this.page.asked, signal).catch(() => ({}));
     if (why && !signal.aborted && of("grid").classList.contains("old")) this.say(why);
   }
 

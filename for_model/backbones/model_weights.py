@@ -25,13 +25,11 @@ from torch.overrides import TorchFunctionMode
 from for_model.backbones.photo_packages import NAME as PHOTO_LITE
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.errors import UsageError, WeightsError
+from for_model.files import CONFIG_DIR, WEIGHTS_DIR
 from for_model.open_clip_import import import_open_clip
 from for_model.tensor_files import fit_state_dict, read_weights
 
 log = logging.getLogger(__name__)
-
-CONFIG_DIR = Path(__file__).parent / "model_configs"
-WEIGHTS_DIR = Path(__file__).parents[1] / "weights"
 
 Kind = Literal["resnet", "vit", "coca"]
 CLIPS: tuple[Kind, ...] = ("resnet", "vit")  # what heads run on

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from for_model.backbones.model_weights import WEIGHTS_DIR
 from for_model.backbones.protocol import ImageTextBackbone, Pool
 from for_model.backbones.registry import load_backbone
 from for_model.devices import to_device
@@ -22,8 +21,9 @@ from for_model.lazy_import import imported
 from for_model.methods.clip_method import ClipMethod
 from for_model.methods.head_config import HeadConfig
 from for_model.methods.head_files import open_head, read_head_file
+from for_model.methods.packaged_heads import packaged_head
 from for_model.methods.protocol import Method
-from for_model.methods.registry import DEFAULT_BACKBONE, HEAD_SUFFIX, METHODS, MethodRequest, parse_method
+from for_model.methods.registry import DEFAULT_BACKBONE, METHODS, MethodRequest, parse_method
 
 
 def build_method(
@@ -91,36 +91,6 @@ def build_cluster_clip(request: MethodRequest) -> ClipMethod:
 def build_packaged(request: MethodRequest) -> ClipMethod:
     """A trained method whose head comes with FOR."""
     return method_of_head_file(packaged_head(request.backbone or DEFAULT_BACKBONE, request.name), request)
-
-
-def packaged_head(backbone: str, method: str = "for") -> Path:
-    """The file of the head that comes with FOR for a backbone and a trained method.
-
-    Raises UsageError when none comes with that backbone, WeightsError when its file has gone.
-    """
-    path = _packaged_path(backbone, method)
-    title = METHODS[method].title
-    if path.is_file():
-        return path
-    if backbone == DEFAULT_BACKBONE:
-        raise WeightsError(
-            f"{title}: its head for {backbone} is missing from this installation ({path}); "
-            "install FOR again, or give the path of a head.safetensors as method"
-        )
-    raise UsageError(
-        f"no head of {title} comes with {backbone}, only with {DEFAULT_BACKBONE}: train one "
-        "(`python -m for_model train --help`) and give the path of its head.safetensors"
-    )
-
-
-def packaged_heads(backbone: str) -> list[Path]:
-    """The files of all heads that come with FOR for a backbone; most backbones come without."""
-    paths = [_packaged_path(backbone, entry.name) for entry in METHODS.values() if entry.trained]
-    return [path for path in paths if path.is_file()]
-
-
-def _packaged_path(backbone: str, method: str) -> Path:
-    return WEIGHTS_DIR / f"{backbone.lower()}-{method}{HEAD_SUFFIX}"
 
 
 def method_of_head_file(path: Path, request: MethodRequest) -> ClipMethod:

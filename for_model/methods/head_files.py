@@ -20,6 +20,7 @@ from for_model.files import sha256_file
 from for_model.heads.protocol import TrainableHead
 from for_model.lazy_import import imported
 from for_model.methods.head_config import HeadConfig
+from for_model.methods.packaged_heads import is_packaged
 from for_model.methods.registry import METHODS
 from for_model.settings import parse
 from for_model.tensor_files import fit_state_dict, read_weights, sha256_state, to_half, write_weights
@@ -98,6 +99,7 @@ def read_head_file(path: Path) -> HeadFile:
     if not path.is_file():
         raise WeightsError(f"there is no head file {path}: train one with `python -m for_model train CONFIG`")
     try:
+        is_packaged(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
@@ -136,7 +138,7 @@ def check_head_file(path: Path) -> None:
     """Raise WeightsError unless a head file says what it is, carries its hash, and every byte is as it was written."""
     read_head_file(path)
     with safe_open(path, "pt") as file:
-        if _SHA256 not in (file.metadata() or {}):
+        if _SHA256 not in (file.metadata() or {}) and not is_packaged(path):
             raise WeightsError(
                 f"{path} carries no hash, so its bytes can't be checked: it was trained before heads did"
             )
@@ -144,10 +146,7 @@ def check_head_file(path: Path) -> None:
 
 
 def _sound_state(path: Path) -> dict[str, Tensor]:
-    """The parameters of a head file. Raises WeightsError when they aren't those that were written.
-
-    The heads that come with FOR carry no hash: their files' own stand in the results that they have made.
-    """
+    """The parameters of a head file. Raises WeightsError when they aren't those that were written."""
     state, metadata = read_weights(path, vocab_size=0)
     expected = metadata.pop(_SHA256, None)
     halves = {name: to_half(name, value) for name, value in state.items()}

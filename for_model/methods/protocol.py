@@ -6,11 +6,13 @@ The harness and the app know only the `Method` protocol; another dual encoder is
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
 from for_model.errors import WeightsError
+from for_model.numpy_text import NumpyText, numpy_text
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +118,16 @@ class LazyMethod:
     @property
     def loaded(self) -> bool:
         return self._method is not None
+
+    @cached_property
+    def numpy_text(self) -> NumpyText | None:
+        """Its text encoder without the method and without torch; None unless the weights come with FOR."""
+        return numpy_text(*self.info.text_space)
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether a text can be encoded now, without loading the method."""
+        return self.loaded or self.numpy_text is not None
 
     def get(self) -> Method:
         """The method. Raises what loading it raises, and then the next call tries again; WeightsError when another

@@ -27,13 +27,12 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from for_model.backbones.attention_pool import interpolate_positions
-from for_model.backbones.model_weights import CONFIG_DIR
 from for_model.backbones.open_clip_parts import text_embeddings
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.data.miniscenes.concepts import CONCEPTS
 from for_model.data.miniscenes.scenes import render_scene, scene_rng
 from for_model.errors import ForError, UsageError
-from for_model.files import atomic_path, sha256_json, write_json
+from for_model.files import CONFIG_DIR, atomic_path, sha256_json, write_json
 from for_model.open_clip_import import import_open_clip
 from for_model.prompts import PROMPTS
 from for_model.settings import (

@@ -15,6 +15,7 @@ from for_model.errors import StoreError
 _log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
+BUILD_AGAIN = "build the index again, with --rebuild"  # what to do about a damaged one
 _DIGITS = 16  # of a block's hash, in hexadecimal
 _THREADS = 2  # memory, or the disk, has no more to give
 
@@ -108,7 +109,7 @@ class CheckedFile:
 
 def damaged(path: Path, reason: str) -> StoreError:
     """The error of an index whose file `path` isn't what was written."""
-    return StoreError(f"{path} is damaged, {reason}: build the index again, with --rebuild")
+    return StoreError(f"{path} is damaged, {reason}: {BUILD_AGAIN}")
 
 
 def unreadable(path: Path, error: OSError) -> StoreError:

@@ -6,7 +6,6 @@ INDEX/manifest.json     what is in the index, which rows are whose, all hashes
       lock              held by whoever writes
 """
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +17,10 @@ from numpy.typing import NDArray
 from for_model import files
 from for_model.errors import StoreError
 from for_model.methods.protocol import MethodInfo
-from for_search.index.checked_file import FileHashes, damaged, unreadable
+from for_search.index.checked_file import BUILD_AGAIN, FileHashes, damaged
+from for_search.store.shards import Shard
 from for_search.store.store import FORMAT as STORE_FORMAT
-from for_search.store.store import Shard, SkippedImage
+from for_search.store.store import SkippedImage
 
 FORMAT = "for-index/4"
 MANIFEST = "manifest.json"
@@ -130,20 +130,10 @@ def index_manifest_of(path: Path, value: dict[str, Any]) -> IndexManifest:
 
 
 def read_index_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an index as JSON, its format and its own hash checked. Raises StoreError, in one line."""
+    another = {STORE_FORMAT: f"{path} is an embedding store, not a search index: build an index from it"}
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        return files.read_own_json(path / MANIFEST, FORMAT, BUILD_AGAIN, StoreError, others=another)
     except (FileNotFoundError, NotADirectoryError) as error:
         what = "has no manifest.json" if path.is_dir() else "is not a folder" if path.exists() else "doesn't exist"
         raise StoreError(f"no search index at {path}: it {what}; build one from an embedding store") from error
-    except OSError as error:
-        raise unreadable(path / MANIFEST, error) from error
-    except (ValueError, RecursionError) as error:
-        raise damaged(path / MANIFEST, "it isn't valid JSON") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found == STORE_FORMAT:
-        raise StoreError(f"{path} is an embedding store, not a search index: build an index from it")
-    if found != FORMAT:
-        raise StoreError(f"{path} has the format {found!r}, expected {FORMAT!r}: build the index again")
-    if not files.is_sealed(manifest):
-        raise damaged(path / MANIFEST, "its own hash differs")
-    return manifest

@@ -34,7 +34,8 @@ from for_search.index.index_manifest import (
 )
 from for_search.store.image_table import Cell, ImageRow, write_image_table
 from for_search.store.merging import to_merge
-from for_search.store.store import Shard, Store
+from for_search.store.shards import Shard
+from for_search.store.store import Store
 
 _LOCK = "lock"
 _PARTIAL = ".segment-"  # what a build that was killed leaves to the next one: a folder for each set of rows and engine

@@ -18,7 +18,7 @@ from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 from for_search.query.presence import MIN_IMAGES
 from for_search.query.ranking import best_columns
-from for_search.query.searcher import Searcher, clean_query, count_good, parted, printable
+from for_search.query.searcher import Searcher, clean_query, count_good
 
 Role: TypeAlias = Literal["all", "any", "none"]
 
@@ -199,15 +199,3 @@ def find_combination(
     encode_ms = sum(query.encode_ms for query in queries)
     cutoff = combination.cutoff(scales[0].numbers.cutoff)
     return CombinedResult(combination, k, tuple(hits), cutoff, encode_ms, search_ms)
-
-
-def format_combined_text(result: CombinedResult) -> str:
-    """The hits as lines for a terminal: rank, probability, each thing's probability, path; see `format_hits_text`."""
-    if not result.hits:
-        return "no images"
-    width = len(str(len(result.hits)))
-    lines = []
-    for rank, hit in enumerate(result.hits, start=1):
-        things = ", ".join(f"{printable(match.text)} {match.probability:.0%}" for match in hit.matches)
-        lines.append(f"{rank:>{width}}  {hit.probability:>4.0%}  ({things})  {printable(hit.image.path)}")
-    return "\n".join(parted(lines, result.n_good))

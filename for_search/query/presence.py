@@ -209,8 +209,9 @@ def _parsed(numbers: dict[str, Any]) -> PresenceNumbers:
 def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
     """What scores mean in an index; None for one of fewer than MIN_IMAGES images.
 
-    The first call for an index loads the method and encodes the random names, which takes a large model on a processor
-    some seconds; what comes of it, two numbers an image, is kept in FOR's cache: later calls read the sample alone.
+    The first call for an index encodes the random names, for which the method is loaded unless its weights come with
+    FOR; it takes a large model on a processor some seconds. What comes of it, two numbers an image, is kept in FOR's
+    cache: later calls read the sample alone.
 
     index: what is searched.
     encoder: its method, which encodes texts.
@@ -225,15 +226,21 @@ def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
     path = _kept(info, sample)
     names = _read_names(path, len(sample))
     if names is None:
-        from for_model.text import cached_category_embeddings
-
-        texts = cached_category_embeddings(encoder.get(), random_names()).numpy(force=True)  # [V, Co]
-        names = NameScores.of(_sample_scores(texts, sample))
+        names = NameScores.of(_sample_scores(_random_texts(encoder), sample))
         try:
             write_json(path, {"mean": names.mean.tolist(), "deviation": names.deviation.tolist()})
         except OSError as error:
             _log.warning("the next start takes longer: %s can't be written (%s)", path, error)
     return IndexScale(sample, names, numbers_of(info))
+
+
+def _random_texts(encoder: LazyMethod) -> NDArray[np.float32]:
+    """[V, Co], the embeddings of the random names."""
+    if not encoder.loaded and encoder.numpy_text is not None:
+        return encoder.numpy_text.embed_names(random_names())
+    from for_model.text import cached_category_embeddings
+
+    return np.asarray(cached_category_embeddings(encoder.get(), random_names()).numpy(force=True))
 
 
 def _kept(info: MethodInfo, sample: NDArray[np.float32]) -> Path:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from PIL import Image
 from for_model.data.dataset import ImageId, ImageRecord
 from for_model.errors import StoreError, UsageError, WeightsError
 from for_model.files import sha256_file
+from for_model.methods.packaged_heads import packaged_heads
 from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
@@ -156,13 +157,16 @@ class Searcher:
         return self.find(self.text_query(text), k, exact=exact)
 
     def text_query(self, text: str) -> Query:
-        """Encode a free text, as `embed_queries` does; one of `texts` doesn't wait until the method is loaded.
+        """Encode a free text, as `embed_queries` does.
+
+        One of `texts` doesn't wait until the method is loaded, and none does if its weights come with FOR.
 
         Raises UsageError for an empty text, and what loading the method raises.
         """
         if text in self.texts and not self.encoder.loaded:
             return Query(text, self.texts[text][None], 0.0, is_text=True)
-        self.encoder.get()  # before the clock starts: encode_ms is without loading
+        if not self.encoder.reads_texts:
+            self.encoder.get()  # before the clock starts: encode_ms is without loading
         start = time.perf_counter()
         embeddings = self._batches.embed(text)[None]  # [1, Co]
         return Query(text, embeddings, (time.perf_counter() - start) * 1e3, is_text=True)
@@ -300,7 +304,7 @@ def load_searcher(
     image_root: Path | None = None,
     method: Method | None = None,
 ) -> Searcher:
-    """Open an index and rebuild the method that made it, to encode its queries; see `searcher_of`.
+    """Open an index, with the method that made it to encode its queries; see `searcher_of`.
 
     Raises StoreError when the index is missing or damaged, and as `searcher_of` does.
     """
@@ -318,7 +322,7 @@ def searcher_of(
     heads: Sequence[Path] = (),
     loaded: "ImageTextBackbone | None" = None,
 ) -> Searcher:
-    """The searcher of an open index, its method rebuilt.
+    """The searcher of an open index, its method rebuilt: now, or when it is needed, where texts can be encoded without.
 
     device: None for CUDA where there is one, else the CPU.
     weights: the weights' file, for an index made from one (it records the file's name only); None for what it records.
@@ -330,40 +334,50 @@ def searcher_of(
     Raises StoreError when the method isn't of the index's text space, WeightsError when weights or a head can't be had.
     """
     if method is None:
-        method = _rebuild(index, weights, device, heads, loaded)
+        method = _method_of(index, weights, device, heads, loaded)
     encoder = method if isinstance(method, LazyMethod) else LazyMethod.of(method)
     index.check_method(encoder.info)
     root = Path(index.image_root) if image_root is None else image_root
     return Searcher(index, encoder, Path(os.path.normpath(root.expanduser().absolute())), texts or {})
 
 
-def _rebuild(
+def _method_of(
     index: SearchIndex,
     weights: str | None,
     device: str | None,
     heads: Sequence[Path],
     loaded: "ImageTextBackbone | None",
-) -> Method:
+) -> LazyMethod:
     """The index's method, or, if its head was trained and isn't at hand, one with the same text encoder: queries need
-    no more."""
+    no more. Of weights that come with FOR it is described alone."""
+    info = index.info
+    entry = METHODS.get(info.method)
+    spec = info.method
+    if entry is None or entry.trained:
+        head = _head_of(index, heads)
+        spec = str(head or "clip")
+        info = info if head else replace(info, method="clip", n_embeddings=1, settings={})
+    elif entry.takes_count:
+        spec = f"{info.method}:{info.n_embeddings}"
+    load = partial(_rebuild, index, spec, weights, device, loaded)
+    described = LazyMethod(info, load)
+    if weights is None and device is None and loaded is None and described.numpy_text is not None:
+        return described
+    return LazyMethod.of(load())
+
+
+def _rebuild(
+    index: SearchIndex, spec: str, weights: str | None, device: str | None, loaded: "ImageTextBackbone | None"
+) -> Method:
+    """A method, its name as `build_method` takes it, on the backbone that an index was made with."""
     from for_model.methods.build import build_method
 
     info = index.info
     # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
     recorded = None if info.weights == info.backbone.lower() else info.weights
-    entry = METHODS.get(info.method)
-    if entry is None or entry.trained:
-        method = str(_head_of(index, heads) or "clip")
-    else:
-        method = f"{info.method}:{info.n_embeddings}" if entry.takes_count else info.method
     try:
         return build_method(
-            method,
-            info.backbone,
-            weights or recorded,
-            image_size=info.image_size,
-            device=device,
-            loaded=loaded,
+            spec, info.backbone, weights or recorded, image_size=info.image_size, device=device, loaded=loaded
         )
     except WeightsError as error:
         if weights is not None:
@@ -376,43 +390,6 @@ def _rebuild(
 
 def _head_of(index: SearchIndex, heads: Sequence[Path]) -> Path | None:
     """The file among `heads`, and the one that comes with FOR, that made the index; None when none did."""
-    from for_model.methods.build import packaged_heads
-
     files = [*heads, *packaged_heads(index.info.backbone)]
     wanted = index.info.settings.get("head_sha256")
     return next((file for file in files if sha256_file(file) == wanted), None)
-
-
-def format_hits_text(result: SearchResult) -> str:
-    """The hits as lines for a terminal: rank, probability, score, number of the embedding that matched, path.
-
-    Good matches come first, under a line that counts them, and a line parts the others from them; without
-    probabilities there are neither. Characters of a path that a terminal would act on, or can't show, are escaped. No
-    hits give one line that says so.
-    """
-    if not result.hits:
-        return "no images"
-    rank_width = len(str(len(result.hits)))
-    embedding_width = max(len(str(hit.embedding)) for hit in result.hits)
-    lines = []
-    for rank, hit in enumerate(result.hits, start=1):
-        probability = "" if result.probabilities is None else f"{result.probabilities[rank - 1]:>4.0%}  "
-        lines.append(
-            f"{rank:>{rank_width}}  {probability}{hit.score:.4f}  {hit.embedding:>{embedding_width}}  "
-            f"{printable(hit.image.path)}"
-        )
-    return "\n".join(parted(lines, result.n_good))
-
-
-def parted(lines: Sequence[str], n_good: int | None) -> list[str]:
-    """Lines of hits, best first, with what says how many of them are good matches; as they are where None knows."""
-    if n_good is None:
-        return list(lines)
-    noun = "match" if n_good == 1 else "matches"
-    below = ["----  less sure"] if n_good < len(lines) else []
-    return [f"{n_good or 'no'} good {noun}", *lines[:n_good], *below, *lines[n_good:]]
-
-
-def printable(text: str) -> str:
-    """A text whose characters that a terminal would act on, or can't show, are escaped."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.methods.protocol import LazyMethod, Method
+from for_model.prompts import check_texts
 
 MAX_TEXTS = 32  # a batch
 
@@ -31,8 +32,13 @@ class TextBatches:
     def embed(self, text: str) -> NDArray[np.float32]:
         """[Co] float32, unit-norm, of a free text, as `embed_queries` gives it. Waits until it is encoded.
 
+        The method is loaded, unless its texts can be encoded without; see `LazyMethod.numpy_text`.
         Raises what loading the method and encoding this text raise.
         """
+        quick = None if self._method.loaded else self._method.numpy_text
+        if quick is not None:
+            check_texts([text], "query")
+            return quick.embed_query(text)
         method = self._method.get()
         embedding: Future[NDArray[np.float32]] = Future()
         with self._lock:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
@@ -89,5 +88,7 @@ def _fit_curve(
         return total, np.array([residuals @ x + off[0] / _SLOPE[1], residuals.sum() + off[1] / _OFFSET[1]])
 
     start = np.array([_SLOPE[0], _OFFSET[0]])
+    from scipy.optimize import minimize  # here: a search imports this module, and learns nothing
+
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0.05, None), (None, None)]).x
     return float(found[0]), float(found[1])

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.errors import DataError, StoreError, UsageError
-from for_model.files import sha256_json, write_json
+from for_model.files import read_own_json, sha256_json, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.query.searcher import Searcher, SearchResult
 from for_search.refine.answer import Refinement, refine_index
@@ -27,6 +27,7 @@ from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
 FORMAT = "for-concept/1"
 PREFIX = "concept:"  # of a text that names a concept
+_AGAIN = "mend it, or delete it and make the concept again from its marks"
 _NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
 _FIELDS = {"format", "name", "text", "refiner", "threshold", "space", "method_sha256", "marks"}
 
@@ -117,23 +118,14 @@ def read_concept(folder: Path, name: str) -> KeptConcept:
     """
     path = folder / f"{check_name(name)}.json"
     try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+        value = read_own_json(path, FORMAT, _AGAIN, DataError, sealed_by_hash=False)
+    except (FileNotFoundError, NotADirectoryError):
         known = ", ".join(concept_names(folder)) or "none yet"
         raise UsageError(f"no concept is called {name!r} in {folder}, there are: {known}") from None
-    except OSError as error:
-        raise DataError(f"{path} can't be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} isn't valid JSON ({error}): mend it, or delete it and make the concept again"
-        ) from error
     return _concept_of(value, path)
 
 
-def _concept_of(value: Any, path: Path) -> KeptConcept:
-    found = value.get("format") if isinstance(value, dict) else None
-    if found != FORMAT:
-        raise DataError(f"{path} is of format {found!r}, expected {FORMAT!r}: make the concept again from its marks")
+def _concept_of(value: dict[str, Any], path: Path) -> KeptConcept:
     if set(value) != _FIELDS:
         wrong = ", ".join(sorted(set(value) ^ _FIELDS))
         raise DataError(f"{path} has missing or unknown fields ({wrong}): expected {', '.join(sorted(_FIELDS))}")

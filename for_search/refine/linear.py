@@ -18,7 +18,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
@@ -115,6 +114,8 @@ def _fit(
         residuals = weights * (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - targets)
         gradient = np.append(residuals @ x + _STRENGTH * off, residuals.sum() + _BIAS_STRENGTH * off_bias)
         return total, gradient.astype(np.float64)
+
+    from scipy.optimize import minimize  # here: a search imports this module, and learns nothing
 
     found = minimize(loss, start.astype(np.float64), jac=True, method="L-BFGS-B", options=_STOP)
     return np.asarray(found.x)

@@ -12,12 +12,9 @@ place, so a reader sees the store before a change or after it. Whoever has opene
 `for_search.store.embed` writes stores.
 """
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,21 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model import files
 from for_model.data.dataset import Dataset, ImageId, ImageRecord
 from for_model.errors import StoreError
-from for_model.files import cache_dir, sha256_json, slug
+from for_model.files import cache_dir, read_own_json, sealed, sha256_json, slug, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.store.changes import Stamp
 from for_search.store.metadata import Metadata
+from for_search.store.shards import Shard, ShardFiles
 
 FORMAT = "for-store/2"
 MANIFEST = "manifest.json"
 TIMING = "timing.json"
 PARTIAL = ".partial"
 
-# Rounding to float16 changes the norm of a unit vector by at most one part in 2,048.
-_NORM_TOLERANCE = 2e-3
+_AGAIN = "delete the store and embed again"  # what to do about a damaged one
 _BLOCK_IMAGES = 512  # gathered at once where rows aren't in the order of the images
 
 
@@ -50,15 +46,6 @@ class SkippedImage:
     id: ImageId
     path: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of embeddings: its name within the store, its rows and its hash."""
-
-    file: str
-    n_images: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -86,8 +73,11 @@ class Store:
     stamps: Mapping[ImageId, Stamp] = field(default_factory=dict, compare=False, repr=False)
     metadata: Metadata = field(default_factory=Metadata, compare=False, repr=False)
     sha256: str = field(default="", compare=False)
-    _maps: dict[str, NDArray[np.float16]] = field(default_factory=dict, compare=False, repr=False)
-    _sound: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    @cached_property
+    def files(self) -> ShardFiles:
+        """The shards' embeddings on disk."""
+        return ShardFiles(self.path, self.info.n_embeddings, self.info.dim, self.shards)
 
     @property
     def ids(self) -> tuple[ImageId, ...]:
@@ -97,7 +87,7 @@ class Store:
     @property
     def n_rows(self) -> int:
         """The rows of all shards, those that are nobody's any more included."""
-        return sum(shard.n_images for shard in self.shards)
+        return self.files.n_rows
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -109,23 +99,8 @@ class Store:
         return self.image_root / image.path
 
     def shard(self, shard: Shard) -> NDArray[np.float16]:
-        """The rows of one shard, [m, N, Co] float16, memory-mapped and read-only, its hash checked on first use.
-
-        Raises StoreError when a byte differs from what was written.
-        """
-        if shard.file not in self._maps:
-            self._maps[shard.file] = _map_shard(self.path, shard, self.info)
-        array = self._maps[shard.file]
-        if shard.file not in self._sound:
-            digest = hashlib.sha256(_npy_header(array.shape))
-            digest.update(array.reshape(-1).view(np.uint8).data)
-            if digest.hexdigest() != shard.sha256:
-                raise StoreError(
-                    f"{self.path / shard.file} is damaged, its hash is not the manifest's: "
-                    "delete the store and embed again"
-                )
-            self._sound.add(shard.file)
-        return array
+        """See `ShardFiles.shard`."""
+        return self.files.shard(shard)
 
     def iter_shards(self) -> Iterator[NDArray[np.float16]]:
         """The embeddings in the order of `images`, in blocks [m, N, Co] float16 that shall not be written to.
@@ -136,27 +111,15 @@ class Store:
             yield from (self.shard(shard) for shard in self.shards)
         else:
             for start in range(0, len(self.images), _BLOCK_IMAGES):
-                yield self.take(self.own_rows[start : start + _BLOCK_IMAGES])
-
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Some rows, in the order in which they are asked for: [m, N, Co] float16. Raises as `shard` does."""
-        ends = np.cumsum([shard.n_images for shard in self.shards])
-        places = np.searchsorted(ends, rows, side="right")
-        taken = np.empty((len(rows), self.info.n_embeddings, self.info.dim), dtype=np.float16)
-        for place in np.unique(places).tolist():
-            chosen = places == place
-            taken[chosen] = self.shard(self.shards[place])[rows[chosen] - ends[place] + self.shards[place].n_images]
-        return taken
+                yield self.files.take(self.own_rows[start : start + _BLOCK_IMAGES])
 
     def embeddings(self) -> NDArray[np.float16]:
         """All embeddings in memory, in the order of `images`: [M, N, Co] float16, M x N x Co x 2 bytes."""
-        return self.take(self.rows)
+        return self.files.take(self.rows)
 
     def verify(self) -> None:
         """Read every byte of every shard. Raises StoreError for the first that differs from what was written."""
-        self._sound.clear()
-        for shard in self.shards:
-            self.shard(shard)
+        self.files.verify()
 
 
 def open_store(path: Path) -> Store:
@@ -170,7 +133,7 @@ def open_store(path: Path) -> Store:
         manifest = _read_manifest(path)
         store = _store_of(path, manifest)
         try:
-            store._maps.update({shard.file: _map_shard(path, shard, store.info) for shard in store.shards})
+            store.files.map_all()
         except StoreError:
             if _read_manifest(path) == manifest:
                 raise
@@ -204,7 +167,7 @@ def _store_of(path: Path, manifest: dict[str, Any]) -> Store:
     try:
         return _from_manifest(path, manifest)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StoreError(f"{path / MANIFEST} is damaged ({_short(error)}): delete the store and embed again") from error
+        raise StoreError(f"{path / MANIFEST} is damaged ({_short(error)}): {_AGAIN}") from error
 
 
 def store_path(dataset: Dataset, info: MethodInfo, stores: Path | None = None) -> Path:
@@ -221,24 +184,12 @@ def _short(error: Exception) -> str:
 def _read_manifest(path: Path) -> dict[str, Any]:
     """The manifest as JSON, its format and its own hash checked."""
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
+        return read_own_json(path / MANIFEST, FORMAT, _AGAIN, StoreError)
     except (FileNotFoundError, NotADirectoryError):
         if (path / PARTIAL).is_dir():
             raise StoreError(f"store {path} is incomplete: run the same embed command again to finish it") from None
         what = "is not an embedding store, it has no manifest.json" if path.exists() else "doesn't exist"
         raise StoreError(f"store {path} {what}: make one with the embed command") from None
-    except OSError as error:
-        raise StoreError(f"{path / MANIFEST} can't be read ({error.strerror}): check its permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise StoreError(
-            f"{path / MANIFEST} is damaged, it is not valid JSON ({_short(error)}): delete the store and embed again"
-        ) from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
-        raise StoreError(f"{path / MANIFEST} is of format {found!r}, expected {FORMAT!r}: embed again")
-    if not files.is_sealed(manifest):
-        raise StoreError(f"{path / MANIFEST} is damaged, its own hash differs: delete the store and embed again")
-    return manifest
 
 
 def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
@@ -274,68 +225,6 @@ def _from_manifest(path: Path, manifest: dict[str, Any]) -> Store:
     return store
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    """How a shard's file begins: NumPy writes the same bytes for the same shape."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f2", "fortran_order": False, "shape": tuple(shape)})
-    return header.getvalue()
-
-
-def _map_shard(folder: Path, shard: Shard, info: MethodInfo) -> NDArray[np.float16]:
-    """Memory-map a shard, [m, N, Co] float16. Raises StoreError when it isn't what the manifest says.
-
-    The header is compared, not parsed: nothing in a damaged one can mislead NumPy.
-    """
-    path = folder / shard.file
-    shape = (shard.n_images, info.n_embeddings, info.dim)
-    header = _npy_header(shape)
-    n_bytes = len(header) + 2 * shard.n_images * info.n_embeddings * info.dim
-    try:
-        with path.open("rb") as stream:
-            found = path.stat().st_size
-            if found != n_bytes or stream.read(len(header)) != header:
-                raise StoreError(
-                    f"{path} is damaged, it isn't the {n_bytes} bytes of float16 {list(shape)} "
-                    f"that were written (it has {found}): delete the store and embed again"
-                )
-            return np.memmap(stream, np.dtype("<f2"), "r", len(header), shape)
-    except FileNotFoundError:
-        raise StoreError(f"{path} is missing: delete the store and embed again") from None
-    except OSError as error:
-        raise StoreError(f"{path} can't be read ({error.strerror or error}): check its permissions") from error
-
-
-def shard_file(number: int) -> str:
-    """The file name of a shard, by its number in the plan."""
-    return f"embeddings-{number:05d}.npy"
-
-
-def shard_number(file: str) -> int:
-    """The number of a shard, by its file name."""
-    return int(file.removeprefix("embeddings-").removesuffix(".npy"))
-
-
-def write_shard(folder: Path, number: int, embeddings: NDArray[np.float32]) -> Shard:
-    """Write one shard atomically, as float16.
-
-    embeddings: [m, N, Co] float32, unit-norm; m at least 1.
-    Raises StoreError when a value isn't finite or a vector isn't unit-norm after rounding to float16.
-    """
-    rounded = embeddings.astype(np.float16)
-    norms = np.linalg.norm(rounded.astype(np.float32), axis=-1)  # [m, N]
-    if not np.isfinite(norms).all():
-        raise StoreError(f"shard {number}: the method gave embeddings that are not finite: check its weights")
-    worst = float(np.abs(norms - 1).max())
-    if worst > _NORM_TOLERANCE:
-        raise StoreError(
-            f"shard {number}: the method gave an embedding whose length is off 1 by {worst:.2g}, expected unit length"
-        )
-    path = folder / shard_file(number)
-    with files.atomic_path(path) as temporary, temporary.open("wb") as stream:
-        np.save(stream, rounded, allow_pickle=False)
-    return Shard(path.name, len(rounded), files.sha256_file(path))
-
-
 def write_manifest(store: Store) -> None:
     """Write `store`'s manifest, which makes its folder a complete store; the shards must be there."""
     rows = None if store.own_rows is None else store.own_rows.tolist()
@@ -345,9 +234,9 @@ def write_manifest(store: Store) -> None:
         cells = store.metadata.cells.get(image.id, {})
         return {**asdict(image), "stamp": stamp and asdict(stamp), "cells": dict(cells)}
 
-    files.write_json(
+    write_json(
         store.path / MANIFEST,
-        files.sealed(
+        sealed(
             {
                 "format": FORMAT,
                 "method": store.info.to_json(),

@@ -14,7 +14,8 @@ from for_model.methods.protocol import MethodInfo
 from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
-from for_search.store.store import Store, open_store, write_manifest, write_shard
+from for_search.store.shards import write_shard
+from for_search.store.store import Store, open_store, write_manifest
 
 N_IMAGES, N_EMBEDDINGS, DIM, SHARD = 10_000, 25, 512, 1000
 

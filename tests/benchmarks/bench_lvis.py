@@ -22,7 +22,8 @@ from for_eval.metrics.score_matrix import score_matrix
 from for_model.data.dataset import ImageRecord
 from for_model.methods.protocol import MethodInfo
 from for_search.query.ranking import top_k
-from for_search.store.store import Store, open_store, write_manifest, write_shard
+from for_search.store.shards import write_shard
+from for_search.store.store import Store, open_store, write_manifest
 
 N_IMAGES, N_EMBEDDINGS, N_CATEGORIES, DIM, SHARD = 19_809, 50, 1_203, 1_024, 1_000
 PRESENT, KNOWN = 0.009, 0.02  # shares of the pairs of image and category, about LVIS's

@@ -26,7 +26,8 @@ from for_model.methods.protocol import MethodInfo
 from for_search.index.index_files import build_index, open_index
 from for_search.store.changes import Stamp
 from for_search.store.metadata import LABEL_COLUMN, Metadata
-from for_search.store.store import Store, write_manifest, write_shard
+from for_search.store.shards import write_shard
+from for_search.store.store import Store, write_manifest
 
 DIM, SHARD = 8, 50_000
 MAX_SECONDS, MAX_MB = 2, 300

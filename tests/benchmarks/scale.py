@@ -42,7 +42,8 @@ from for_model.files import cache_dir, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
-from for_search.store.store import Shard, Store, write_manifest, write_shard
+from for_search.store.shards import Shard, write_shard
+from for_search.store.store import Store, write_manifest
 
 N_CONCEPTS, RANK, MAX_CONCEPTS = 4000, 128, 6
 SHARD_IMAGES = 2000

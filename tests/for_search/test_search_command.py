@@ -1,14 +1,21 @@
 """`python -m for_search search`: a text, several things at once, an image and a text."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from for_model.methods.build import build_method
 from for_search.__main__ import main
+from for_search.index.index_files import build_index
 from for_search.query import searcher as searching
 from for_search.query.searcher import Searcher
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.small_world import holds, make_world
+from tests.helpers.store_making import change_manifest, make_store, random_units
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +105,26 @@ def test_like_a_file(world: Searcher, tmp_path: Path, capsys: pytest.CaptureFixt
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     with pytest.raises(NotImplementedError):
         search("--like", str(tmp_path / "photo.png"))
+
+
+@pytest.mark.slow
+def test_it_imports_no_torch(tmp_path: Path) -> None:
+    """Of weights that come with FOR; neither does it import what only learns from marks."""
+    method = build_method("for+", device="cpu").info
+    store = make_store(tmp_path / "store", random_units((40, method.n_embeddings, method.dim)))
+    change_manifest(store.path, lambda manifest: manifest.update(method=method.to_json()))
+    build_index(store.path, tmp_path / "index")
+    code = (
+        "import sys; from for_search.__main__ import main; main(['search', 'index', 'a dog', '-k', '1']);"
+        "print([name for name in ('torch', 'open_clip', 'scipy', 'pandas', 'gradio') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert "match" in done.stdout.splitlines()[0]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageRecord
 from for_model.files import sealed, sha256_file, write_json
 from for_model.methods.protocol import MethodInfo
-from for_search.store.store import Shard, SkippedImage, Store, open_store, shard_file, write_manifest, write_shard
+from for_search.store.shards import Shard, shard_file, write_shard
+from for_search.store.store import SkippedImage, Store, open_store, write_manifest
 
 
 def method_info(n_embeddings: int, dim: int, **changes: object) -> MethodInfo:

@@ -13,9 +13,10 @@ from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
 from for_model.errors import UsageError, WeightsError
 from for_model.heads.clip import ClipHead
 from for_model.heads.dense import DenseHead
-from for_model.methods.build import build_method, packaged_head, packaged_heads
+from for_model.methods.build import build_method
 from for_model.methods.head_config import HeadConfig
-from for_model.methods.head_files import load_head, make_head, open_head, read_head_file, write_head
+from for_model.methods.head_files import check_head_file, load_head, make_head, open_head, read_head_file, write_head
+from for_model.methods.packaged_heads import packaged_head, packaged_heads
 from for_model.methods.registry import METHODS, head_kinds, parse_method
 
 KINDS = head_kinds()
@@ -186,6 +187,22 @@ def test_methods_by_name() -> None:
 
 
 def test_a_packaged_head_that_has_gone_is_missed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("for_model.methods.build.WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("for_model.methods.packaged_heads.WEIGHTS_DIR", tmp_path)
     with pytest.raises(WeightsError, match=r"^FOR\+: its head for RN-mini is missing from this installation \("):
         build_method("for+", device="cpu")
+
+
+def test_a_packaged_head_is_compared_with_its_known_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its file is older than the hash that others carry; a flip of its metadata is found as well as one of a tensor."""
+    check_head_file(packaged_head("RN-mini"))
+    content = packaged_head("RN-mini", "for+").read_bytes()
+    monkeypatch.setattr("for_model.methods.packaged_heads.WEIGHTS_DIR", tmp_path)
+    path = tmp_path / "rn-mini-for+.safetensors"
+    for position in (20, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(WeightsError, match="is damaged, its hash is another than when it was published"):
+            build_method("for+", device="cpu")
+        with pytest.raises(WeightsError, match="is damaged"):
+            check_head_file(path)
+    path.write_bytes(content)
+    assert read_head_file(path).method == "for+"

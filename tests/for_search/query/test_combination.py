@@ -6,7 +6,8 @@ import pytest
 
 from for_model.errors import UsageError
 from for_search.index.index_files import build_index
-from for_search.query.combination import MAX_THINGS, Combination, find_combination, format_combined_text
+from for_search.query.combination import MAX_THINGS, Combination, find_combination
+from for_search.query.hit_lines import hit_lines
 from for_search.query.searcher import Searcher, load_searcher
 from tests.helpers.small_world import DIM, NamedDirections, holds, make_world
 from tests.helpers.store_making import make_store, method_info, random_units
@@ -78,7 +79,7 @@ def test_json_and_lines(world: Searcher) -> None:
     assert "path" not in content["hits"][0]
     assert [thing["role"] for thing in content["hits"][0]["things"]] == ["all", "all", "none"]
     assert sum(hit["good"] for hit in content["hits"]) == content["n_good"] == result.n_good > 0
-    lines = format_combined_text(result).splitlines()
+    lines = hit_lines(result.to_json()).splitlines()
     assert lines[0] == f"{result.n_good} good matches"
     assert "dog " in lines[1]
 

@@ -11,6 +11,7 @@ from for_model.errors import DataError
 from for_model.methods.protocol import LazyMethod, MethodInfo
 from for_search.index.index_files import build_index
 from for_search.query import presence as module
+from for_search.query.hit_lines import hit_lines
 from for_search.query.presence import (
     NameScores,
     PresenceNumbers,
@@ -22,7 +23,7 @@ from for_search.query.presence import (
     sample_positions,
     text_statistics,
 )
-from for_search.query.searcher import Searcher, format_hits_text, load_searcher
+from for_search.query.searcher import Searcher, load_searcher
 from tests.helpers.small_world import NONSENSE, NamedDirections, make_world
 from tests.helpers.store_making import make_store, method_info, random_units
 
@@ -118,7 +119,7 @@ class TestJudging:
         assert (content["n_good"], content["cutoff"]) == (10, result.cutoff)
         assert [hit["good"] for hit in content["hits"]] == [True] * 10 + [False] * 2
         assert content["hits"][0]["probability"] == pytest.approx(result.probabilities[0], abs=1e-4)
-        lines = format_hits_text(result).splitlines()
+        lines = hit_lines(result.to_json()).splitlines()
         assert lines[0] == "10 good matches"
         assert lines[11] == "----  less sure"
         assert len(lines) == 14
@@ -167,5 +168,5 @@ def test_too_few_images_tell_nothing(tmp_path: Path) -> None:
     query = searcher.text_query("dog")
     result = searcher.judged(query, searcher.find(query, 3))
     assert (result.probabilities, result.n_good) == (None, None)
-    assert "good" not in format_hits_text(result)
+    assert "good" not in hit_lines(result.to_json())
     assert "n_good" not in result.to_json()

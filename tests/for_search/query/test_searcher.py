@@ -17,7 +17,8 @@ from for_model.methods import build as building
 from for_model.methods.protocol import LazyMethod, Method, MethodInfo
 from for_search.index.index import Hit
 from for_search.index.index_files import build_index, open_index
-from for_search.query.searcher import Searcher, SearchResult, format_hits_text, load_searcher, searcher_of
+from for_search.query.hit_lines import hit_lines
+from for_search.query.searcher import Searcher, SearchResult, load_searcher, searcher_of
 from for_search.store.store import open_store
 from tests.helpers.store_making import change_manifest, make_store, method_info, random_units
 from tests.helpers.tiny_index import make_searcher
@@ -194,6 +195,27 @@ class TestRebuiltMethod:
         assert searcher.method.info == method.info
         assert len(searcher.search("a red bicycle", 2).hits) == 2
 
+    @pytest.mark.parametrize("spec", ["for+", "cluster-clip:3", "clip"])
+    def test_of_weights_that_come_with_for_is_loaded_for_images_alone(self, tmp_path: Path, spec: str) -> None:
+        method = building.build_method(spec, device="cpu")
+        info = method.info
+        store = make_store(tmp_path / "store", random_units((40, info.n_embeddings, info.dim)))
+        change_manifest(store.path, lambda manifest: manifest.update(method=info.to_json()))
+        build_index(store.path, tmp_path / "index")
+        searcher = load_searcher(tmp_path / "index")
+        query = searcher.text_query("a red bicycle")
+        result = searcher.judged(query, searcher.find(query, 2))
+        assert result.n_good is not None
+        assert not searcher.encoder.loaded
+        assert searcher.embeds_images
+        loaded = load_searcher(tmp_path / "index", device="cpu")  # a device is asked for: it is loaded at once
+        assert loaded.encoder.loaded
+        np.testing.assert_allclose(query.embeddings, loaded.text_query("a red bicycle").embeddings, atol=1e-6)
+        assert searcher.image_query(Image.new("RGB", (9, 9))).embeddings.shape == (info.n_embeddings, info.dim)
+        assert searcher.encoder.loaded
+        with pytest.raises(UsageError, match="is empty"):
+            load_searcher(tmp_path / "index").text_query(" ")
+
 
 class TestImagePath:
     def test_lies_under_the_image_root(self, searcher: Searcher, index_path: Path, tmp_path: Path) -> None:
@@ -239,14 +261,14 @@ class TestFormats:
     )
 
     def test_text(self) -> None:
-        assert format_hits_text(self.result).splitlines() == [
+        assert hit_lines(self.result.to_json()).splitlines() == [
             "1  0.3125  12  a/7.jpg",
             "2  -0.5000   3  b \\x1b[2Jü\\n.jpg",
         ]
-        assert format_hits_text(replace(self.result, hits=())) == "no images"
+        assert hit_lines(replace(self.result, hits=()).to_json()) == "no images"
 
     def test_ranks_line_up(self) -> None:
-        lines = format_hits_text(replace(self.result, hits=self.result.hits[:1] * 10)).splitlines()
+        lines = hit_lines(replace(self.result, hits=self.result.hits[:1] * 10).to_json()).splitlines()
         assert lines[0].startswith(" 1  0.3")
         assert lines[9].startswith("10  0.3")
 

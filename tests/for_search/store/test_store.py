@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageRecord
 from for_model.errors import StoreError
 from for_model.methods.protocol import MethodInfo
-from for_search.store.store import SkippedImage, Store, open_store, write_manifest, write_shard
+from for_search.store.shards import write_shard
+from for_search.store.store import SkippedImage, Store, open_store, write_manifest
 from tests.helpers.store_making import change_manifest
 
 INFO = MethodInfo("dense-clip", "tiny", "random", "ab" * 32, 3, 8, 32, {"iterations": 5})
@@ -76,8 +77,8 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format="for-store/1"), "is of format 'for-store/1', expected 'for-store/2'"),
-        (without("format"), "is of format None"),
+        (lambda m: m.update(format="for-store/1"), "has the format 'for-store/1', expected 'for-store/2'"),
+        (without("format"), "has the format None"),
         (without("images"), "is damaged \\(no 'images'\\)"),
         (lambda m: m["method"].pop("dim"), "is damaged .*dim"),
         (lambda m: m["method"].update(dim=9), r"isn't the 290 bytes of float16 \[3, 3, 9\]"),
@@ -104,10 +105,10 @@ def test_a_manifest_that_contradicts_itself(
 
 def test_a_manifest_that_is_no_json(store: Store) -> None:
     (store.path / "manifest.json").write_text("{")
-    with pytest.raises(StoreError, match="is damaged, it is not valid JSON"):
+    with pytest.raises(StoreError, match="is damaged, it isn't valid JSON"):
         open_store(store.path)
     (store.path / "manifest.json").write_text("[]")
-    with pytest.raises(StoreError, match="is of format None"):
+    with pytest.raises(StoreError, match="has the format None"):
         open_store(store.path)
 
 
