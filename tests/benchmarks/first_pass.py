@@ -1,12 +1,11 @@
-"""What finds the rows to score: the compact engine's codes beside others of FAISS, and beside indexes without codes.
+"""What finds the rows to score: the compact engine's codes beside others of FAISS.
 
   python -m tests.benchmarks.first_pass                  # 2,000 images of 50 x 512: 100,000 rows
   python -m tests.benchmarks.first_pass --images 20000
 
 For each, the share of the best 50 images whose best row is among the F rows that it puts first: what remains once these
-are scored exactly. Those above the line take 64 bytes a row, ours 16 and 64, and are asked for as many rows as each;
-those below hold the rows themselves (1,024 bytes each and more), give exact scores of what they visit, and are asked
-for 1,000 rows. One thread, the median of the queries one by one, in milliseconds of its processor.
+are scored exactly. FAISS's take 64 bytes a row; ours 16, or 16 and 64 of the rows that those choose. One thread, the
+median of the queries one by one, in milliseconds of its processor. Whole engines are compared by `rivals`.
 """
 
 import argparse
@@ -30,7 +29,6 @@ from tests.benchmarks.scale import N_TEXTS, World
 K, FETCHES = 50, (250, 500, 1000, 2000)
 DIM, N_EMBEDDINGS, N_QUERIES = 512, 50, 60
 N_FIRST = (2000, 5000)
-N_PARTITIONS = 256
 Search = Callable[[NDArray[np.float32], int], NDArray[np.int64]]  # queries [Q, Co], F -> rows [Q, F]
 
 
@@ -59,17 +57,6 @@ def chosen_by_both(codes: Codes, n_first: int) -> Search:
         return found
 
     return search
-
-
-def without_codes(values: NDArray[np.float32], n_probes: Sequence[int]) -> Iterable[tuple[str, Search]]:
-    """What is often taken instead: FAISS's plain partitions, and its graph."""
-    ivf = trained(f"IVF{N_PARTITIONS},SQfp16", values)
-    for n_probe in n_probes:
-        ivf.nprobe = n_probe
-        yield f"IVF of the rows, {n_probe} of {ivf.nlist} partitions", searching(ivf)
-    graph = trained("HNSW32,SQfp16", values)
-    graph.hnsw.efSearch = 1000
-    yield "HNSW of the rows, efSearch 1000", searching(graph)
 
 
 def trained(factory: str, values: NDArray[np.float32]) -> faiss.Index:
@@ -116,10 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         for title, search in codes_alone(rows, values, world.texts(N_TEXTS, seed=1)):
             measured = [measure(search, queries, best, count) for count in FETCHES]
             print(f"{title:62}" + "".join(f"{recall:8.4f} {ms:4.1f} ms" for recall, ms in measured), flush=True)
-    print("-" * 62)
-    for title, search in without_codes(values, (N_PARTITIONS // 4, N_PARTITIONS // 2)):
-        recall, ms = measure(search, queries, best, 1000)
-        print(f"{title:62}{recall:8.4f} {ms:4.1f} ms", flush=True)
     return 0
 
 
