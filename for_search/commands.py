@@ -125,8 +125,18 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
 
+    texts = None
+    if arguments.engine == "compact":
+        from for_search.library.vocabulary_sample import texts_for
+
+        texts = texts_for(arguments.store)
     index = build_index(
-        arguments.store, arguments.out, arguments.engine, rebuild=arguments.rebuild, recall=arguments.recall
+        arguments.store,
+        arguments.out,
+        arguments.engine,
+        rebuild=arguments.rebuild,
+        recall=arguments.recall,
+        texts=texts,
     )
     print(
         f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "

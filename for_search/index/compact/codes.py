@@ -12,8 +12,9 @@ pass over the other half costs as much as to read its codes.
 Legend: R rows, Q queries, Co joint width, D dimensions kept, F rows chosen by their short codes.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def sample_rows(n_rows: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.unique(np.random.default_rng(seed).integers(0, n_rows, count))
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """FAISS uses only the thread that calls it. Where there is little to do, others cost more than they help."""
+    before = faiss.omp_get_max_threads()  # OpenMP keeps this number for each thread
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
 class Codes:
     """The codes of rows, and the projection that they are made in. Threads may share one that nothing is added to."""
 
@@ -76,8 +88,9 @@ class Codes:
         short.pq.cp.min_points_per_centroid = 1  # FAISS warns on stdout of few; tiny indexes have no more
         fine = faiss.IndexScalarQuantizer(width, faiss.ScalarQuantizer.QT_4bit, faiss.METRIC_INNER_PRODUCT)
         sample = sample @ projection.of_rows
-        short.train(sample)
-        fine.train(sample)
+        with one_thread():
+            short.train(sample)
+            fine.train(sample)
         copy: Any = faiss.clone_index(faiss.IndexRefine(short, fine))  # one that owns its parts
         return cls(copy, projection)
 
@@ -129,8 +142,9 @@ class Codes:
                 wanted *= 2
                 waiting.append(part)
                 continue
-            for query, its_first, its_usable in zip(part, first, usable, strict=True):
-                found[query] = self._by_finer_codes(projected[query], np.sort(its_first[its_usable]), n_rows)
+            with one_thread():
+                for query, its_first, its_usable in zip(part, first, usable, strict=True):
+                    found[query] = self._by_finer_codes(projected[query], np.sort(its_first[its_usable]), n_rows)
         return found
 
     def _by_finer_codes(

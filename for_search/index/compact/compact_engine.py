@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from for_model.files import write_json
 from for_search.index.checked_file import damaged
 from for_search.index.compact.calibration import Setting, choose, interpolated, texts_apart
-from for_search.index.compact.codes import Codes
+from for_search.index.compact.codes import Codes, one_thread
 from for_search.index.compact.projection import Projection
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall
@@ -141,8 +141,9 @@ class CompactEngine:
         if chosen is None:
             return self._flat.search_rows(queries, n_rows, allowed)
         scores, rows = np.empty((len(queries), n_rows), np.float32), np.empty((len(queries), n_rows), np.int64)
-        for number, query in enumerate(queries):
-            scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
+        with one_thread():
+            for number, query in enumerate(queries):
+                scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
