@@ -13,9 +13,9 @@ from for_model.errors import ForError
 from for_model.methods.registry import METHODS
 from for_model.numpy_text import numpy_text
 from for_search.index.compact.compact_engine import MIN_ROWS
+from for_search.query.presence import random_names
 from for_search.store.store import open_store
 
-_STEP = 20  # every twentieth name of ImageNet-21K: about a thousand
 _log = logging.getLogger(__name__)
 
 
@@ -29,14 +29,12 @@ def texts_for(store_path: Path) -> NDArray[np.float32] | None:
     info = store.info
     if len(store.images) * info.n_embeddings < MIN_ROWS:
         return None
-    from for_model.methods.build import build_method
-    from for_model.text import embed_categories
-    from for_model.training.pseudo_labels import vocabulary
-
-    names = vocabulary("imagenet21k")[::_STEP]
     without_torch = numpy_text(*info.text_space)
     if without_torch is not None:
-        return without_torch.embed_names(names)
+        return without_torch.embed_names(random_names())
+    from for_model.methods.build import build_method
+    from for_model.text import embed_categories
+
     entry = METHODS.get(info.method)
     name = "clip" if entry is None or entry.trained else info.method  # the text encoder is the same with every head
     weights = None if info.weights == info.backbone.lower() else info.weights
@@ -44,7 +42,7 @@ def texts_for(store_path: Path) -> NDArray[np.float32] | None:
         method = build_method(name, info.backbone, weights, image_size=info.image_size)
         if method.info.text_space != info.text_space:
             raise ForError(f"its weights are {method.info.weights_sha256[:12]}, not {info.weights_sha256[:12]}")
-        return np.ascontiguousarray(embed_categories(method, names, progress=True).numpy(force=True))
+        return np.ascontiguousarray(embed_categories(method, random_names(), progress=True).numpy(force=True))
     except ForError as error:
         _log.warning("no texts to build the index with, embeddings moved away stand in for them: %s", error)
         return None

@@ -150,25 +150,25 @@ def _merged(
 def _choose_for(
     k: int, truths: list[_Truth], codes: Codes, most: int, asked: float
 ) -> tuple[Setting, list[NDArray[np.float64]]]:
-    """The cheapest setting that reaches the asked recall for the even queries of each kind; the one that finds most,
-    where none does. With it, the share that each query finds, one [Q] for each kind."""
+    """The cheapest setting that reaches the asked recall for the even queries of each kind, with none of them far below
+    it; the cheapest that reaches it, where some always are; the one that finds most, where none does. With it, the
+    share that each query finds, one [Q] for each kind."""
     aim = asked + _MARGIN * (1 - asked)
     most_first = max(most, min(codes.n_rows // 4, _MAX_FIRST[0] + _MAX_FIRST[1] * k))
     places = [_places(truth, codes, most_first) for truth in truths]
-    reached: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
-    fallback: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
+    choices: list[tuple[tuple[int, float], Setting, list[NDArray[np.float64]]]] = []
     for n_first in np.unique(np.geomspace(min(2 * k, most_first), most_first, 40).astype(np.int64)).tolist():
         largest = min(most, n_first)
         for n_rows in np.unique(np.geomspace(min(2 * k, largest), largest, 40).astype(np.int64)).tolist():
             found = [((short < n_first) & (fine < n_rows)).mean(axis=1) for short, fine in places]
-            setting = Setting(k, n_rows, n_first)
             chosen_with = [shares[::2] for shares in found]
             mean, worst = min(s.mean() for s in chosen_with), min(s.min() for s in chosen_with)
-            if mean >= aim and worst >= asked - _WORST:
-                reached.append((n_first + _ROW_COST * n_rows, setting, found))
+            rank = 2 if mean < aim else 1 if worst < asked - _WORST else 0
+            cost = n_first + _ROW_COST * n_rows if rank < 2 else -mean
+            choices.append(((rank, cost), Setting(k, n_rows, n_first), found))
+            if not rank:
                 break
-            fallback.append((-mean, setting, found))
-    _, setting, found = min(reached or fallback, key=lambda choice: choice[0])
+    _, setting, found = min(choices, key=lambda choice: choice[0])
     return setting, found
 
 
