@@ -111,6 +111,7 @@ def test_the_command_builds_with_texts_of_the_stores_own_encoder(
 ) -> None:
     """A store of RN-mini's width, with its text encoder; then one whose encoder nobody has."""
     monkeypatch.setattr(vocabulary_sample, "MIN_ROWS", 50)
+    monkeypatch.setattr(vocabulary_sample, "random_names", lambda: ("dog", "umbrella", "train", "vase"))
     known = load_backbone("RN-mini").weights_sha256
     for sha256, expected in (
         (known, "texts and its own embeddings"),
