@@ -1,13 +1,15 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make test-fast  the tests that take no browser and no seconds, for work in between; WORKERS=4 for more processes
+# make install-cluster  what a cluster takes, see docs/cluster.md
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
 # make run-coco  the paper's world, for those who have a network: fetches COCO's validation images (1 GB) and OpenAI's RN50,
 #               scores and indexes them by CLIP, Dense-CLIP and Cluster-CLIP, opens the app on them; goes on where it was
 #               stopped. COCO=DIR for another folder than ~/.cache/for/coco, MODEL="--backbone RN50x4" for another model
 # make leaderboards  train and score every table that has data: the built-in scenes, and DATA=~/datasets for coco, lvis
 #               and nuimages in it; ARGS="--dataset miniscenes --only main --seeds 1" for some
-# make attack   the long form of tests/attack: kills, junk requests, slow connections; some minutes
+# make attack   the long form of tests/attack: kills, flipped bits, odd images, junk requests, slow connections, many
+#               clients; a quarter of an hour
 # make lock     pin again from requirements*.in
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3; do \
@@ -24,7 +26,7 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders run run-photos run-coco test test-fast bench leaderboards attack lock
+.PHONY: install install-photos install-encoders install-compiled install-cluster run run-photos run-coco test test-fast bench leaderboards attack lock
 
 install: .venv/installed
 
@@ -46,6 +48,18 @@ install-encoders: .venv/encoders
 
 .venv/encoders: .venv/installed requirements-encoders.txt
 	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-encoders.txt
+	touch $@
+
+install-cluster: .venv/cluster
+
+.venv/cluster: .venv/installed requirements-cluster.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-cluster.txt
+	touch $@
+
+install-compiled: .venv/compiled
+
+.venv/compiled: .venv/installed requirements-compiled.txt
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements-compiled.txt
 	touch $@
 
 run: install
@@ -83,12 +97,18 @@ leaderboards: install
 	$(BIN)/python -m for_eval leaderboard --dataset miniscenes --methods clip,dense-clip,cluster-clip,cluster-clip:4,for,for+
 
 attack: install
-	$(BIN)/python -m tests.attack.kill_growing --kills 30
+	$(BIN)/python -m tests.attack.kill_growing --kills 100
+	for what in embed index train; do $(BIN)/python -m tests.attack.kill_fresh --what $$what --kills 100 || exit $$?; done
+	$(BIN)/python -m tests.attack.flip_bytes --positions 1000
+	$(BIN)/python -m tests.attack.odd_images --images 1000
 	$(BIN)/python -m tests.attack.junk_requests --requests 5000
 	$(BIN)/python -m tests.attack.slow_connections --connections 200
+	$(BIN)/python -m tests.benchmarks.load --clients 50 --seconds 300 --pause 1
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
 	sed 's/^faiss-cpu==.*/faiss-gpu-cu12/' requirements.in | $(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header - requirements-dev.in -o requirements-gpu.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-compiled.in -o requirements-compiled.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-cluster.in -o requirements-cluster.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-rivals.in -o requirements-rivals.txt

@@ -75,17 +75,23 @@ def _library(arguments: argparse.Namespace) -> "Library":
         from for_search.query.searcher import load_searcher
 
         method = build_method(PHOTO_METHOD, photo_packages.NAME)
-        library = Library()
+        library = Library(concepts=arguments.concepts)
         library.add_opened(load_searcher(folder_index(arguments.images, method), method=method))
         return library
     if arguments.index:
-        library = Library(weights=arguments.weights, image_root=arguments.image_root, heads=arguments.head)
+        library = Library(
+            weights=arguments.weights,
+            image_root=arguments.image_root,
+            heads=arguments.head,
+            concepts=arguments.concepts,
+        )
         for index in arguments.index:
             library.add(index)
     else:
         from for_app.examples import EXAMPLES
 
         library = Library.built_in(arguments.weights, EXAMPLES[DEFAULT_DATASET])
+        library.concepts = arguments.concepts
     library.searcher(library.default)
     return library
 
@@ -127,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="the head.safetensors of an index by a trained method, to see where its embeddings look",
     )
+    parser.add_argument(
+        "--concepts",
+        type=Path,
+        metavar="DIR",
+        default=Path("concepts"),
+        help="kept concepts, which every visitor may search for, and only you can add to (default: concepts)",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets your network in (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="default 7860")
     parser.add_argument(
@@ -158,9 +171,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve the page until Ctrl-C. Returns 0, or 2 with one line on stderr for what the user can mend."""
-    arguments = _parser().parse_args(argv)
-    return run_command(lambda: _run(arguments))
+    """Serve the page until Ctrl-C. Returns the exit code, see `for_model.cli`."""
+    return run_command(lambda: _run(_parser().parse_args(argv)))
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -189,7 +201,10 @@ def _run(arguments: argparse.Namespace) -> None:
         from for_search.library.folder_watch import follow_index
 
         threading.Thread(target=follow_index, args=(library, library.default), name="follow", daemon=True).start()
-    app.block_thread()
+    try:
+        threading.Event().wait()  # until Ctrl-C, which `run_command` tells
+    finally:
+        app.close(verbose=False)
 
 
 def _warm_up(searcher: "Searcher") -> None:

@@ -7,7 +7,6 @@ from for_app.uploads import DECODED_PX, uploaded_image
 from for_model.errors import UsageError
 from for_search import api
 from for_search.library.library import Library
-from for_search.refine.refiners import DEFAULT_REFINER
 
 
 def add_endpoints(library: Library) -> None:
@@ -92,7 +91,7 @@ def add_endpoints(library: Library) -> None:
         marks: list[dict],
         k: int = 12,
         index: str = "",
-        refiner: str = DEFAULT_REFINER,
+        refiner: str = "",
     ) -> dict:
         """The best images that aren't marked, by a text and marks on earlier results, each with its probability.
 
@@ -101,11 +100,15 @@ def add_endpoints(library: Library) -> None:
         """
         return api.refine(library, query, marks, k, index, refiner)
 
+    def most_telling(query: str, marks: list[dict], count: int = 3, index: str = "", refiner: str = "") -> dict:
+        """The images whose marks would tell most of what is meant by a text and marks, to be marked next."""
+        return api.most_telling(library, query, marks, count, index, refiner)
+
     def answer_all(
         query: str,
         marks: list[dict],
         index: str = "",
-        refiner: str = DEFAULT_REFINER,
+        refiner: str = "",
         threshold: float = 0.5,
         first: int = 0,
         count: int = api.MAX_K,
@@ -128,7 +131,7 @@ def add_endpoints(library: Library) -> None:
 
     functions = (
         *(search, search_image, search_like, compare, evidence, pseudo_label),
-        *(refine, answer_all, concepts, stats),
+        *(refine, most_telling, answer_all, concepts, stats),
     )
     for function in functions:
         gr.api(api_endpoint(library, function), api_name=function.__name__)

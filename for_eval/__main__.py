@@ -123,6 +123,26 @@ def _add_calibration(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_calibration)
 
 
+def _add_sketches(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "sketches",
+        help="what 32 bytes an embedding keep of mAP@50",
+        description="Train a sketch encoder on one split, and score another by its full embeddings, by their sketches "
+        "of 32 bytes, trained and of principal axes, and by product quantisation of that size: one JSON result a "
+        "method under OUT/results/sketches, OUT/sketches.csv made from them.",
+        epilog="example: python -m for_eval sketches --dataset miniscenes --fit-split train --texts labels",
+    )
+    add_method_options(parser)
+    parser.add_argument("--methods", default=_STUDIED, help=f"with commas (default {_STUDIED})")
+    parser.add_argument("--fit-split", required=True, metavar="SPLIT", help="the split that the encoder is trained on")
+    parser.add_argument(
+        "--texts", default="labels", help="labels (default), captions, or a file, as for_search sketch-encoder takes it"
+    )
+    parser.add_argument("--stores", type=Path, help="keep and reuse embeddings here (default: FOR's cache)")
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.set_defaults(run=commands.run_sketches)
+
+
 def _add_combinations(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "combinations",
@@ -190,11 +210,50 @@ def _add_refine(parsers: Parsers) -> None:
         help="instead: how many right images it takes until marks alone find more than the text",
     )
     parser.add_argument(
-        "--refiners", default="", metavar="NAMES", help="some of text,linear,rocchio,... (default: all)"
+        "--ceiling", action="store_true", help="instead: what the labels of half of the images bring for the other half"
+    )
+    parser.add_argument(
+        "--concept",
+        type=Path,
+        metavar="FILE",
+        help="instead: score a kept concept, CONCEPTS/NAME.json, against --label",
+    )
+    parser.add_argument("--label", default="", metavar="NAME", help="a category of the dataset, for --concept")
+    parser.add_argument(
+        "--refiners",
+        default="",
+        metavar="NAMES",
+        help="some of text,linear,rocchio,... (default: all); "
+        "linear+telling: three of each ten images shown are those whose marks would tell most",
     )
     parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
     parser.add_argument("--stores", type=Path, help="where embedding stores are kept (default: in the cache)")
     parser.set_defaults(run=commands.run_refine)
+
+
+def _add_loop(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "loop",
+        help="marks -> whole answers -> labels -> a trained head, against the head before it",
+        description="A simulated user marks results for some names in one split; the whole answers become labels, a "
+        "head is trained on them, and scored on another split beside the head that was searched with, and beside one "
+        "trained on the same images without labels. One JSON result under OUT/results/loop, OUT/loop.csv made from "
+        "them.",
+        epilog="example: python -m for_eval loop for_model/configs/for-plus-miniscenes.toml --dataset miniscenes "
+        "--split dev --unseen val --method cluster-clip:8 optimizer.epochs=8",
+    )
+    parser.add_argument("config", type=Path, help="the training's TOML file; what it is trained on is replaced")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="settings of the training that differ")
+    add_method_options(parser)
+    parser.add_argument("--method", required=True, help="the head before, which is searched with: cluster-clip:8, say")
+    parser.add_argument("--unseen", default="val", metavar="SPLIT", help="scored on, never marked (default: val)")
+    parser.add_argument("--names", default="", help="categories with commas (default: all base and novel ones)")
+    parser.add_argument("--rounds", type=int, default=8, help="of ten marks each (default 8)")
+    parser.add_argument(
+        "--all-judged", action="store_true", help="images that a concept says nothing of count as without it"
+    )
+    parser.add_argument("--out", type=Path, default=Path("leaderboards"), help="default: leaderboards")
+    parser.set_defaults(run=commands.run_loop)
 
 
 def _add_fetch(parsers: Parsers) -> None:
@@ -218,13 +277,13 @@ def _add_fetch(parsers: Parsers) -> None:
 def _parser() -> argparse.ArgumentParser:
     commands = (
         *(_add_fetch, _add_classes, _add_leaderboard, _add_tables, _add_table, _add_figure, _add_compare),
-        *(_add_calibration, _add_combinations, _add_refine),
+        *(_add_calibration, _add_combinations, _add_refine, _add_loop, _add_sketches),
     )
     return package_parser("for_eval", __doc__, _EPILOG, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Run one command; returns its exit code, see `for_model.cli`."""
     return run_package(_parser(), argv)
 
 

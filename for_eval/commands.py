@@ -4,12 +4,13 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 """
 
 import argparse
-import json
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from for_model.cli import print_json
 from for_model.errors import DataError, ForError, UsageError
+from for_model.files import check_writable
 from for_search.commands import method_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_model.data.registry import load_dataset
 
     methods = _methods(arguments)
+    check_writable(arguments.out)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     if not arguments.allow_missing:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
@@ -58,6 +60,7 @@ def run_tables(arguments: argparse.Namespace) -> None:
             raise UsageError(f"no tables are made of {name!r}; expected some of {', '.join(SUITES)}")
     suites = [SUITES[name] for name in chosen or SUITES]
     names = parse_tables(suites, arguments.only)
+    check_writable(arguments.out)
     failed = 0
     for suite in suites:
         if chosen and not set(names) & set(suite.tables):
@@ -92,6 +95,7 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 
     if arguments.package and arguments.fit_split is None:
         raise UsageError("--package writes what was fitted: say to which split with --fit-split")
+    check_writable(arguments.out)
     results = []
     for method, to_measure, to_fit in _studied(arguments):
         fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
@@ -112,10 +116,21 @@ def run_combinations(arguments: argparse.Namespace) -> None:
     from for_eval.queries.asked import ask
     from for_eval.queries.combination_study import COMBINATIONS, study_combinations
 
+    check_writable(arguments.out)
     for method, to_measure, _ in _studied(arguments):
         result = study_combinations(ask(to_measure, method, to_fit=False))
         print(COMBINATIONS.write(arguments.out, result), flush=True)
     print(COMBINATIONS.write_table(arguments.out))
+
+
+def run_sketches(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.sketch_table import SKETCHES, study_sketches
+
+    for method, to_measure, to_fit in _studied(arguments):
+        assert to_fit is not None, "--fit-split is required"
+        result = study_sketches(method, to_fit, to_measure, arguments.texts, arguments.stores)
+        print(SKETCHES.write(arguments.out, result), flush=True)
+    print(SKETCHES.write_table(arguments.out))
 
 
 def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset", "Dataset | None"]]:
@@ -135,13 +150,17 @@ def run_table(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.run_tables import write_table_csvs
     from for_eval.queries.calibration_study import CALIBRATION
     from for_eval.queries.combination_study import COMBINATIONS
+    from for_eval.refinement.ceiling import CEILING
+    from for_eval.refinement.concept_scores import CONCEPT_SCORES
+    from for_eval.refinement.loop import LOOP
     from for_eval.refinement.marks_needed import MARKS_NEEDED
     from for_eval.refinement.refine_table import REFINE
+    from for_eval.refinement.sketch_table import SKETCHES
 
     paths = [*write_tables(arguments.out), *write_table_csvs(arguments.out)]
     studies = [
         study.write_table(arguments.out)
-        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED)
+        for study in (CALIBRATION, COMBINATIONS, REFINE, MARKS_NEEDED, CEILING, CONCEPT_SCORES, LOOP, SKETCHES)
         if study.folder(arguments.out).is_dir()
     ]
     if arguments.with_paper:
@@ -196,24 +215,59 @@ def run_fetch(arguments: argparse.Namespace) -> None:
 
 
 def run_refine(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.ceiling import CEILING, measure_ceiling
+    from for_eval.refinement.concept_scores import CONCEPT_SCORES, measure_concept
     from for_eval.refinement.marks_needed import MARKS_NEEDED, measure_marks_needed
     from for_eval.refinement.refine_table import REFINE, measure_refiners, parse_refiners, refine_summary
     from for_model.data.registry import load_dataset
 
     methods = _methods(arguments)
     refiners = parse_refiners(arguments.refiners)
+    check_writable(arguments.out)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
-    if arguments.marks_needed:
+    if arguments.concept is not None:
         for name in methods:
-            measure_marks_needed(dataset, method_of(arguments, name), arguments.out, arguments.stores)
-        print(MARKS_NEEDED.write_table(arguments.out).read_text(), end="")
+            measure_concept(
+                dataset, method_of(arguments, name), arguments.concept, arguments.label, arguments.out, arguments.stores
+            )
+        print(CONCEPT_SCORES.write_table(arguments.out).read_text(), end="")
         return
+    others = {
+        MARKS_NEEDED: (arguments.marks_needed, measure_marks_needed),
+        CEILING: (arguments.ceiling, measure_ceiling),
+    }
+    for study, (asked, measure) in others.items():
+        if asked:
+            for name in methods:
+                measure(dataset, method_of(arguments, name), arguments.out, arguments.stores)
+            print(study.write_table(arguments.out).read_text(), end="")
+            return
     paths = []
     for name in methods:
         for path in measure_refiners(dataset, method_of(arguments, name), refiners, arguments.out, arguments.stores):
             paths.append(path)
             REFINE.write_table(arguments.out)
     print(refine_summary(paths))
+
+
+def run_loop(arguments: argparse.Namespace) -> None:
+    from for_eval.refinement.loop import LOOP, measure_loop
+    from for_model.data.registry import load_dataset
+    from for_model.methods.clip_method import ClipMethod
+    from for_model.training.config import load_config
+
+    config = load_config(arguments.config, arguments.settings)
+    catalogue = load_dataset(arguments.dataset, arguments.root, arguments.split)
+    unseen = load_dataset(arguments.dataset, arguments.root, arguments.unseen)
+    if (catalogue.image_root, catalogue.split) == (unseen.image_root, unseen.split):
+        raise UsageError(f"--split and --unseen are both {unseen.split}: score on images that weren't marked")
+    method = method_of(arguments, arguments.method)
+    if not isinstance(method, ClipMethod):
+        raise UsageError(f"no head is trained on {arguments.method}: search with a method on a backbone")
+    names = [name.strip() for name in arguments.names.split(",") if name.strip()]
+    judged = not arguments.all_judged
+    measure_loop(catalogue, unseen, method, config, names, arguments.rounds, arguments.out, judged)
+    print(LOOP.write_table(arguments.out).read_text(), end="")
 
 
 def run_compare(arguments: argparse.Namespace) -> None:
@@ -229,6 +283,6 @@ def run_compare(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         write_figure(arguments.out, comparison, *names)
     if arguments.json:
-        print(json.dumps({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1, ensure_ascii=False))
+        print_json({"a": names[0], "b": names[1], **comparison.to_json()}, indent=1)
     else:
         print(to_text(comparison, *names))

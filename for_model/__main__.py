@@ -1,24 +1,29 @@
 """`python -m for_model`: draw MiniScenes, pretrain RN-mini. `--help` on any command tells more."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from for_model.cli import run_command
-from for_model.data.miniscenes.concepts import Split
-from for_model.data.miniscenes.scenes import DEFAULT_SIZE, write_scenes
-from for_model.files import cache_dir
+from for_model.cli import print_json, run_command
+from for_model.files import cache_dir, check_writable
+
+if TYPE_CHECKING:
+    from for_model.data.miniscenes.concepts import Split
 
 
 def _scenes(arguments: argparse.Namespace) -> None:
+    from for_model.data.miniscenes.scenes import write_scenes
+
     counts: dict[Split, int] = {"train": arguments.train, "dev": arguments.dev, "val": arguments.val}
     write_scenes(arguments.out, counts, arguments.seed, arguments.size)
     print(f"wrote {', '.join(f'{n} {s}' for s, n in counts.items() if n)} scenes to {arguments.out}")
 
 
 def _pretrain_mini(arguments: argparse.Namespace) -> None:
+    check_writable(arguments.work)
+    check_writable(arguments.out.absolute().parent)
     from for_model.training.pretrain import run_recipe  # torch and open_clip take seconds to import
 
     for line in run_recipe(arguments.config, arguments.settings, arguments.work, arguments.out, arguments.device):
@@ -34,8 +39,9 @@ def _train(arguments: argparse.Namespace) -> None:
         config = config.smoke()
     name = arguments.config.stem + ("-smoke" if arguments.smoke else "")
     out = arguments.out or cache_dir() / "runs" / name
+    check_writable(out)
     for line in train(config, out, arguments.device):
-        print(json.dumps(line), flush=True)
+        print_json(line)
     if (out / "head.safetensors").exists():
         head = out / "head.safetensors"
         print(
@@ -44,6 +50,8 @@ def _train(arguments: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    from for_model.data.miniscenes.scenes import DEFAULT_SIZE
+
     parser = argparse.ArgumentParser(prog="python -m for_model", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -97,7 +105,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Run one command; returns its exit code, see `for_model.cli`."""
+    return run_command(lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if rest and (not hasattr(arguments, "settings") or any(text.startswith("-") for text in rest)):
@@ -106,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.settings += rest  # argparse leaves over those that come after an option
     if getattr(arguments, "work", False) is None:
         arguments.work = cache_dir() / "pretrain-mini"
-    return run_command(lambda: arguments.run(arguments))
+    arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder if it is missing, and a byte in it, which goes again: before hours of work rather than after.
+
+    Raises OSError when the system refuses that.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as stream:
+        stream.write(b"0")
+        stream.flush()
+
+
 @contextlib.contextmanager
 def locked(path: Path, busy: ForError) -> Iterator[None]:
     """Hold the lock of the file `path`, which the system drops when the process dies, however it dies.

@@ -66,7 +66,19 @@ def _add_index(parsers: Parsers) -> None:
     parser.add_argument(
         "--engine",
         help="flat: exact, reads every embedding; compact: reads short codes of them, a sixteenth of the memory, and "
-        "finds nearly all of the best in a fraction of the time (default: that of the index that is there, else flat)",
+        "finds nearly all of the best in a fraction of the time; gpu: as flat, on a GPU; qdrant: keeps the "
+        "embeddings on a server or cluster (default: that of the index that is there, else flat)",
+    )
+    parser.add_argument(
+        "--url",
+        help="with qdrant, the server, such as http://localhost:6333; its key comes from the environment variable "
+        "QDRANT_API_KEY (default: the server of the index that is there, whose images stay there without --rebuild)",
+    )
+    parser.add_argument(
+        "--quantise",
+        action=argparse.BooleanOptionalAction,
+        help="with qdrant, find images by copies of a byte a number and a graph, and score them again: finds --recall "
+        "of the best, and looks at few (default: as the index that is there, else not: exact)",
     )
     parser.add_argument(
         "--recall",
@@ -77,6 +89,14 @@ def _add_index(parsers: Parsers) -> None:
         "keeps what it has measured. Of an index that is there, only with --rebuild",
     )
     parser.add_argument("--rebuild", action="store_true", help="write all of it again, into one segment")
+    parser.add_argument(
+        "--answers",
+        nargs="?",
+        const="",
+        metavar="ENCODER",
+        help="add sketches, 32 bytes an embedding, with which decision branches answer of the whole index: by a file "
+        "of sketch-encoder, else the principal axes of the embeddings. Once there, they are kept up to date",
+    )
     parser.set_defaults(run=commands.run_index)
 
 
@@ -127,6 +147,30 @@ def _add_search(parsers: Parsers) -> None:
     parser.set_defaults(run=commands.run_search)
 
 
+def _add_sketch_encoder(parsers: Parsers) -> None:
+    parser = parsers.add_parser(
+        "sketch-encoder",
+        help="train what makes sketches, 32 bytes an embedding, for index --answers",
+        description="Train a sketch encoder on the embeddings of an index and texts of its images. It serves every "
+        "index of the same backbone.",
+        epilog="example: python -m for_search sketch-encoder train-index --root ~/flickr8k --texts captions "
+        "--out sketches.safetensors",
+    )
+    parser.add_argument("index", type=Path, help="a folder that index wrote, of images to learn from")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--texts",
+        default="labels",
+        help="captions (COCO's format, beside the images), labels (default; the names of the base categories), or a "
+        "file of a name or sentence a line, of which nothing is known",
+    )
+    parser.add_argument("--root", type=Path, help="the dataset's folder, as embed takes it")
+    parser.add_argument("--steps", type=int, default=600, help="batches (default 600)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
+    commands.add_searcher_options(parser)
+    parser.set_defaults(run=commands.run_sketch_encoder)
+
+
 def _add_verify(parsers: Parsers) -> None:
     parser = parsers.add_parser(
         "verify",
@@ -164,12 +208,22 @@ def _add_concept(parsers: Parsers) -> None:
     show = actions.add_parser("show", help="a concept as JSON; with an index, how many images of it there are")
     show.add_argument("name")
     show.add_argument("index", type=Path, nargs="?", help="an index of the concept's space")
+    show.add_argument("--first", type=int, default=0, metavar="N", help="leave out so many images of the whole answer")
+    show.add_argument("--count", type=int, default=0, metavar="N", help="list so many of them (default: none)")
     show.set_defaults(run=commands.run_concept_show)
     export = actions.add_parser("export", help="all images of a concept, as a table, links, or labels to train on")
     export.add_argument("name")
     export.add_argument("index", type=Path, help="an index of the concept's space")
     export.add_argument("--out", type=Path, required=True, help="a file for csv and json, a folder for links and coco")
     export.add_argument("--form", default="csv", help="csv (default), json, links or coco")
+    export.add_argument(
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --form coco: more concepts, a category each",
+    )
     export.set_defaults(run=commands.run_concept_export)
     delete = actions.add_parser("delete", help="delete a concept's file")
     delete.add_argument("name")
@@ -177,16 +231,17 @@ def _add_concept(parsers: Parsers) -> None:
     for action in (create, listing, show, export, delete):
         action.add_argument("--concepts", type=Path, default=Path("concepts"), metavar="DIR", help="default: concepts")
     for action in (show, export):
+        action.add_argument("--exact", action="store_true", help="look at every embedding, in a large index too")
         commands.add_searcher_options(action)
 
 
 def _parser() -> argparse.ArgumentParser:
-    commands = (_add_embed, _add_index, _add_search, _add_verify, _add_concept)
+    commands = (_add_embed, _add_index, _add_search, _add_verify, _add_concept, _add_sketch_encoder)
     return package_parser("for_search", __doc__, _EPILOG, commands)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, or 2 with one line on stderr for what the user can mend."""
+    """Run one command; returns its exit code, see `for_model.cli`."""
     return run_package(_parser(), argv)
 
 

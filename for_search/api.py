@@ -5,24 +5,29 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from for_model.data.dataset import ImageId
 from for_model.errors import DataError, UsageError
+from for_search.index.index import Hit
+from for_search.library.concept_texts import (
+    compare_methods,
+    learn,
+    learnt_things,
+    named_concept,
+)
 from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
 from for_search.query.combination import Combination, find_combination
 from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query, without_paths
-from for_search.query.side_by_side import ask_side_by_side
-from for_search.refine.answer import Refinement, refine_index, whole_answer
-from for_search.refine.concepts import concept_name, concept_names, find_by_concept, read_concept
-from for_search.refine.feedback import feedback_of
-from for_search.refine.refiners import DEFAULT_REFINER
+from for_search.refine.answer import Refinement, whole_answer
+from for_search.refine.concepts import concept_name, concept_names, find_by_concept, learnt_query, read_concept
+from for_search.refine.feedback import NO_MARKS, feedback_of
+from for_search.refine.telling import telling_images
 
 MAX_K = 1000
 
@@ -40,8 +45,8 @@ def search(
     """The k images that match a text best, or hold several things at once, and how long that took.
 
     library: of the index.
-    query: a text, or `concept:NAME` for one of the library's concepts; with several things it is one of those that
-        must be there, and may be empty.
+    query: a text, or `concept:NAME` for one of the library's concepts, here and wherever a text is; with several things
+        it is one of those that must be there, and may be empty.
     k: how many images, 1 to MAX_K.
     index: its name; an empty one for the first.
     all_of, any_of, none_of: what must be in an image, what of which one must be, and what must not; see `Combination`.
@@ -57,14 +62,13 @@ def search(
         if isinstance(all_of, str):  # which would be taken for a list of letters
             raise UsageError(f"all_of is the text {all_of!r}: expected a list of texts")
         combination = Combination((*([query] if query else []), *all_of), any_of, none_of)
-        return find_combination(searcher, combination, k, searcher.index.where(where)).to_json(paths=False)
-    name = concept_name(query)
-    if name is not None:
+        allowed, learnt = searcher.index.where(where), learnt_things(library, index or library.default, combination)
+        return find_combination(searcher, combination, k, allowed, learnt).to_json(paths=False)
+    concept = named_concept(library, query)
+    if concept is not None:
         _check_k(k)
-        concept, allowed = read_concept(_concepts(library), name), searcher.index.where(where)
-        return find_by_concept(searcher, concept, k, library.sample(index or library.default), allowed=allowed).to_json(
-            paths=False
-        )
+        allowed, sample = searcher.index.where(where), library.sample(index or library.default)
+        return find_by_concept(searcher, concept, k, sample, allowed=allowed).to_json(paths=False)
     return _answer(searcher, searcher.text_query(clean_query(query)), k, where)
 
 
@@ -100,19 +104,22 @@ def search_image(
 def compare(library: Library, query: str, k: int = 12, index: str = "") -> dict[str, Any]:
     """A text through every method that has an index of the same images; see `SideBySide`.
 
-    The index itself comes first. Where its labels are at hand and the text names a category, hits say whether they are
-    right, and each method has its AP@50 for the query.
+    The index itself comes first. Where its labels are at hand and the text, or a concept's name, names a category, hits
+    say whether they are right, and each method has its AP@50 for the query.
     """
     _check_k(k)
     name = index or library.default
-    searchers = {each: library.searcher(each) for each in (name, *library.siblings(name))}
-    return ask_side_by_side(searchers, clean_query(query), k, library.labels(name)).to_json()
+    return compare_methods(library, name, [name, *library.siblings(name)], query, k).to_json()
 
 
 def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -> dict[str, Any]:
     """Where in an image the embedding comes from that matches a text best; see `Evidence`."""
     searcher = _searcher(library, index)
-    return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
+    if concept_name(query) is None:
+        asked = searcher.text_query(clean_query(query)).embeddings
+    else:
+        asked = learnt_query(learn(library, index or library.default, query, NO_MARKS), query)[None]
+    return find_evidence(searcher, image_id, asked).to_json()
 
 
 def pseudo_label(
@@ -144,15 +151,15 @@ def refine(
     marks: Sequence[dict[str, Any]],
     k: int = 12,
     index: str = "",
-    refiner: str = DEFAULT_REFINER,
+    refiner: str = "",
 ) -> dict[str, Any]:
     """The k best images that aren't marked, by a text and marks on earlier results; see `refine_index`.
 
-    query: the text; an empty one if marks are all there is.
+    query: the text, or a concept, to whose marks these are added; an empty one if marks are all there is.
     marks: as `feedback_of` takes them: {"image": id, "right": true or false, "embedding": number or null} each.
     k: how many images, 1 to MAX_K.
     index: its name; an empty one for the first.
-    refiner: one of REFINERS.
+    refiner: one of REFINERS; an empty one for the concept's own, or the default.
 
     Without marks the hits are exactly those of `search`. Nothing is kept between calls. `n_gone` marks are of images,
     or embeddings, that the index doesn't have. Raises UsageError for marks that contradict each other or make no sense.
@@ -160,26 +167,47 @@ def refine(
     _check_k(k)
     learnt = _learn(library, query, marks, index, refiner)
     start = time.perf_counter()
-    hits = learnt.unmarked(k)
+    hits = _learnt_hits(learnt, learnt.unmarked(k))
+    search_ms = (time.perf_counter() - start) * 1e3
     return {
         "query": query,
-        "refiner": refiner,
-        **_mark_counts(learnt),
-        "hits": [
-            {
-                "rank": rank,
-                "id": hit.image.id,
-                "score": hit.score,
-                "embedding": hit.embedding,
-                "probability": learnt.probability(hit.score),
-            }
-            for rank, hit in enumerate(hits, start=1)
-        ],
-        "latency_ms": {
-            "fit": round(learnt.fit_ms, 3),
-            "search": round((time.perf_counter() - start) * 1e3, 3),
-        },
+        **_said_of(learnt),
+        "hits": hits,
+        "latency_ms": {"fit": round(learnt.fit_ms, 3), "search": round(search_ms, 3)},
     }
+
+
+def most_telling(
+    library: Library,
+    query: str,
+    marks: Sequence[dict[str, Any]],
+    count: int = 3,
+    index: str = "",
+    refiner: str = "",
+) -> dict[str, Any]:
+    """The images whose marks would tell most, to be marked next; see `telling_images`.
+
+    query, marks, index, refiner: as `refine` takes them.
+    count: how many images, 1 to MAX_K.
+
+    The hits are those of `refine`, ranked by how much they would tell. Raises as `refine` does.
+    """
+    _check_k(count)
+    learnt = _learn(library, query, marks, index, refiner)
+    return {"query": query, **_said_of(learnt), "hits": _learnt_hits(learnt, telling_images(learnt, count))}
+
+
+def _learnt_hits(learnt: Refinement, hits: Sequence[Hit]) -> list[dict[str, Any]]:
+    return [
+        {
+            "rank": rank,
+            "id": hit.image.id,
+            "score": hit.score,
+            "embedding": hit.embedding,
+            "probability": learnt.probability(hit.score),
+        }
+        for rank, hit in enumerate(hits, start=1)
+    ]
 
 
 def answer_all(
@@ -187,7 +215,7 @@ def answer_all(
     query: str,
     marks: Sequence[dict[str, Any]],
     index: str = "",
-    refiner: str = DEFAULT_REFINER,
+    refiner: str = "",
     threshold: float = 0.5,
     first: int = 0,
     count: int = MAX_K,
@@ -210,8 +238,7 @@ def answer_all(
     page = range(first, min(first + count, len(answer.images)))
     return {
         "query": query,
-        "refiner": refiner,
-        **_mark_counts(learnt),
+        **_said_of(learnt),
         "n_images": len(answer.images),
         "precision": answer.precision if len(answer.images) else None,
         "expected_total": answer.expected_total,
@@ -258,6 +285,7 @@ def stats(library: Library, index: str = "") -> dict[str, Any]:
         "split": held.split,
         "method": held.info.to_json(),
         "kind": held.kind,
+        "on_server": held.on_server,
         "recall": None if held.recall is None else {**held.recall.to_json(), "text": str(held.recall)},
         "n_images": len(held.images),
         "n_bytes": held.n_bytes,
@@ -266,21 +294,14 @@ def stats(library: Library, index: str = "") -> dict[str, Any]:
 
 
 def _learn(library: Library, query: str, marks: Sequence[dict[str, Any]], index: str, refiner: str) -> Refinement:
-    searcher = _searcher(library, index)
-    feedback = feedback_of(marks)
-    text = searcher.text_query(clean_query(query)).embeddings[0] if query.strip() else None
-    return refine_index(searcher.index, text, feedback, refiner, library.sample(index or library.default))
+    return learn(library, index or library.default, query, feedback_of(marks), refiner)
 
 
-def _mark_counts(learnt: Refinement) -> dict[str, int]:
+def _said_of(learnt: Refinement) -> dict[str, Any]:
+    """What every answer says of what it was learnt from."""
     examples = learnt.examples
-    return {"n_right": len(examples.right), "n_wrong": len(examples.wrong), "n_gone": len(examples.gone)}
-
-
-def _concepts(library: Library) -> Path:
-    if library.concepts is None:
-        raise UsageError("no folder of concepts is known here: search for a text")
-    return library.concepts
+    counts = {"n_right": len(examples.right), "n_wrong": len(examples.wrong), "n_gone": len(examples.gone)}
+    return {"refiner": learnt.learner.name, **counts}
 
 
 def _searcher(library: Library, index: str) -> Searcher:

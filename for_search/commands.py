@@ -4,12 +4,13 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 """
 
 import argparse
-import json
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from for_model.cli import print_json
 from for_model.data.registry import datasets_help
 from for_model.errors import StoreError, UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from for_model.data.dataset import Dataset
     from for_model.methods.protocol import Method
     from for_search.index.index import SearchIndex
+    from for_search.index.sketches.sketch_encoder import SketchEncoder
     from for_search.query.searcher import Query, Searcher
 
 
@@ -119,7 +121,28 @@ def _embed_and_index(arguments: argparse.Namespace, dataset: "Dataset", method: 
                 f"second rows of one: {joined.n_repeated}"
             )
     if arguments.index is not None:
-        build_index(report.store, arguments.index)
+        _build_with_sketches(arguments.index, lambda: build_index(report.store, arguments.index))
+
+
+def _build_with_sketches(
+    path: Path, build: "Callable[[], SearchIndex]", asked: "SketchEncoder | bool" = False
+) -> "SearchIndex":
+    """Build an index, and the sketches that it is asked for, or had.
+
+    path: the index's folder, where its sketches' encoder is found before segments give way to others.
+    asked: True for sketches by the encoder that there is, else of the principal axes.
+    """
+    from for_search.index.sketches.sketch_files import kept_encoder, make_sketches
+
+    before = kept_encoder(path)
+    index = build()
+    encoder = before if isinstance(asked, bool) else asked
+    if encoder is not None and isinstance(asked, bool) and encoder.text_space != index.info.text_space:
+        encoder = None  # of what the index held before
+    if asked or encoder is not None:
+        made = make_sketches(index, encoder)
+        print(f"{path}: sketches of {made.n_bytes:,} bytes, {made.encoder.made_by}")
+    return index
 
 
 def run_index(arguments: argparse.Namespace) -> None:
@@ -130,13 +153,24 @@ def run_index(arguments: argparse.Namespace) -> None:
         from for_search.library.vocabulary_sample import texts_for
 
         texts = texts_for(arguments.store)
-    index = build_index(
-        arguments.store,
+    asked: SketchEncoder | bool = arguments.answers is not None
+    if arguments.answers:
+        from for_search.index.sketches.sketch_encoder import read_sketch_encoder
+
+        asked = read_sketch_encoder(Path(arguments.answers))
+    index = _build_with_sketches(
         arguments.out,
-        arguments.engine,
-        rebuild=arguments.rebuild,
-        recall=arguments.recall,
-        texts=texts,
+        lambda: build_index(
+            arguments.store,
+            arguments.out,
+            arguments.engine,
+            rebuild=arguments.rebuild,
+            recall=arguments.recall,
+            texts=texts,
+            url=arguments.url,
+            quantised=arguments.quantise,
+        ),
+        asked,
     )
     print(
         f"{arguments.out}: {len(index.images)} images, {index.info.n_embeddings} embeddings each, "
@@ -148,11 +182,24 @@ def run_index(arguments: argparse.Namespace) -> None:
         print(f"that is less than the {index.recall.asked:g} asked for: search with --exact where it matters")
 
 
+def run_sketch_encoder(arguments: argparse.Namespace) -> None:
+    from for_search.index.sketches.training import SketchTraining
+    from for_search.library.sketch_texts import dataset_of, known_texts, train_on_index
+
+    searcher = _searcher(arguments)
+    known = known_texts(arguments.texts, dataset_of(searcher.index, arguments.root))
+    settings = SketchTraining(steps=arguments.steps, seed=arguments.seed)
+    encoder = train_on_index(searcher.index, searcher.method, known, f"trained on {arguments.texts}", settings)
+    encoder.write(arguments.out)
+    print(f"{arguments.out}: {encoder.n_numbers} numbers of 8 bits, {encoder.sha256[:12]}")
+
+
 def run_verify(arguments: argparse.Namespace) -> None:
+    from for_search.index.sketches.sketch_files import check_sketches
     from for_search.index.verify import verify
 
     damaged = 0
-    for file, error in verify(arguments.path):
+    for file, error in itertools.chain(verify(arguments.path), check_sketches(arguments.path)):
         print(f"{file}: {error or 'sound'}", flush=True)
         damaged += error is not None
     if damaged:
@@ -195,18 +242,21 @@ def run_search(arguments: argparse.Namespace) -> None:
         return
     from for_search.index.index_files import open_index
     from for_search.query.combination import Combination, find_combination
-    from for_search.refine.concepts import concept_name, find_by_concept, read_concept
+    from for_search.refine.concepts import concept_name, find_by_concept, learnt_thing, read_concept, refine_by_concept
 
     combination = Combination(*several) if any(several) else None
     name = concept_name(arguments.text)
     if name is not None and arguments.like is not None:
         raise UsageError("a concept can't be mixed with an image: leave --like out")
     concept = None if name is None else read_concept(arguments.concepts, name)
+    things = {} if combination is None else {text: concept_name(text) for _, text in combination.things}
+    concepts = {text: read_concept(arguments.concepts, each) for text, each in things.items() if each is not None}
     index = open_index(Path(arguments.index))
     allowed = index.where(arguments.where)  # before the network is loaded, which takes seconds
     searcher = _searcher(arguments, index)
     if combination is not None:
-        found = find_combination(searcher, combination, arguments.k, allowed)
+        learnt = {text: learnt_thing(refine_by_concept(searcher, each), text) for text, each in concepts.items()}
+        found = find_combination(searcher, combination, arguments.k, allowed, learnt)
         _print_found(found.to_json(), arguments.json)
         return
     if concept is None:
@@ -250,7 +300,10 @@ def _query(searcher: "Searcher", arguments: argparse.Namespace) -> "Query":
 def _print_found(answer: dict[str, Any], as_json: bool) -> None:
     from for_search.query.hit_lines import hit_lines
 
-    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else hit_lines(answer))
+    if as_json:
+        print_json(answer, indent=1)
+    else:
+        print(hit_lines(answer))
 
 
 def run_concept_create(arguments: argparse.Namespace) -> None:
@@ -261,7 +314,7 @@ def run_concept_create(arguments: argparse.Namespace) -> None:
     index = open_index(arguments.index)
     feedback = read_marks(arguments.marks)
     text = read_text_of(arguments.marks) if arguments.text is None else arguments.text
-    concept = make_concept(arguments.name, index.info, feedback, text, arguments.refiner, arguments.threshold)
+    concept = make_concept(arguments.name, index, feedback, text, arguments.refiner, arguments.threshold)
     gone = len(marked_embeddings(index, feedback).gone)
     path = write_concept(arguments.concepts, concept, arguments.replace)
     note = f"; {gone} marks are of images or parts that {arguments.index} doesn't have, they are kept" if gone else ""
@@ -280,29 +333,48 @@ def run_concept_show(arguments: argparse.Namespace) -> None:
     from for_search.refine.concepts import read_concept
 
     concept = read_concept(arguments.concepts, arguments.name)
-    print(json.dumps(concept.to_json(), indent=1, ensure_ascii=False))
+    print_json(concept.to_json(), indent=1)
     if arguments.index is not None:
+        from for_search.query.hit_lines import printable
         from for_search.refine.answer import whole_answer
         from for_search.refine.concepts import refine_by_concept
+        from for_search.refine.export import answer_rows
 
         searcher = _searcher(arguments)
         learnt = refine_by_concept(searcher, concept)
         gone = len(learnt.examples.gone)
-        print(whole_answer(learnt, concept.threshold).in_words() + (f"; {gone} marked images are gone" if gone else ""))
+        answer = whole_answer(learnt, concept.threshold, arguments.exact)
+        print(answer.in_words() + (f"; {gone} marked images are gone" if gone else ""))
+        right = frozenset(mark.image for mark in learnt.examples.right_marks)
+        rows = answer_rows(searcher.index, answer, right, arguments.first, arguments.count)
+        for number, row in enumerate(rows, start=arguments.first + 1):
+            note = "marked" if row.marked else f"{row.probability:.3f}"
+            print(f"{number:6d}  {note:>7}  {row.image.id}  {printable(row.image.path)}")
 
 
 def run_concept_export(arguments: argparse.Namespace) -> None:
     from for_search.refine.answer import whole_answer
     from for_search.refine.concepts import read_concept, refine_by_concept
-    from for_search.refine.export import export_answer
+    from for_search.refine.export import check_place, concept_labels, export_answer, write_labels
 
-    concept = read_concept(arguments.concepts, arguments.name)
+    also = [name for names in arguments.also for name in names]
+    if also and arguments.form != "coco":
+        raise UsageError(f"--also adds categories to --form coco, got --form {arguments.form}: export one by one")
+    check_place(arguments.out, arguments.form)
+    concepts = [read_concept(arguments.concepts, name) for name in (arguments.name, *also)]
     searcher = _searcher(arguments)
-    learnt = refine_by_concept(searcher, concept)
-    answer = whole_answer(learnt, concept.threshold)
-    right = frozenset(mark.image for mark in learnt.examples.right_marks)
-    export_answer(searcher, answer, right, concept.text or concept.name, arguments.out, arguments.form)
-    print(f"{arguments.out}: {answer.in_words()}")
+    learnt = [refine_by_concept(searcher, concept) for concept in concepts]
+    answers = [
+        whole_answer(each, concept.threshold, arguments.exact) for each, concept in zip(learnt, concepts, strict=True)
+    ]
+    names = [concept.name for concept in concepts]
+    if also:
+        found = zip(learnt, answers, names, strict=True)
+        write_labels(searcher, [concept_labels(each, answer, name) for each, answer, name in found], arguments.out)
+    else:
+        export_answer(searcher, answers[0], learnt[0], names[0], arguments.out, arguments.form)
+    for name, answer in zip(names, answers, strict=True):
+        print(f"{arguments.out}: {name}: {answer.in_words()}" if also else f"{arguments.out}: {answer.in_words()}")
 
 
 def run_concept_delete(arguments: argparse.Namespace) -> None:

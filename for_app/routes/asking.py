@@ -4,6 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import anyio
 import numpy as np
@@ -14,58 +15,119 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from for_app.guard import visitors_line
+from for_app.question import Question
 from for_app.uploads import uploaded_image
 from for_model.errors import ForError, UsageError
+from for_search.library.concept_texts import learnt_things, named_concept
 from for_search.library.library import Library
+from for_search.query.combination import Combination
 from for_search.query.searcher import Query, Searcher, clean_query
 from for_search.refine.answer import Refinement, refine_index
-from for_search.refine.feedback import feedback_of
+from for_search.refine.concepts import concept_name, learnt_thing, refine_by_concept
+from for_search.refine.feedback import Feedback, feedback_of
 from for_search.refine.refiner_protocol import LinearScorer
 
 MAX_AT_ONCE = 8  # requests that are worked on at a time, as many as Gradio's own queue takes
-_KEPT_QUERIES = 64
+_KEPT_QUERIES, _KEPT_LEARNT = 64, 64
+_NO_QUERY = np.zeros((0, 0), np.float32)
 
 Answering = Callable[[QueryParams], Response]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 
 class Questions:
-    """Reads from a request's parameters what is to be searched, and with what. Several threads may share one."""
+    """Reads from a request's parameters what is to be searched, and with what. Several threads may share one.
+
+    What marks taught is remembered by all that it was learnt from, so a visitor's marks tell nobody else anything.
+    """
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._uploads: OrderedDict[tuple[int, str], tuple[Searcher, Query]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._uploads: Remembered[tuple[int, str], tuple[Searcher, Query]] = Remembered(_KEPT_QUERIES)
+        self._learnt: Remembered[tuple[Any, ...], tuple[Searcher, Refinement]] = Remembered(_KEPT_LEARNT)
+
+    def index(self, params: QueryParams) -> str:
+        """The name of the index that `index` names, that of the first without."""
+        return params.get("index") or self._library.default
 
     def searcher(self, params: QueryParams) -> Searcher:
-        """The searcher of the index that `index` names, the first without. Raises UsageError for an unknown one."""
-        return self._library.searcher(params.get("index") or self._library.default)
+        """The searcher of that index. Raises UsageError for an unknown one."""
+        return self._library.searcher(self.index(params))
 
-    def query(self, params: QueryParams) -> Query:
-        """What is searched for: `like` (an image's id) and `part` (an embedding's number), `upload`, or the text `q`.
+    def asked(self, params: QueryParams) -> Question:
+        """What is searched for: `like` (an image's id) and `part` (an embedding's number), `upload`, or the text `q`,
+        which may name a concept; what was learnt of it from the images marked `right` and `wrong`; what an image shall
+        hold besides (`all`, `any`, `none`); `where`, a condition over the images' columns.
 
-        Raises UsageError where there is none of them, or for one that isn't there.
+        Raises UsageError where there is nothing to search for, or for what isn't there.
         """
-        return self.learnt(params)[0]
-
-    def learnt(self, params: QueryParams) -> tuple[Query, Refinement | None]:
-        """`query`, and what was learnt from the images marked `right` and `wrong`, whose query it then is."""
-        query = self._unmarked_query(params)
         searcher = self.searcher(params)
-        marks = [
-            {"image": searcher.index.image(each).id, "right": kind == "right"}
-            for kind in ("right", "wrong")
-            for each in params.getlist(kind)
-        ]
-        if not marks:
-            return query, None
-        text = query.embeddings.mean(axis=0)
-        sample = self._library.sample(params.get("index") or self._library.default)
-        found = refine_index(searcher.index, text / np.linalg.norm(text), feedback_of(marks), sample=sample)
-        assert isinstance(found.scorer, LinearScorer)  # what the default refiner learns
-        return Query(query.label, found.scorer.query[None], query.encode_ms + found.fit_ms), found
+        marks, n_gone = self.marks(params)
+        allowed = searcher.index.where(params.get("where", ""))
+        several = {role: [text for text in params.getlist(role) if text.strip()] for role in ("all", "any", "none")}
+        text = "" if params.get("like") or params.get("upload") else params.get("q", "").strip()
+        if any(several.values()):
+            if not text:
+                raise UsageError("Several things at once are asked for in words: type the first of them")
+            combination = Combination((text, *several["all"]), several["any"], several["none"])
+            things = learnt_things(self._library, self.index(params), combination)
+            if marks.marks:  # they say what the text means
+                things[combination.all_of[0]] = learnt_thing(self._learn(params, searcher, marks), text)
+            return Question(
+                searcher,
+                Query(combination.label, _NO_QUERY, 0.0),
+                n_gone=n_gone,
+                combination=combination,
+                things=things,
+                allowed=allowed,
+            )
+        if not marks.marks and concept_name(text) is None:
+            return Question(searcher, self._query(params, searcher), n_gone=n_gone, allowed=allowed)
+        learnt = self._learn(params, searcher, marks)
+        label = text or self._query(params, searcher).label
+        marked = frozenset(mark.image for mark in marks.marks)
+        vector = learnt.scorer.query[None] if isinstance(learnt.scorer, LinearScorer) else _NO_QUERY
+        return Question(searcher, Query(label, vector, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
 
-    def _unmarked_query(self, params: QueryParams) -> Query:
-        searcher = self.searcher(params)
+    def marks(self, params: QueryParams) -> tuple[Feedback, int]:
+        """The marks, and how many of them are of images that the index doesn't have."""
+        searcher, n_gone = self.searcher(params), 0
+        marks: list[dict[str, Any]] = []
+        for kind in ("right", "wrong"):
+            for each in params.getlist(kind):
+                try:
+                    image = searcher.index.image(each).id
+                except UsageError:
+                    n_gone += 1
+                    continue
+                marks.append({"image": image, "right": kind == "right"})
+        return feedback_of(marks), n_gone
+
+    def _learn(self, params: QueryParams, searcher: Searcher, marks: Feedback) -> Refinement:
+        """What the text, the concept or the image means by the marks."""
+        concept = named_concept(self._library, params.get("q", "").strip())
+        asked = tuple(params.get(each) for each in ("q", "like", "part", "upload"))
+        key = (
+            id(searcher),
+            *asked,
+            concept,
+            marks.marks,
+        )  # the searcher is kept beside, so that no other gets its number
+        known = self._learnt.get(key)
+        if known is not None:
+            return known[1]
+        sample = self._library.sample(self.index(params))
+        if concept is not None:
+            found = refine_by_concept(searcher, concept, sample, marks)
+        else:
+            text = self._query(params, searcher).embeddings.mean(axis=0)
+            found = refine_index(searcher.index, text / np.linalg.norm(text), marks, sample=sample)
+        self._learnt.put(key, (searcher, found))
+        return found
+
+    def _query(self, params: QueryParams, searcher: Searcher) -> Query:
+        """What is searched for before anything is learnt."""
         if like := params.get("like"):
             part = params.get("part")
             record = searcher.index.image(like)
@@ -85,19 +147,35 @@ class Questions:
         upload: `folder/name` within the upload folder.
         """
         key = (id(searcher), upload)  # the searcher is kept beside, so that no other gets its number
-        with self._lock:
-            if key in self._uploads:
-                self._uploads.move_to_end(key)
-                return self._uploads[key][1]
+        known = self._uploads.get(key)
+        if known is not None:
+            return known[1]
         image = uploaded_image(
             {"path": str(Path(get_upload_folder()) / upload)}, target=2 * searcher.index.info.image_size
         )
         query = searcher.image_query(image, f"like {Path(upload).name}")
-        with self._lock:
-            self._uploads[key] = (searcher, query)
-            while len(self._uploads) > _KEPT_QUERIES:
-                self._uploads.popitem(last=False)
+        self._uploads.put(key, (searcher, query))
         return query
+
+
+class Remembered(Generic[_Key, _Value]):
+    """What was found last, by what it was found for: at most `most` of them. Several threads may share one."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._values, self._lock = most, OrderedDict[_Key, _Value](), threading.Lock()
+
+    def get(self, key: _Key) -> _Value | None:
+        with self._lock:
+            if key not in self._values:
+                return None
+            self._values.move_to_end(key)
+            return self._values[key]
+
+    def put(self, key: _Key, value: _Value) -> None:
+        with self._lock:
+            self._values[key] = value
+            while len(self._values) > self._most:
+                self._values.popitem(last=False)
 
 
 def whole_number(text: str, name: str, low: int = 0, high: int = 10**9) -> int:
@@ -107,13 +185,17 @@ def whole_number(text: str, name: str, low: int = 0, high: int = 10**9) -> int:
     return min(max(int(text), low), high)
 
 
-def plain_route(library: Library, path: str, answering: Answering, limiter: anyio.CapacityLimiter) -> Route:
-    """A GET route; that only those who have logged in reach it is seen to in `for_app.server.logins`.
+def plain_route(
+    library: Library, path: str, answering: Answering, limiter: anyio.CapacityLimiter, changes: bool = False
+) -> Route:
+    """A route; that only those who have logged in reach it is seen to in `for_app.server.logins`.
 
     library: whose private paths no error tells.
     answering: makes the answer from the parameters, in a thread. A ForError becomes `{"error": line}` with status 400,
         what wasn't foreseen a line and status 500, its trace in the log.
     limiter: of how many are worked on at a time.
+    changes: whether it changes something: then it is a POST, which no other site's page can make, and its parameters
+        are the fields of a form.
     """
 
     def answered(params: QueryParams) -> Response:
@@ -123,7 +205,8 @@ def plain_route(library: Library, path: str, answering: Answering, limiter: anyi
             return JSONResponse({"error": visitors_line(library, error)}, 400 if isinstance(error, ForError) else 500)
 
     async def endpoint(request: Request) -> Response:
-        return await anyio.to_thread.run_sync(answered, request.query_params, limiter=limiter)
+        params = QueryParams((await request.body()).decode("utf-8", "replace")) if changes else request.query_params
+        return await anyio.to_thread.run_sync(answered, params, limiter=limiter)
 
     handler: Callable[[Request], Awaitable[Response]] = endpoint
-    return Route(path, handler, methods=["GET"])
+    return Route(path, handler, methods=["POST" if changes else "GET"])

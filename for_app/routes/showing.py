@@ -9,19 +9,21 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from for_app.answers import answer, describe_hit, evidence_of
+from for_app.answers import answer, answer_of_all, describe_hit, evidence_of, table_of_all, telling_hits
 from for_app.examples import examples_of
 from for_app.routes.asking import MAX_AT_ONCE, Questions, plain_route, whole_number
 from for_app.views.board_tables import leaderboard_html
 from for_app.views.pictures import LARGE_PX, THUMBNAIL_PX, jpeg, mime_type, picture
 from for_app.views.side_by_side import comparison_html
 from for_model.errors import UsageError
+from for_search import api
+from for_search.library.concept_texts import compare_methods, keep
 from for_search.library.library import Library
 from for_search.query.searcher import clean_query
-from for_search.query.side_by_side import ask_side_by_side
 
 MAX_AT_A_TIME = 240  # hits in one answer; the page asks again for more
 MAX_COMPARED = 24
+_TELLING = 3  # images that are asked about at a time
 STATIC = Path(__file__).parents[1] / "static"
 _SIZES = {"thumbnail": THUMBNAIL_PX, "large": LARGE_PX}
 _PRIVATE = {"Cache-Control": "private, max-age=600"}  # the index may be made again meanwhile
@@ -37,6 +39,10 @@ def plain_routes(library: Library, own: bool = False) -> list[BaseRoute]:
     answers = {
         "indexes": show.indexes,
         "search": show.search,
+        "everything": show.everything,
+        "everything.csv": show.table,
+        "telling": show.telling,
+        "concepts": show.concepts,
         "waiting": show.waiting,
         "picture": show.picture,
         "hit": show.hit,
@@ -46,6 +52,8 @@ def plain_routes(library: Library, own: bool = False) -> list[BaseRoute]:
         **({"original": show.original} if own else {}),
     }
     routes = [plain_route(library, f"/for/{name}", answering, limiter) for name, answering in answers.items()]
+    if own and library.concepts is not None:
+        routes.append(plain_route(library, "/for/keep", show.keep, limiter, changes=True))
     return [*routes, Mount("/for/static", StaticFiles(directory=STATIC))]
 
 
@@ -66,18 +74,43 @@ class _Answers:
 
         Where nothing is asked for, an example is.
         """
-        searcher = self._questions.searcher(params)
-        examples = examples_of(searcher)
-        asked = any(params.get(each) for each in ("q", "like", "upload"))
-        query, learnt = self._questions.learnt(
-            params if asked else QueryParams([*params.multi_items(), ("q", examples[0])])
-        )
-        start = whole_number(params.get("from", "0"), "from")
-        count = whole_number(params.get("n", "24"), "n", 1, MAX_AT_A_TIME)
-        least = _score(params.get("least"))
-        allowed = searcher.index.where(params.get("where", ""))
-        said = answer(searcher, query, start, count, least, learnt, allowed).to_json()
+        examples = examples_of(self._questions.searcher(params))
+        given = any(params.get(each) for each in ("q", "like", "upload"))
+        asked = self._questions.asked(params if given else QueryParams([*params.multi_items(), ("q", examples[0])]))
+        said = answer(asked, *_page_of(params), _score(params.get("least"))).to_json()
         return JSONResponse({**said, "examples": examples})
+
+    def everything(self, params: QueryParams) -> Response:
+        """`n` of all images that a text, or a concept, and marks mean, from rank `from` + 1 on."""
+        asked = self._questions.asked(params)
+        return JSONResponse(
+            {**answer_of_all(asked, *_page_of(params)).to_json(), "examples": examples_of(asked.searcher)}
+        )
+
+    def table(self, params: QueryParams) -> Response:
+        """All of these images as a CSV file."""
+        name = {"Content-Disposition": 'attachment; filename="answer.csv"'}
+        return Response(table_of_all(self._questions.asked(params), self._own), media_type="text/csv", headers=name)
+
+    def telling(self, params: QueryParams) -> Response:
+        """The three images whose marks would tell most."""
+        return JSONResponse({"hits": telling_hits(self._questions.asked(params), _TELLING)})
+
+    def concepts(self, params: QueryParams) -> Response:
+        """The concepts that can be searched for, and whether whoever asks may keep one."""
+        return JSONResponse({**api.concepts(self._library), "keeps": self._own and self._library.concepts is not None})
+
+    def keep(self, params: QueryParams) -> Response:
+        """Keep what is searched for and its marks as a concept called `name`; `replace` lets one of that name go."""
+        kept = keep(
+            self._library,
+            params.get("name", "").strip(),
+            self._questions.index(params),
+            "" if params.get("like") or params.get("upload") else params.get("q", "").strip(),
+            self._questions.marks(params)[0],
+            replace=bool(params.get("replace")),
+        )
+        return JSONResponse({"name": kept.name, "right": kept.feedback.n_right, "wrong": kept.feedback.n_wrong})
 
     def waiting(self, params: QueryParams) -> Response:
         """Why a search may take long: the network isn't in memory yet."""
@@ -108,27 +141,30 @@ class _Answers:
 
     def evidence(self, params: QueryParams) -> Response:
         """Where in an image the match comes from."""
-        searcher = self._questions.searcher(params)
-        record = searcher.index.image(params.get("id", ""))
-        return JSONResponse(evidence_of(searcher, record, self._questions.query(params)))
+        asked = self._questions.asked(params)
+        return JSONResponse(evidence_of(asked, asked.searcher.index.image(params.get("id", ""))))
 
     def compare(self, params: QueryParams) -> Response:
         """The query through several methods, as HTML."""
         text = clean_query(params.get("q") or "")
         if not text.strip():
             raise UsageError("Type what you are looking for")
-        name = params.get("index") or self._library.default
+        name = self._questions.index(params)
         known = [name, *self._library.siblings(name)]
         asked = [each for each in params.getlist("method") if each in known] or known
-        searchers = {each: self._library.searcher(each) for each in asked}
-        dataset = self._library.labels(asked[0])
         k = whole_number(params.get("n", "8"), "n", 1, MAX_COMPARED)
-        comparison = ask_side_by_side(searchers, text, k, dataset)
-        return HTMLResponse(comparison_html(comparison, searchers, known, dataset is not None))
+        comparison = compare_methods(self._library, asked[0], asked, text, k)
+        searchers = {each: self._library.searcher(each) for each in asked}
+        return HTMLResponse(comparison_html(comparison, searchers, known, self._library.labels(asked[0]) is not None))
 
     def leaderboard(self, params: QueryParams) -> Response:
         """A table of the leaderboards, as HTML, with the choice of the others."""
         return HTMLResponse(leaderboard_html(params.get("table", "")))
+
+
+def _page_of(params: QueryParams) -> tuple[int, int]:
+    """How many hits are left out, and how many are wanted."""
+    return whole_number(params.get("from", "0"), "from"), whole_number(params.get("n", "24"), "n", 1, MAX_AT_A_TIME)
 
 
 def _score(text: str | None) -> float | None:

@@ -115,9 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m for_app.server.users", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("user", help="the name to log in with")
-    arguments = parser.parse_args(argv)
 
     def run() -> None:
+        arguments = parser.parse_args(argv)
         if sys.stdin.isatty():
             password = getpass.getpass(f"Password of {arguments.user}: ")
             if getpass.getpass("Once more: ") != password:

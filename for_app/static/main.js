@@ -5,6 +5,8 @@ import { askJson, uploadImage } from "./server.js";
 import { tell } from "./gradio_side.js";
 import { Boards } from "./boards.js";
 import { Comparison } from "./comparison.js";
+import { Concepts } from "./concepts.js";
+import { Marks } from "./marks.js";
 import { Results } from "./results.js";
 import { Viewer } from "./viewer.js";
 
@@ -15,6 +17,8 @@ class Page {
     this.state = readAddress();
     document.body.append(of("viewer"), of("dropping")); // above everything, whichever tab is shown
     this.viewer = new Viewer(this);
+    this.concepts = new Concepts(this);
+    this.marks = new Marks(this);
     this.results = new Results(this);
     this.comparison = new Comparison(this);
     this.boards = new Boards(this);
@@ -23,6 +27,7 @@ class Page {
 
   async begin() {
     history.scrollRestoration = "manual";
+    this.concepts.read();
     await this.listIndexes().catch((error) => this.results.fail(error.message));
     this.show();
   }
@@ -45,7 +50,7 @@ class Page {
   /** Search for something else: words, an image of the index, a part of it, an upload. */
   searchFor(what) {
     const tab = this.tab === "compare" && what.q ? "compare" : "search";
-    this.go({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, k: undefined, right: [], wrong: [], ...what, tab });
+    this.go({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, k: undefined, marks: [], show: undefined, all: [], any: [], none: [], ...what, tab });
     if (tab === "search") window.scrollTo(0, 0);
   }
 
@@ -55,9 +60,11 @@ class Page {
 
   /** What is searched with, for a route. */
   get asked() {
-    const { index, q, like, part, upload, where, right, wrong } = this.state;
-    if (like) return { index, like, part, where, right, wrong };
-    return upload ? { index, upload, where, right, wrong } : { index, q, where, right, wrong };
+    const { index, q, like, part, upload, where, marks, all, any, none } = this.state;
+    const of_kind = (kind) => marks.filter(([each]) => each === kind).map(([, id]) => id);
+    const marked = { index, where, right: of_kind("right"), wrong: of_kind("wrong") };
+    if (like) return { ...marked, like, part };
+    return upload ? { ...marked, upload } : { ...marked, q, all, any, none };
   }
 
   show() {
@@ -109,7 +116,7 @@ class Page {
   }
 
   changeIndex(index, tab = this.tab) {
-    const change = { index, tab, k: undefined, least: undefined, where: undefined, open: undefined, method: [], right: [], wrong: [] };
+    const change = { index, tab, k: undefined, least: undefined, where: undefined, open: undefined, method: [], marks: [], show: undefined };
     if (this.state.like) Object.assign(change, { like: undefined, part: undefined });
     this.go(change);
   }
@@ -127,7 +134,7 @@ class Page {
       this.searchFor({ upload });
     } catch (error) {
       if (this.searching !== file) return;
-      this.note({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, right: [], wrong: [], tab: "search" }, false);
+      this.note({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, marks: [], show: undefined, all: [], any: [], none: [], tab: "search" }, false);
       document.body.dataset.tab = "search";
       this.showAsked();
       this.results.fail(error.message);

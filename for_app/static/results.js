@@ -1,5 +1,6 @@
 // The Search tab: hits as rows of pictures of one height, more of them as one scrolls, a line where matches end.
 
+import { badgeOf } from "./marks.js";
 import { askJson, routeTo } from "./server.js";
 
 const of = (id) => document.getElementById(id);
@@ -7,9 +8,17 @@ const STEP = 24; // hits asked for at a time
 const MOST = 240; // that the server gives at a time
 const NEAR_PX = 100; // more is asked for when the end is as near as that
 const SLOW_MS = 1200;
+const MOVE_MS = 250; // that a picture takes to its new place
+const ROLES = ["all", "any", "none"];
 
-/** How sure it is that a hit matches: its probability where that is known, else its score. */
-export const sureness = (hit) => (hit.probability === undefined ? `score ${hit.score.toFixed(3)}` : `${Math.round(100 * hit.probability)}% likely`);
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+/** How sure it is that a hit matches: its probability where that is known, that of each thing of several, else its score. */
+export function sureness(hit) {
+  if (hit.probability === undefined) return `score ${hit.score.toFixed(3)}`;
+  const things = (hit.things || []).map((each) => `${each.text} ${percent(each.probability)}`);
+  return `${percent(hit.probability)} likely${things.length ? ` (${things.join(", ")})` : ""}`;
+}
 
 export class Results {
   constructor(page) {
@@ -18,23 +27,43 @@ export class Results {
     this.key = undefined; // what the hits are of
     of("more").addEventListener("click", () => this.more());
     of("grid").addEventListener("click", (event) => {
+      const mark = event.target.closest(".mark");
+      if (mark) return page.marks.give(mark.dataset.id, mark.dataset.kind);
       const shot = event.target.closest(".shot");
       if (shot) page.note({ open: String(this.hits[Number(shot.dataset.n)].id) }, false), this.openAsked();
+    });
+    of("grid").addEventListener("keydown", (event) => {
+      const shot = event.target.closest(".shot");
+      if (shot && this.canMark) page.marks.pressed(event, this.hits[Number(shot.dataset.n)].id);
     });
     new IntersectionObserver(() => this.fill(), { rootMargin: `${NEAR_PX}px` }).observe(of("rest"));
     this.connectLeast();
     this.connectWhere();
+    this.connectSeveral();
+  }
+
+  /** Whether results can be marked: not those of several things at once, of which a mark wouldn't say which it means. */
+  get canMark() {
+    return !ROLES.some((role) => this.page.state[role].length);
+  }
+
+  get route() {
+    return this.page.state.show === "everything" ? "everything" : "search";
   }
 
   /** Show what the page's state asks for: search, unless the hits that are shown are those already. */
   async show() {
     const { k, least } = this.page.state;
-    const key = JSON.stringify([this.page.asked, least]);
+    const key = this.keyOf(this.page.asked);
     if (key === this.key && Number(k || STEP) <= this.hits.length) return this.openAsked();
-    this.key = key;
+    const unmarked = this.keyOf({ ...this.page.asked, right: [], wrong: [] });
+    const moves = unmarked === this.unmarked && this.hits.length > 0; // what is shown only moves to where marks put it
+    Object.assign(this, { key, unmarked });
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
-    this.wait();
+    if (moves) document.body.classList.add("searching");
+    else this.wait();
+    this.page.marks.draw(moves ? undefined : null);
     this.showFilters();
     const slow = setTimeout(() => this.sayWhySlow(controller.signal), SLOW_MS);
     try {
@@ -51,13 +80,19 @@ export class Results {
       if (!q && !like && !upload) {
         this.page.note({ q: first.label });
         this.page.showAsked();
-        this.key = JSON.stringify([this.page.asked, least]);
+        this.key = this.keyOf(this.page.asked);
+        this.unmarked = this.keyOf({ ...this.page.asked, right: [], wrong: [] });
       } else if (this.page.state.like) this.page.nameAsked(first.label);
-      this.showChips(first.examples);
-      of("technical").querySelector("div").innerHTML = first.details;
-      of("technical").hidden = false;
-      this.draw();
+      if (first.examples) this.showChips(first.examples);
+      if (first.details) of("technical").querySelector("div").innerHTML = first.details;
+      of("technical").hidden = !first.details;
+      if (moves) this.move(first.marks);
+      else {
+        this.page.marks.draw(first.marks);
+        this.draw();
+      }
       this.openAsked();
+      if (moves) return;
       if (history.state?.scroll !== undefined && !this.page.state.open) window.scrollTo(0, history.state.scroll);
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error.message);
@@ -70,8 +105,35 @@ export class Results {
     }
   }
 
+  /** What hits are told apart by. */
+  keyOf(asked) {
+    const { least, show } = this.page.state;
+    return JSON.stringify([asked, least, show]);
+  }
+
+  /** Draw the hits in the place of others of the same search: each picture goes to where it belongs now, and neither
+   * the page nor what has the focus leaves its place. */
+  move(marks) {
+    const grid = of("grid");
+    const place = (item) => item.getBoundingClientRect();
+    const top = place(grid).top;
+    const before = new Map([...grid.children].map((item) => [item.dataset.id, place(item)]));
+    const focused = document.activeElement.closest?.("#grid .shot")?.dataset.n;
+    this.page.marks.draw(marks);
+    this.draw();
+    if (scrollY > 0) scrollBy(0, place(grid).top - top);
+    if (focused !== undefined) grid.querySelector(`[data-n="${Math.min(focused, this.hits.length - 1)}"]`)?.focus({ preventScroll: true });
+    if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+    for (const item of grid.children) {
+      const [from, to] = [before.get(item.dataset.id), place(item)];
+      if (!item.dataset.id || to.bottom < 0 || to.top > innerHeight) continue;
+      const start = from ? { transform: `translate(${from.left - to.left}px, ${from.top - to.top}px)` } : { opacity: 0 };
+      item.animate([start, {}], { duration: MOVE_MS, easing: "ease-out" });
+    }
+  }
+
   ask(from, n, signal) {
-    return askJson("search", { ...this.page.asked, from, n, least: this.page.state.least }, signal);
+    return askJson(this.route, { ...this.page.asked, from, n, least: this.page.state.least }, signal);
   }
 
   /** Ask for the next hits. Returns whether there were any. */
@@ -123,13 +185,17 @@ export class Results {
   /** Draw the hits, from one on. */
   draw(from = 0) {
     const grid = of("grid");
-    if (from === 0) grid.replaceChildren();
+    if (from === 0) {
+      this.pictures = new Map([...grid.querySelectorAll("li[data-id] img")].map((each) => [each.src, each]));
+      grid.replaceChildren();
+    }
     for (const [n, hit] of this.hits.entries()) {
       if (n < from) continue;
       const low = this.isLow(hit);
       if (low && !grid.querySelector(".line")) grid.append(...this.line(n));
       grid.append(this.item(n, hit, low));
     }
+    this.pictures = undefined;
     of("more").hidden = this.ended;
     of("more").textContent = this.below ? "Show more that match less" : "Show more";
     this.sayFound();
@@ -138,29 +204,34 @@ export class Results {
 
   item(n, hit, low) {
     const item = document.createElement("li");
+    item.dataset.id = hit.id;
     item.style.setProperty("--ratio", Math.min(3, Math.max(0.5, hit.ratio)));
     if (low) item.className = "low";
     const shot = document.createElement("button");
     shot.type = "button";
     shot.className = "shot";
     shot.dataset.n = n;
-    const picture = document.createElement("img");
+    const source = new URL(routeTo("picture", { index: this.page.state.index, id: hit.id }), document.baseURI).href;
+    const picture = this.pictures?.get(source) || document.createElement("img"); // one that has come needn't come again
     picture.loading = "lazy";
     picture.decoding = "async";
     picture.alt = `${hit.name}, rank ${hit.rank} of ${this.total}${hit.problem ? `, ${hit.problem}` : ""}`;
-    picture.src = routeTo("picture", { index: this.page.state.index, id: hit.id });
+    if (picture.src !== source) picture.src = source;
     const name = document.createElement("span");
     name.ariaHidden = "true";
     name.textContent = `${hit.rank} · ${hit.problem || hit.name} · ${sureness(hit)}`;
     shot.append(picture, name);
     item.append(shot);
-    const { right, wrong } = this.page.state;
-    const mark = right.includes(String(hit.id)) ? "✓ right" : wrong.includes(String(hit.id)) ? "✗ wrong" : "";
-    if (mark) {
+    if (this.canMark) {
+      item.append(this.page.marks.buttons(hit));
+      shot.setAttribute("aria-keyshortcuts", "R W U");
+    }
+    const kind = this.page.marks.kindOf(hit.id);
+    if (kind) {
       const badge = document.createElement("i");
-      badge.textContent = mark;
+      badge.textContent = badgeOf(kind);
       shot.append(badge);
-      picture.alt += `, marked ${mark.slice(2)}`;
+      picture.alt += `, marked ${kind}`;
     }
     return item;
   }
@@ -200,14 +271,8 @@ export class Results {
     status.className = "";
     const label = document.createElement("b");
     label.textContent = this.label;
+    if (this.page.state.show === "everything") words = "all that are meant, the surest first";
     status.replaceChildren(label, ` · ${words}`);
-    const { right, wrong } = this.page.state;
-    if (!right.length && !wrong.length) return;
-    const forget = document.createElement("button");
-    forget.type = "button";
-    forget.textContent = "Forget the marks";
-    forget.addEventListener("click", () => this.page.go({ right: [], wrong: [] }));
-    status.append(` · learnt from ${right.length} marked right, ${wrong.length} wrong `, forget);
   }
 
   say(words, isError = false) {
@@ -233,6 +298,7 @@ export class Results {
     Object.assign(this, { hits: [], total: 0, key: undefined });
     of("grid").replaceChildren();
     of("more").hidden = of("technical").hidden = true;
+    this.page.marks.draw(null); // the marks stay, and can be taken back
     this.rest();
     this.say(words, true);
   }
@@ -242,8 +308,9 @@ export class Results {
     if (why && !signal.aborted && of("grid").classList.contains("old")) this.say(why);
   }
 
-  showChips(examples) {
-    of("chips").replaceChildren(...(examples || []).map((example) => {
+  showChips(examples = this.examples) {
+    this.examples = examples;
+    of("chips").replaceChildren(...this.page.concepts.chips(), ...(examples || []).map((example) => {
       const chip = document.createElement("button");
       chip.type = "button";
       chip.textContent = example;
@@ -268,8 +335,8 @@ export class Results {
       more: () => this.more(),
       moved: (hit) => this.page.note({ open: String(hit.id) }),
       closed: () => this.page.note({ open: undefined }),
-      marks: { right: this.page.state.right, wrong: this.page.state.wrong },
-      marked: (marks) => this.page.go(marks),
+      marks: this.canMark ? this.page.state.marks : undefined,
+      marked: (marks) => this.page.marks.set(marks),
       thumbnail: (at) => of("grid").querySelector(`[data-n="${at}"]`),
     });
   }
@@ -307,12 +374,25 @@ export class Results {
     button.addEventListener("click", () => set(""));
   }
 
+  connectSeveral() {
+    const [form, clear] = [of("several"), of("several").querySelector("button")];
+    const listed = (role) => form.querySelector(`[name="${role}"]`).value.split(",").map((each) => each.trim()).filter(Boolean);
+    const set = (lists) => {
+      const same = ROLES.every((role) => JSON.stringify(lists[role]) === JSON.stringify(this.page.state[role]));
+      if (!same) this.page.go({ ...lists, k: undefined, least: undefined, open: undefined, show: undefined });
+    };
+    form.addEventListener("change", () => set(Object.fromEntries(ROLES.map((role) => [role, listed(role)]))));
+    clear.addEventListener("click", () => set(Object.fromEntries(ROLES.map((role) => [role, []]))));
+  }
+
   /** The panel says which filters hold, and its button that some do. */
   showFilters() {
     const where = this.page.state.where || "";
     const [input, button] = of("where").querySelectorAll("input, button");
     input.value = where;
     button.disabled = !where;
-    of("tune").querySelector("i").hidden = this.least === undefined && !where;
+    for (const role of ROLES) of("several").querySelector(`[name="${role}"]`).value = this.page.state[role].join(", ");
+    of("several").querySelector("button").disabled = this.canMark;
+    of("tune").querySelector("i").hidden = this.least === undefined && !where && this.canMark;
   }
 }

@@ -9,10 +9,10 @@ export function routeTo(name, params) {
   return `for/${name}?${query}`;
 }
 
-async function fetched(name, params, signal) {
+async function fetched(address, options) {
   let response;
   try {
-    response = await fetch(routeTo(name, params), { signal, credentials: "same-origin" });
+    response = await fetch(address, { credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server can't be reached: is it still running?");
@@ -23,10 +23,17 @@ async function fetched(name, params, signal) {
 }
 
 /** The JSON that a route answers. Throws an Error whose message is a line for the visitor. */
-export const askJson = async (name, params, signal) => (await fetched(name, params, signal)).json();
+export const askJson = async (name, params, signal) => (await fetched(routeTo(name, params), { signal })).json();
 
 /** The HTML that a route answers. */
-export const askHtml = async (name, params, signal) => (await fetched(name, params, signal)).text();
+export const askHtml = async (name, params, signal) => (await fetched(routeTo(name, params), { signal })).text();
+
+/** The JSON that a route answers which changes something: its parameters go as a form's fields. */
+export async function postForm(name, params) {
+  const [address, fields] = routeTo(name, params).split("?");
+  const headers = { "content-type": "application/x-www-form-urlencoded" };
+  return (await fetched(address, { method: "POST", body: fields, headers })).json();
+}
 
 /** Upload an image as Gradio's own fields do. Returns `folder/name`, by which the server finds it again. */
 export async function uploadImage(file) {

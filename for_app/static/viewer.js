@@ -1,11 +1,12 @@
 // A result opened over the grid: its picture, what matched, what is known of its file, and what to look for from there.
 
+import { KINDS } from "./address.js";
+import { KEYS } from "./marks.js";
 import { sureness } from "./results.js";
 import { askJson, routeTo } from "./server.js";
 
 const of = (id) => document.getElementById(id);
 const SWIPE_PX = 50;
-const KINDS = ["right", "wrong"];
 
 export class Viewer {
   constructor(page) {
@@ -19,12 +20,12 @@ export class Viewer {
    *
    * list: {n, hits, total, index, asked, thumbnail}: which, of what; where its thumbnail is; and functions that are
    * called when there shall be more hits (`more`), when another is shown (`moved`), when it is closed (`closed`).
-   * marks: the ids that are marked right and wrong, if hits can be marked; `marked` is called on closing with others. */
+   * marks: [kind, id] of what is marked, if hits can be marked; `marked` is called on closing with others. */
   open(list) {
     const isOpen = this.dialog.open;
     if (isOpen && this.list?.hits[this.list.n]?.id === list.hits[list.n].id) return;
     this.list = list;
-    this.marks = list.marks && { right: new Set(list.marks.right), wrong: new Set(list.marks.wrong) };
+    this.marks = list.marks && new Map(list.marks.map(([kind, id]) => [id, kind]));
     if (!isOpen) this.dialog.showModal();
     this.show();
   }
@@ -60,7 +61,7 @@ export class Viewer {
     of("viewer-words").parentElement.hidden = true;
     of("viewer-image").src = routeTo("picture", { ...of_index, size: "large" });
     of("viewer-image").alt = `${hit.name}, rank ${hit.rank}`;
-    of("viewer-heat").hidden = true;
+    of("viewer-heat").hidden = of("viewer-things").hidden = true;
     of("viewer-heat").removeAttribute("src");
     of("original").hidden = of("copy").hidden = true;
     of("previous").disabled = list.n === 0;
@@ -74,16 +75,16 @@ export class Viewer {
   showMarks() {
     for (const kind of KINDS) {
       of(kind).hidden = !this.marks;
-      of(kind).setAttribute("aria-pressed", Boolean(this.marks?.[kind].has(String(this.hit.id))));
+      of(kind).setAttribute("aria-pressed", this.marks?.get(String(this.hit.id)) === kind);
     }
   }
 
   /** Say that this hit is right or wrong, or take that back. What is learnt from it is shown on closing. */
   mark(kind) {
     const id = String(this.hit.id);
-    const taken = this.marks[kind].delete(id);
-    for (const each of KINDS) this.marks[each].delete(id);
-    if (!taken) this.marks[kind].add(id);
+    const taken = this.marks.get(id) === kind;
+    this.marks.delete(id);
+    if (!taken) this.marks.set(id, kind);
     this.showMarks();
     of("viewer-said").textContent = taken ? "" : "Close this to see what is found with your marks, or go on marking.";
   }
@@ -121,17 +122,31 @@ export class Viewer {
       of("viewer-words").parentElement.hidden = !said.heat;
       if (!said.heat || !this.heat) return;
       of("viewer-heat").src = said.heat;
-      of("viewer-heat").alt = `${hit.name}: what matched is bright`;
+      of("viewer-heat").alt = said.things ? `${hit.name}: each thing where it was found, in its colour` : `${hit.name}: what matched is bright`;
       of("viewer-heat").hidden = false;
+      this.showThings(said.things);
     } catch (error) {
       if (error.name !== "AbortError") of("viewer-said").textContent = error.message;
     }
   }
 
+  /** Which colour is which thing; nothing for one thing. */
+  showThings(things = []) {
+    of("viewer-things").hidden = !things.length;
+    of("viewer-things").replaceChildren(...things.map(({ text, colour }) => {
+      const item = document.createElement("li");
+      const swatch = document.createElement("i");
+      swatch.style.background = colour;
+      swatch.ariaHidden = "true";
+      item.append(swatch, text);
+      return item;
+    }));
+  }
+
   leaveMarks() {
     this.list.closed?.();
     if (!this.marks) return;
-    const marks = Object.fromEntries(KINDS.map((kind) => [kind, [...this.marks[kind]]]));
+    const marks = [...this.marks].map(([id, kind]) => [kind, id]);
     if (JSON.stringify(marks) !== JSON.stringify(this.list.marks)) this.list.marked(marks);
   }
 
@@ -143,8 +158,11 @@ export class Viewer {
     of("heat").addEventListener("click", () => {
       this.heat = !this.heat;
       this.markHeat();
-      if (!this.heat) of("viewer-heat").hidden = true;
-      else if (of("viewer-heat").src) of("viewer-heat").hidden = false;
+      if (!this.heat) of("viewer-heat").hidden = of("viewer-things").hidden = true;
+      else if (of("viewer-heat").src) {
+        of("viewer-heat").hidden = false;
+        of("viewer-things").hidden = !of("viewer-things").children.length;
+      }
       else this.showHeat();
     });
     for (const kind of KINDS) of(kind).addEventListener("click", () => this.mark(kind));
@@ -168,6 +186,8 @@ export class Viewer {
         event.preventDefault();
         this.step(event.key === "ArrowLeft" ? -1 : 1);
       }
+      const kind = KEYS[event.key.toLowerCase()];
+      if (kind && this.marks && !event.ctrlKey && !event.metaKey && !event.altKey) this.mark(kind);
     });
     dialog.addEventListener("close", () => {
       this.controller?.abort();

@@ -9,31 +9,39 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from for_app.views.charts import ablations_html
-from for_app.views.curves import read_ablations
+from for_app.views.charts import ablations_html, marks_html
+from for_app.views.curves import curves_of_marks, read_ablations
 from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, read_boards
 from for_app.views.templates import render
 from for_model.errors import DataError
 from for_model.methods.registry import METHODS
 
 _OF_PAPER = "The paper's own numbers, not measured here: other images, another model"
+_MARKS = (
+    "A simulated user sees ten images a round and marks each as the labels say. In percent: average precision over "
+    "the images not shown yet, beside the text's over the same images; names that marks cost more than 5 points; "
+    "the right images found so far; how right and how complete the whole answer is."
+)
 _UNIT = " mAP@50"
-_ROWS = ("source", "method", "losses", "labelled", "queries", "decoder layers", "frozen", "pseudo-labels from")
+_ROWS = (
+    *("source", "method", "losses", "labelled", "queries", "decoder layers", "frozen", "pseudo-labels from"),
+    *("refiner", "rounds"),
+)
 _SPREAD = re.compile(r"^(base|novel|all) (low|high|std)$")
 _SCORE = re.compile(r"^(base|novel|all) mAP@50$|^(COCO|LVIS|nuImages) (base|novel|all)$")
 
 
 def leaderboard_html(title: str, folder: Path = FOLDER) -> str:
-    """A table with the choice of the others above it, the ablations' curves below, as HTML.
+    """A table with the choice of the others above it, its curves or else the ablations' below, as HTML.
 
     title: of a Board; the first for one that isn't there. Where no tables can be read, the page says how to make them.
     """
     try:
         boards = read_boards(folder)
-        drawn = _curves_html(folder)
+        board = next((each for each in boards if each.title == title), boards[0])
+        drawn = _marks_html(folder, board.title) if board.marks else _curves_html(folder)
     except DataError as error:
         return render("no_leaderboard", error=type(error).__name__)
-    board = next((each for each in boards if each.title == title), boards[0])
     captions = {f"Measured with FOR on {board.dataset}": board.ours, _OF_PAPER: board.paper}
     return render(
         "leaderboard",
@@ -41,12 +49,19 @@ def leaderboard_html(title: str, folder: Path = FOLDER) -> str:
         chosen=board.title,
         tables=[_table(caption, frame) for caption, frame in captions.items() if not frame.empty],
         curves=Markup(drawn),
+        hint=_MARKS if board.marks else "",
     )
 
 
 @functools.lru_cache(maxsize=1)  # they take seconds to draw
 def _curves_html(folder: Path) -> str:
     return ablations_html(read_ablations(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _marks_html(folder: Path, title: str) -> str:
+    board = next(each for each in read_boards(folder) if each.title == title)
+    return marks_html(curves_of_marks(board.ours))
 
 
 def _table(caption: str, frame: pd.DataFrame) -> dict[str, Any]:

@@ -12,11 +12,20 @@ from typing import Any
 
 from markupsafe import Markup
 
-from for_app.views.curves import PAPER_DATASET, Ablation, Curve
+from for_app.views.curves import PAPER_DATASET, Ablation, Curve, MarksCurves
 from for_app.views.templates import render
 
 _TEXT = "#010203"  # stands for currentColor while matplotlib draws
 _GROUPS = {"base": ("#1f8a9e", "o"), "novel": ("#d9772b", "s")}
+# Okabe and Ito's colours that show on white and on black; marks and lines tell them apart without colour
+_REFINER_STYLES = (
+    ("#0072B2", "o", "-"),
+    ("#D55E00", "s", "--"),
+    ("#009E73", "^", "-."),
+    ("#CC79A7", "D", ":"),
+    ("#E69F00", "v", "-"),
+    ("#56B4E9", "P", "--"),
+)
 _LINES = {"both losses": "-", "labels alone": "--"}
 _lock = threading.Lock()  # matplotlib's settings are shared by all threads
 
@@ -29,6 +38,34 @@ def ablations_html(found: Sequence[Ablation]) -> str:
         if (drawn := curves(ablation))
     ]
     return render("drawings", rows=rows)
+
+
+def marks_html(found: Sequence[MarksCurves]) -> str:
+    """Searches with rounds of marks as HTML, under each method's name: images not seen yet, and images found."""
+    rows = [
+        {
+            "title": f"{curves_of.method}, over rounds of ten marks",
+            "drawings": [
+                Markup(_rounds_chart(curves_of.unseen, "AP of images not seen yet (%)", curves_of.method)),
+                Markup(_rounds_chart(curves_of.found, "right images found (%)", curves_of.method)),
+            ],
+        }
+        for curves_of in found
+    ]
+    return render("drawings", rows=rows)
+
+
+def _rounds_chart(of_refiners: dict[str, tuple[tuple[float, float], ...]], y_label: str, method: str) -> str:
+    figure, axes = _figure(4.6, 3.4)
+    for number, (refiner, points) in enumerate(of_refiners.items()):
+        colour, marker, line = _REFINER_STYLES[number % len(_REFINER_STYLES)]
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=colour, marker=marker, linestyle=line, label=refiner)
+    axes.set_xticks(sorted({x for points in of_refiners.values() for x, _ in points}))
+    axes.set_xlabel("rounds")
+    axes.set_ylabel(y_label)
+    axes.legend(frameon=False, fontsize=8)
+    return _svg(figure, f"{y_label}, {method}: a line a refiner")
 
 
 def curves(ablation: Ablation) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from for_app.views.leaderboard import FOLDER, PAPER_FILE
 from for_eval.leaderboard.paper_rows import Cells, losses_of, read_csv, read_paper
 from for_eval.leaderboard.paper_tables import SUITES
@@ -59,6 +61,36 @@ _PAPER_DEFAULTS = {
     "frozen": "q, k, v, o",
     "pseudo-labels from": "IN21K",
 }
+
+
+@dataclass(frozen=True)
+class MarksCurves:
+    """How a search goes on with rounds of marks, for one method: of every refiner a curve over the rounds.
+
+    method: its title.
+    unseen: refiner -> (rounds, average precision over the images not shown yet, in percent).
+    found: refiner -> (rounds, share of the right images that was shown, in percent).
+    """
+
+    method: str
+    unseen: dict[str, tuple[tuple[float, float], ...]]
+    found: dict[str, tuple[tuple[float, float], ...]]
+
+
+def curves_of_marks(frame: pd.DataFrame) -> tuple[MarksCurves, ...]:
+    """The curves of each method of a dataset's table of marks, in the table's order."""
+    return tuple(
+        MarksCurves(str(method), _over_rounds(rows, "AP unseen"), _over_rounds(rows, "found"))
+        for method, rows in frame.groupby("method", sort=False)
+    )
+
+
+def _over_rounds(rows: pd.DataFrame, column: str) -> dict[str, tuple[tuple[float, float], ...]]:
+    """Refiner -> points, by rounds; what wasn't measured is left out."""
+    return {
+        str(refiner): tuple(sorted(zip(known["rounds"].astype(float), known[column].astype(float), strict=True)))
+        for refiner, known in rows.dropna(subset=[column]).groupby("refiner", sort=False)
+    }
 
 
 @dataclass(frozen=True)

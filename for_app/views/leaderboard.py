@@ -17,6 +17,7 @@ from for_model.errors import DataError
 
 MEASURED = "measured with FOR"
 FOLDER, PAPER_FILE = PAPER.parent, PAPER.name
+MARKS_FILE = "refine.csv"
 
 _DETAILS = re.compile(r" over | over$|precision|recall|^low$|^high$")
 _SETTING = ("dataset", "split", "protocol", "backbone", "weights", "image size", "device", "images", "skipped")
@@ -30,6 +31,7 @@ class Board:
     dataset: that `ours` was measured on; empty for none.
     ours: the rows measured with FOR.
     paper: the paper's rows, empty where it has none.
+    marks: whether it is of rounds of marks on results, see `for_eval.refinement`.
     Both begin with a column `source`; numbers are numbers, and what wasn't measured is missing (NaN).
     """
 
@@ -37,6 +39,7 @@ class Board:
     dataset: str
     ours: pd.DataFrame
     paper: pd.DataFrame
+    marks: bool = False
 
 
 def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
@@ -62,7 +65,19 @@ def read_boards(folder: Path = FOLDER) -> tuple[Board, ...]:
         elif "base mAP@50" in (ours := _ours(path)):  # what studies found is told in their own documents
             whole.append(Board(f"{path.stem}: methods with 95% intervals", path.stem, ours, nothing))
     last = Board("The paper's own numbers", "", nothing, every)
-    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), last)
+    return (*whole, *(board for _, _, board in sorted(parts, key=lambda row: row[:2])), *_marks_boards(folder), last)
+
+
+def _marks_boards(folder: Path) -> list[Board]:
+    """What marks are worth, a table for each dataset, of all its names; the file has base, novel and hard ones too."""
+    if not (folder / MARKS_FILE).is_file():
+        return []
+    frame = _ours(folder / MARKS_FILE)
+    frame = frame[frame["group"] == "all"].drop(columns=["group", "split", "embeddings an image"])
+    return [
+        Board(f"Marks on results ({dataset})", str(dataset), of_dataset.reset_index(drop=True), _frame([]), marks=True)
+        for dataset, of_dataset in frame.groupby("dataset", sort=False)
+    ]
 
 
 def read_csv_table(path: Path) -> pd.DataFrame:

@@ -13,10 +13,12 @@ from for_model.methods.protocol import MethodInfo
 from for_model.methods.registry import method_title
 from for_search.index.index import SearchIndex
 from for_search.library.background_builds import BuildState
+from for_search.query.combination import CombinedResult
 from for_search.query.evidence import Evidence
 from for_search.query.searcher import SearchResult
 
 SHOWN_SKIPPED = 100
+_ROLES = {"all": "with", "any": "with any of", "none": "without"}
 _BINS = 60
 _BIN_WIDTH, _HEIGHT = 2, 40  # of the histogram, in units of its drawing
 
@@ -39,12 +41,24 @@ def search_details_html(
     facts = {
         "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
         "Embeddings": f"{info.n_embeddings} of width {info.dim} an image",
-        "Index": f"{len(index.images):,} images, {index.kind}, {_size(index.n_bytes)}",
+        "Index": f"{len(index.images):,} images, {_engine_words(index)}",
         "Time": (f"query encoded in {result.encode_ms:.0f} ms, " if result.encode_ms else "")
         + f"searched in {result.search_ms:.1f} ms",
     }
     histogram = histogram_html(scores, low, high, least, len(index.images))
     return render("details", facts=facts, histogram=Markup(histogram))
+
+
+def combined_details_html(result: CombinedResult, index: SearchIndex) -> str:
+    """The same of a search for several things at once; it has no histogram."""
+    info = index.info
+    facts = {
+        "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
+        "Things": ", ".join(f"{_ROLES[role]} {text}" for role, text in result.combination.things),
+        "Rule": "the probability of each thing, multiplied",
+        "Time": f"query encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms",
+    }
+    return render("details", facts=facts, histogram="")
 
 
 def histogram_html(scores: NDArray[np.float32], low: float, high: float, cutoff: float | None, n_images: int) -> str:
@@ -102,11 +116,21 @@ def about_html(index: SearchIndex) -> str:
         f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} of width {info.dim} an image",
         "Backbone": f"{info.backbone} at {info.image_size} pixels, "
         f"weights {info.weights} (sha256 {info.weights_sha256[:12]})",
-        "Index": f"{index.kind}, {_size(index.n_bytes)} on disk, {_size(index.n_bytes / len(index.images))} an image",
+        "Index": _engine_words(index),
     }
     skipped = index.skipped[:SHOWN_SKIPPED]
     n_more = len(index.skipped) - len(skipped)
     return render("about", facts=facts, skipped=skipped, n_more=f"{n_more:,}" if n_more else "")
+
+
+def _engine_words(index: SearchIndex) -> str:
+    """An index's engine, how complete its answers are, and what it takes; a server's address is nobody's business."""
+    n_bytes = index.n_bytes
+    if index.on_server:
+        n_bytes = 2 * len(index.images) * index.info.n_embeddings * index.info.dim
+    place = "on a server" if index.on_server else "on disk"
+    each = _size(n_bytes / len(index.images))
+    return f"{index.kind}, {index.recall or 'exact'}, {_size(n_bytes)} {place}, {each} an image"
 
 
 def build_html(state: BuildState) -> str:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from for_eval.leaderboard.columns import Column
 from for_eval.leaderboard.studies import Study
-from for_eval.refinement.simulated_user import PAGE, ROUNDS, TEXT_ALONE, simulate
+from for_eval.refinement.simulated_user import ASKED, PAGE, ROUNDS, TEXT_ALONE, simulate
 from for_model.data.dataset import Category, Dataset
 from for_model.errors import DataError, UsageError
 from for_model.files import read_note, sha256_json, write_json
@@ -42,12 +42,14 @@ _GROUPS = ("all", "base", "novel", "hard")
 
 
 def parse_refiners(names: str) -> list[str]:
-    """`linear,rocchio` -> the names; an empty string for all. Raises UsageError that lists them."""
+    """`linear,rocchio` -> the names; an empty string for all without ASKED. Raises UsageError that lists them."""
     known = [TEXT_ALONE, *REFINERS]
     chosen = [name.strip() for name in names.split(",") if name.strip()] or known
     for name in chosen:
-        if name not in known:
-            raise UsageError(f"no refiner is called {name!r}: choose some of {', '.join(known)}")
+        if name.removesuffix(ASKED) not in known or name == TEXT_ALONE + ASKED:
+            raise UsageError(
+                f"no refiner is called {name!r}: choose some of {', '.join(known)}, or one with {ASKED} behind it"
+            )
     return chosen
 
 
@@ -58,7 +60,7 @@ def measure_refiners(
 
     dataset: with labels.
     method: embeds it, unless its store is there.
-    refiners: some of REFINERS, and TEXT_ALONE.
+    refiners: some of REFINERS, with ASKED behind them or not, and TEXT_ALONE.
     out: the folder of the leaderboards.
     stores: see `store_path`.
     Raises DataError for a dataset without labels, and what embedding raises.
@@ -121,17 +123,9 @@ class Searches:
 
 
 @contextlib.contextmanager
-def searches(dataset: Dataset, method: Method, stores: Path | None = None) -> Iterator[Searches]:
-    """What is looked for in a dataset: every base and novel name, in an index that is deleted at the end.
-
-    The dataset is embedded unless its store is there, from kept feature maps where that is possible. Raises DataError
-    for a dataset without labels to look for, and what embedding raises.
-    """
-    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
-    if not scored or not dataset.labels:
-        raise DataError(
-            f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
-        )
+def indexed(dataset: Dataset, method: Method, stores: Path | None = None) -> Iterator[SearchIndex]:
+    """A dataset's index, which is deleted at the end; embedded unless its store is there, from kept feature maps where
+    that is possible. Raises what embedding raises."""
     store = store_path(dataset, method.info, stores)
     if not (store / MANIFEST).exists():
         features = None
@@ -139,10 +133,24 @@ def searches(dataset: Dataset, method: Method, stores: Path | None = None) -> It
             found = open_features(dataset, method.backbone, _FEATURES_GIB, exact=True)
             features = found if isinstance(found, Kept) else None
         embed(dataset, method, store, features=features)
+    with tempfile.TemporaryDirectory() as folder:
+        yield build_index(store, Path(folder) / "index")
+
+
+@contextlib.contextmanager
+def searches(dataset: Dataset, method: Method, stores: Path | None = None) -> Iterator[Searches]:
+    """What is looked for in a dataset: every base and novel name, in its index; see `indexed`.
+
+    Raises DataError for a dataset without labels to look for, and what embedding raises.
+    """
+    scored = [i for i, category in enumerate(dataset.categories) if category.group != "other"]
+    if not scored or not dataset.labels:
+        raise DataError(
+            f"{dataset.name} {dataset.split} has no labelled categories to look for: use a labelled dataset"
+        )
     categories = tuple(dataset.categories[i] for i in scored)
     texts = cached_category_embeddings(method, [category.name for category in categories]).numpy().astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        index = build_index(store, Path(folder) / "index")
+    with indexed(dataset, method, stores) as index:
         relevance = dataset.relevance([image.id for image in index.images])[scored]
         yield Searches(index, sample_catalogue(index), categories, texts, relevance)
 
@@ -280,7 +288,7 @@ def title_of(result: dict[str, Any]) -> str:
 def refine_summary(paths: Sequence[Path]) -> str:
     """A short table of some results after two rounds, for a terminal: gains in AP of unseen images, in points."""
     lines = [
-        f"{'dataset':<11}{'method':<22}{'refiner':<12}{'AP text':>8}{'gain':>7}{'hard':>7}{'worse':>7}{'found':>7}"
+        f"{'dataset':<11}{'method':<22}{'refiner':<16}{'AP text':>8}{'gain':>7}{'hard':>7}{'worse':>7}{'found':>7}"
     ]
     for path in paths:
         result = read_note(path)
@@ -292,5 +300,5 @@ def refine_summary(paths: Sequence[Path]) -> str:
             f"{'' if value is None else f'{100 * value:.1f}':>{width}}"
             for value, width in zip(cells, (8, 7, 7, 7, 7), strict=True)
         ]
-        lines.append(f"{result['dataset']:<11}{title_of(result):<22}{result['refiner']:<12}{''.join(numbers)}")
+        lines.append(f"{result['dataset']:<11}{title_of(result):<22}{result['refiner']:<16}{''.join(numbers)}")
     return "\n".join(lines)

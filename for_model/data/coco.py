@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from for_model.data.dataset import Category, Dataset, Group, ImageId
-from for_model.data.instances import FormatError, check_annotations, image_records, read_lists
+from for_model.data.instances import FormatError, check_annotations, image_records, negative_categories, read_lists
 from for_model.errors import DataError
 
 _LAYOUT = "COCO's layout, ROOT/annotations/instances_SPLIT.json and ROOT/SPLIT/"
@@ -55,6 +55,8 @@ def load_coco(
 
     root: the folder that holds `annotations` and one image folder a split.  split: `val2017`, `train2014`, `dev`, ...
     name: the dataset's name, as stores and results record it.  split_names: the groups of the categories' names.
+    Where any image lists `neg_category_ids`, as in LVIS and in exported concepts, an image is judged for its labels and
+    these alone.
     Categories are in ascending order of their id. Their group is the JSON category's own `group`, else that of
     `split_names`, else `other`. Crowd annotations count as present. Images that the JSON lists and the folder lacks are
     kept: what embeds them skips and records them.
@@ -69,10 +71,15 @@ def load_coco(
     try:
         images = image_records((item.get("id"), item.get("file_name")) for item in content["images"])
         categories = _categories(content["categories"], split_names)
-        labels = _labels(content, {image.id for image in images}, {key: n for n, key in enumerate(categories)})
+        positions = {key: n for n, key in enumerate(categories)}
+        labels = _labels(content, {image.id for image in images}, positions)
+        negatives = None
+        if any("neg_category_ids" in item for item in content["images"]):
+            found = {item["id"]: negative_categories(item, positions) for item in content["images"]}
+            negatives = {key: absent - labels.get(key, frozenset()) for key, absent in found.items()}
     except FormatError as error:
         raise DataError(f"{annotation_file} is not in COCO's instances format: {error}; fetch it again") from error
-    return Dataset(name, split, image_root, images, tuple(categories.values()), labels)
+    return Dataset(name, split, image_root, images, tuple(categories.values()), labels, negatives)
 
 
 def _categories(

@@ -1,7 +1,7 @@
 """What annotation files in COCO's family have in common: lists of images, categories and annotations in one JSON."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +81,17 @@ def check_annotations(
                 raise FormatError(f"annotation {annotation.get('id')!r} has {key} {value!r}, which isn't listed")
         if "id" not in annotation:
             raise FormatError("an annotation has no id")
+
+
+def negative_categories(item: dict[str, Any], positions: Mapping[int, int]) -> frozenset[int]:
+    """The categories that an image's `neg_category_ids` say are known not to be in it.
+
+    item: of the file's `images`.
+    positions: category id -> position in the dataset's categories.
+
+    Raises FormatError for what is no list of ids of the file's categories.
+    """
+    found = item.get("neg_category_ids")
+    if not isinstance(found, list) or not all(isinstance(key, int) and key in positions for key in found):
+        raise FormatError(f"image {item['id']!r} has neg_category_ids {found!r}, not a list of category ids")
+    return frozenset(positions[key] for key in found)

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from for_model.data.dataset import Category, Dataset, Group, ImageId
-from for_model.data.instances import FormatError, check_annotations, image_records, read_lists
+from for_model.data.instances import FormatError, check_annotations, image_records, negative_categories, read_lists
 from for_model.errors import DataError
 
 _GROUPS: dict[str, Group] = {"f": "base", "c": "base", "r": "novel"}  # the paper: rare is novel
@@ -39,7 +39,7 @@ def load_lvis(root: Path, split: str, version: str | None = None) -> Dataset:
         ids = {image.id for image in images}
         check_annotations(content["annotations"], ids, categories)
         positions = {key: n for n, key in enumerate(categories)}
-        negatives = {item["id"]: _negatives(item, positions) for item in content["images"]}
+        negatives = {item["id"]: negative_categories(item, positions) for item in content["images"]}
     except FormatError as error:
         raise DataError(f"{path} is not in LVIS's format: {error}; fetch it again") from error
     for folder in sorted({str(PurePosixPath(image.path).parent) for image in images}):
@@ -91,13 +91,6 @@ def _categories(items: list[dict[str, Any]]) -> dict[int, Category]:
             raise FormatError(f"category {name!r} has the frequency {frequency!r}, not one of f, c, r")
         categories[key] = Category(name.replace("_", " "), _GROUPS[frequency])
     return dict(sorted(categories.items()))
-
-
-def _negatives(item: dict[str, Any], positions: dict[int, int]) -> frozenset[int]:
-    found = item.get("neg_category_ids")
-    if not isinstance(found, list) or not all(isinstance(key, int) and key in positions for key in found):
-        raise FormatError(f"image {item['id']!r} has neg_category_ids {found!r}, not a list of category ids")
-    return frozenset(positions[key] for key in found)
 
 
 def _labels(content: dict[str, Any], positions: dict[int, int]) -> dict[ImageId, frozenset[int]]:

@@ -20,6 +20,8 @@ from for_search.index.segment import Best, Segment
 from for_search.store.image_table import ImageTable
 from for_search.store.store import SkippedImage
 
+_AT_LEAST = 50  # images that `at_least` asks for at first
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -72,6 +74,11 @@ class SearchIndex:
         said = [segment.engine.recall for segment in self.segments]
         return min((recall for recall in said if recall), key=lambda recall: recall.mean, default=None)
 
+    @property
+    def on_server(self) -> bool:
+        """Whether the embeddings, or some of them, are kept on a server."""
+        return any(segment.engine.on_server for segment in self.segments)
+
     def search(
         self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
@@ -95,13 +102,31 @@ class SearchIndex:
         found = [segment.best(checked, k, allowed, exact) for segment in self.segments]
         return [self._hits([best[query] for best in found], k) for query in range(len(checked))]
 
+    def at_least(
+        self, query: NDArray[np.float32], score: float, expected: int = 0
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """All images of that score or more, as far as `search` finds them: it is asked for more until they end.
+
+        query: [Co] float32, finite.
+        expected: how many there may be; a good guess saves asking twice.
+        Returns their places in `images` [m] and scores [m], by descending score, equal ones in order of image id.
+        """
+        k = max(_AT_LEAST, expected)
+        while True:
+            k = min(k, len(self.images))
+            best = _merged([segment.best(query[None], k)[0] for segment in self.segments], k)
+            if k == len(self.images) or best.scores[-1] < score:
+                count = int(np.count_nonzero(best.scores >= score))
+                return best.ranks[:count], best.scores[:count]
+            k *= 4
+
     def _hits(self, found: list[Best], k: int) -> list[Hit]:
         """The k best of what the segments found for one query."""
-        scores = np.concatenate([best.scores for best in found])
-        ranks = np.concatenate([best.ranks for best in found])
-        embeddings = np.concatenate([best.embeddings for best in found])
-        order = np.lexsort((ranks, -scores))[:k]
-        return [Hit(self.images[int(ranks[i])], float(scores[i]), int(embeddings[i])) for i in order]
+        best = _merged(found, k)
+        return [
+            Hit(self.images[int(rank)], float(score), int(embedding))
+            for score, rank, embedding in zip(best.scores, best.ranks, best.embeddings, strict=True)
+        ]
 
     def score_images(self, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
         """The score of every image for every query, as `search` scores them, up to rounding.
@@ -138,12 +163,9 @@ class SearchIndex:
         Yields the images' places in `images`, [m], in no order, and their embeddings, [m, N, Co] float32, unit-norm.
         """
         for segment in self.segments:
-            segment.check()
             for start, count in segment.blocks():
-                n_embeddings = segment.n_embeddings
-                rows = segment.engine.rows(start * n_embeddings, count * n_embeddings)
-                ranks = segment.ranks[start : start + count]
-                yield ranks[ranks >= 0], rows.reshape(count, n_embeddings, -1)[ranks >= 0]
+                embeddings, ranks = segment.block(start, count)
+                yield ranks, embeddings
 
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
@@ -155,14 +177,15 @@ class SearchIndex:
 
     def take(self, positions: Iterable[int]) -> NDArray[np.float32]:
         """The embeddings of some images, by their places in `images`: [m, N, Co] float32, unit-norm; m at least 1."""
-        return np.stack([self._embeddings_at(int(self.places[position])) for position in positions])
-
-    def _embeddings_at(self, place: int) -> NDArray[np.float32]:
+        places = self.places[np.fromiter(positions, np.int64)]
+        found = np.empty((len(places), self.info.n_embeddings, self.info.dim), np.float32)
+        first = 0
         for segment in self.segments:
-            if place < len(segment.ranks):
-                return segment.embeddings(place)
-            place -= len(segment.ranks)
-        raise AssertionError("every image is in a segment")
+            inside = np.flatnonzero((places >= first) & (places < first + len(segment.ranks)))
+            if len(inside):
+                found[inside] = segment.take(places[inside] - first)
+            first += len(segment.ranks)
+        return found
 
     def position(self, image_id: ImageId) -> int:
         """The place of an image in `images`. Raises UsageError for an unknown id."""
@@ -179,6 +202,14 @@ class SearchIndex:
         if not np.isfinite(array).all():
             raise UsageError("queries hold NaN or infinity, expected unit-norm vectors: check the text encoder")
         return array
+
+
+def _merged(found: list[Best], k: int) -> Best:
+    """The k best of what several segments found for one query."""
+    scores = np.concatenate([best.scores for best in found])
+    ranks = np.concatenate([best.ranks for best in found])
+    order = np.lexsort((ranks, -scores))[:k]
+    return Best(scores[order], ranks[order], np.concatenate([best.embeddings for best in found])[order])
 
 
 def _describe(info: MethodInfo) -> str:

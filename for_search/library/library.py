@@ -189,6 +189,8 @@ class Library:
         with self._lock:
             opened = [entry.searcher for entry in self._entries.values() if entry.searcher is not None]
         places = {Path.home(), Path.cwd(), cache_dir(), Path(__file__).parents[2]}
+        if self.concepts is not None:
+            places.add(self.concepts.absolute())
         places.update(place for searcher in opened for place in (searcher.image_root, searcher.index.path.absolute()))
         return [str(place) for place in places if place != Path("/")]
 

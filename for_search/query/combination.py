@@ -7,7 +7,7 @@ Shapes: T things, M images, Co joint width.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 from for_search.query.presence import MIN_IMAGES
 from for_search.query.ranking import best_columns
-from for_search.query.searcher import Searcher, clean_query, count_good
+from for_search.query.searcher import Query, Searcher, clean_query, count_good
 
 Role: TypeAlias = Literal["all", "any", "none"]
 
@@ -76,6 +76,18 @@ class Combination:
         present, either, absent = np.split(of_things, [n_all, n_all + n_any])
         together = present.prod(axis=0) * (1 - absent).prod(axis=0)
         return together * (1 - (1 - either).prod(axis=0)) if n_any else together
+
+
+@dataclass(frozen=True, eq=False)
+class LearntThing:
+    """A thing that marks have taught, in the place of a text.
+
+    query: [Co] float32, what an index is searched for it with.
+    probability: scores of images -> that each shows the thing.
+    """
+
+    query: NDArray[np.float32]
+    probability: Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -163,11 +175,16 @@ class CombinedResult:
 
 
 def find_combination(
-    searcher: Searcher, combination: Combination, k: int = 10, allowed: NDArray[np.bool_] | None = None
+    searcher: Searcher,
+    combination: Combination,
+    k: int = 10,
+    allowed: NDArray[np.bool_] | None = None,
+    learnt: Mapping[str, LearntThing] | None = None,
 ) -> CombinedResult:
     """The k images that most probably hold what a combination asks for (all of them when there are fewer).
 
     allowed: [M], the images to choose from, see `SearchIndex.where`; None for all.
+    learnt: what some of the things' texts stand for; the others are encoded as they are.
 
     Every image is scored for every thing, so this takes as long as an exact scan. Equal probabilities in order of image
     id. Raises UsageError for k < 1 and for an index of fewer than MIN_IMAGES images, and what loading the method
@@ -179,12 +196,17 @@ def find_combination(
             f"the index has {len(index.images)} images: to weigh several things against one another it takes at least "
             f"{MIN_IMAGES}"
         )
-    queries = [searcher.text_query(text) for _, text in combination.things]
+    known = learnt or {}
+    queries = [_thing_query(searcher, text, known.get(text)) for _, text in combination.things]
     start = time.perf_counter()
     embeddings = np.concatenate([query.embeddings for query in queries])  # [T, Co]
     scales = scale.of_texts(embeddings)
     scores = index.score_images(embeddings)  # [T, M]
-    of_things = np.stack([each.probability(row) for each, row in zip(scales, scores, strict=True)])
+    means = [
+        known[text].probability if text in known else each.probability
+        for (_, text), each in zip(combination.things, scales, strict=True)
+    ]
+    of_things = np.stack([probability(row) for probability, row in zip(means, scores, strict=True)])
     together = combination.probability(of_things)
     hits = []
     for column in best_columns(together, k, allowed):
@@ -199,3 +221,7 @@ def find_combination(
     encode_ms = sum(query.encode_ms for query in queries)
     cutoff = combination.cutoff(scales[0].numbers.cutoff)
     return CombinedResult(combination, k, tuple(hits), cutoff, encode_ms, search_ms)
+
+
+def _thing_query(searcher: Searcher, text: str, learnt: LearntThing | None) -> Query:
+    return searcher.text_query(text) if learnt is None else Query(text, learnt.query[None], 0.0)

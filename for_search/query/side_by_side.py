@@ -1,6 +1,6 @@
 """One query through several methods over the same images: what each finds, how well, and how far they agree."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,19 +79,30 @@ def _to_json(answer: MethodAnswer) -> dict[str, Any]:
     }
 
 
+Find = Callable[[Searcher, int], SearchResult]  # the k best images of an index, by whatever is searched for
+
+
 def ask_side_by_side(
-    searchers: Mapping[str, Searcher], text: str, k: int, dataset: Dataset | None = None
+    searchers: Mapping[str, Searcher],
+    text: str,
+    k: int,
+    dataset: Dataset | None = None,
+    find: Find | None = None,
+    named: str | None = None,
 ) -> SideBySide:
     """Ask several methods for the k images that match a text best.
 
     searchers: by the names of their indexes, at least one, all of the same images.
     dataset: their labels, if any.
+    find: finds what the text stands for, if it isn't to be searched for as it is: a concept's name.
+    named: what is looked for among the categories; None for the text.
     A search goes as deep as AP@50 needs where there are labels for it, and its time is that of the deep one.
     Raises UsageError for an empty text or k < 1.
     """
-    category = named_category(text, dataset)
+    category = named_category(text if named is None else named, dataset)
     presence = _presence(dataset, category)
-    answers = tuple(_answer(name, searcher, text, k, presence) for name, searcher in searchers.items())
+    ask: Find = find or (lambda searcher, depth: searcher.search(text, depth))
+    answers = tuple(_answer(name, searcher, ask, k, presence) for name, searcher in searchers.items())
     n_relevant = None if presence is None else _n_relevant(next(iter(searchers.values())), presence)
     return SideBySide(text, k, category, n_relevant, answers, _overlap(answers, k))
 
@@ -120,8 +131,8 @@ def _presence(dataset: Dataset | None, category: str | None) -> dict[ImageId, bo
     return present
 
 
-def _answer(name: str, searcher: Searcher, text: str, k: int, presence: Mapping[ImageId, bool] | None) -> MethodAnswer:
-    result = searcher.search(text, k if presence is None else max(k, AP_DEPTH))
+def _answer(name: str, searcher: Searcher, ask: Find, k: int, presence: Mapping[ImageId, bool] | None) -> MethodAnswer:
+    result = ask(searcher, k if presence is None else max(k, AP_DEPTH))
     relevant, average_precision = None, None
     if presence is not None:
         found = [presence.get(hit.image.id) for hit in result.hits]
@@ -130,7 +141,7 @@ def _answer(name: str, searcher: Searcher, text: str, k: int, presence: Mapping[
             hits = np.array([each is True for each in found], dtype=bool)
             average_precision = float(average_precision_at_k(hits, np.array(n_relevant), AP_DEPTH))
         relevant = tuple(found[:k])
-    shown = SearchResult(text, k, result.hits[:k], result.encode_ms, result.search_ms)
+    shown = SearchResult(result.query, k, result.hits[:k], result.encode_ms, result.search_ms)
     info = searcher.index.info
     return MethodAnswer(name, info.method, info.n_embeddings, shown, relevant, average_precision)
 

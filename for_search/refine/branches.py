@@ -1,6 +1,7 @@
 """Decision branches: a union of boxes on few dimensions, grown from what is right (CLIP-Branches, Lülf et al. 2024).
 
-The dimensions are the catalogue's first 32 principal axes, scaled to unit variance. A box bounds a few of them, drawn
+The dimensions are the numbers of the index's sketches where it has any, so that the whole index is asked by a scan of
+these; else the catalogue's first 32 principal axes, scaled to unit variance. A box bounds a few of them, drawn
 at random, and so is a range query. It is grown from a right part: the nearest right part that it doesn't hold is taken
 in as long as the weighted Gini impurity of inside and outside falls; its sides are then moved half way to the nearest
 example outside. The best box of several draws is kept, the right parts in it are done with, and so on until all are. An
@@ -9,11 +10,14 @@ images of one score, by less than a box counts.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from for_search.index.sketches.box_scan import BoxBounds, box_bounds, count_members
+from for_search.index.sketches.sketch_files import Sketches
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
 from for_search.refine.refiner_protocol import LinearScorer, best_parts
@@ -71,6 +75,65 @@ class BranchesScorer:
         return scores
 
 
+@dataclass(frozen=True, eq=False)
+class SketchScorer:
+    """The same score by the sketches of an index: boxes bound their numbers, and a sketch's own score is the text's.
+
+    members: each a union of boxes.
+    sketches: of the index.
+    text: as in `BranchesScorer`.
+    """
+
+    members: tuple[tuple[Box, ...], ...]
+    sketches: Sketches
+    text: NDArray[np.float32] | None
+
+    @cached_property
+    def bounds(self) -> BoxBounds:
+        return box_bounds([(box.axes, box.low, box.high) for box in boxes] for boxes in self.members)
+
+    @cached_property
+    def counts(self) -> NDArray[np.uint8]:
+        """How many members hold each row of the index: the scan, made once."""
+        return self.sketches.counts(self.bounds)
+
+    def score(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        levels = self.sketches.encoder.sketches(rows)
+        [counts] = count_members([np.ascontiguousarray(levels.T)], self.bounds)
+        return self._scores(levels, counts)
+
+    def images(self, least: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places [F] and scores [F] of the images of which `least` members hold an embedding, by ascending place."""
+        places, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for images, levels, counts in self.sketches.held(self.counts, least):
+            found = self._scores(levels, counts)
+            order = np.lexsort((-found, images))
+            order = order[np.append(True, np.diff(images[order]) > 0)] if len(order) else order
+            places.append(images[order])
+            scores.append(found[order])
+        all_places, all_scores = np.concatenate(places), np.concatenate(scores)
+        order = np.lexsort((-all_scores, all_places))  # an image's rows may lie in two blocks
+        all_places, first = np.unique(all_places[order], return_index=True)
+        return all_places, all_scores[order][first]
+
+    def least(self, score: float) -> int:
+        """How many members hold an embedding at least whose score is this or more."""
+        return max(0, int(np.ceil(score * len(self.members) - 0.5 - 1e-4)))
+
+    def enough(self, n_images: int) -> int:
+        """A number of members so that so many images are held by as many: the largest one, or 1 if there is none."""
+        rows = np.cumsum(np.bincount(self.counts, minlength=2)[::-1])[::-1]  # held by as many members or more
+        reached = np.flatnonzero(rows >= n_images * self.sketches.n_embeddings)
+        return max(1, int(reached[-1]) if len(reached) else 1)
+
+    def _scores(self, levels: NDArray[np.uint8], counts: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores = counts.astype(np.float32) / len(self.members)
+        if self.text is not None:
+            said = np.clip(self.sketches.encoder.scores(levels, self.text), -1, 1)
+            scores += said / np.float32(2 * len(self.members))
+        return scores
+
+
 class BranchesRefiner:
     """An ensemble of decision branches."""
 
@@ -79,17 +142,24 @@ class BranchesRefiner:
 
     def fit(
         self, text: NDArray[np.float32] | None, examples: Examples, sample: CatalogueSample
-    ) -> BranchesScorer | LinearScorer:
+    ) -> BranchesScorer | SketchScorer | LinearScorer:
         dim = len(sample.mean)
-        count = min(_AXES, dim)
-        axes = sample.axes[:, :count] / np.sqrt(sample.variances[:count] + np.float32(1e-12))
         guide = text if text is not None else np.concatenate(examples.right or (sample.mean[None],)).mean(axis=0)
         if not examples.right:  # a box is grown from something right
             return LinearScorer(guide)
-        right = (best_parts(examples.right, LinearScorer(guide), dim) - sample.mean) @ axes
+        sketches = sample.sketches()
+        count = min(_AXES, dim)
+        axes = sample.axes[:, :count] / np.sqrt(sample.variances[:count] + np.float32(1e-12))
+
+        def points(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+            if sketches is None:
+                return np.asarray((embeddings - sample.mean) @ axes)
+            return sketches.encoder.sketches(embeddings).astype(np.float32)
+
+        right = points(best_parts(examples.right, LinearScorer(guide), dim))
         rows = sample.images.reshape(-1, dim)
         some = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        wrong = (np.concatenate([examples.wrong.reshape(-1, dim), some]) - sample.mean) @ axes
+        wrong = points(np.concatenate([examples.wrong.reshape(-1, dim), some]))
         n_parts = len(wrong) - len(some)
         weights = np.full(len(wrong), _SAMPLE_WEIGHT * (len(right) + len(examples.wrong)) / len(some), np.float32)
         weights[:n_parts] = len(examples.wrong) / max(1, n_parts)  # a wrong image counts once, whatever its parts
@@ -98,6 +168,8 @@ class BranchesRefiner:
         for member in range(_MEMBERS):
             drawn = generator.integers(len(right), size=len(right)) if member else np.arange(len(right))
             members.append(_grow_union(right[np.unique(drawn)], wrong, weights, generator))
+        if sketches is not None:
+            return SketchScorer(tuple(members), sketches, text)
         return BranchesScorer(tuple(members), sample.mean, axes, text)
 
 

@@ -37,6 +37,11 @@ class Calibration:
         logits = self.slope * ((scores.astype(np.float64) - self.mean) / self.deviation) + self.offset
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -60, 60))))
 
+    def score(self, probability: float) -> float:
+        """The score of that probability, above 0 and below 1."""
+        logit = float(np.log(probability) - np.log1p(-probability))
+        return self.mean + self.deviation * (logit - self.offset) / self.slope
+
 
 def calibrate(
     refiner: Refiner,

@@ -1,6 +1,6 @@
 """Concepts: what was meant by a text and marks, kept under a name and used wherever a text is.
 
-    CONCEPTS/NAME.json   text, marks, refiner, threshold, and the space and method that the marks were given in
+    CONCEPTS/NAME.json   text, marks, refiner, threshold, and the images, the space and the method that were marked
 
 What was learnt isn't kept: it is learnt again from the marks in a moment, and so the file can be read, edited and
 carried to an index by another method of the same text space.
@@ -18,18 +18,20 @@ from numpy.typing import NDArray
 
 from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import read_own_json, sha256_json, write_json
-from for_model.methods.protocol import MethodInfo
-from for_search.query.searcher import Searcher, SearchResult
+from for_search.index.index import SearchIndex
+from for_search.query.combination import LearntThing
+from for_search.query.searcher import Searcher, SearchResult, clean_query
 from for_search.refine.answer import Refinement, refine_index
 from for_search.refine.catalogue_sample import CatalogueSample
-from for_search.refine.feedback import Feedback, feedback_of, read_marks
+from for_search.refine.feedback import NO_MARKS, Feedback, feedback_of, read_marks
+from for_search.refine.refiner_protocol import LinearScorer
 from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
 
-FORMAT = "for-concept/1"
+FORMAT = "for-concept/2"
 PREFIX = "concept:"  # of a text that names a concept
 _AGAIN = "mend it, or delete it and make the concept again from its marks"
 _NAME = re.compile(r"[^\W_][\w .+-]{0,63}")
-_FIELDS = {"format", "name", "text", "refiner", "threshold", "space", "method_sha256", "marks"}
+_FIELDS = {"format", "name", "text", "refiner", "threshold", "images", "space", "method_sha256", "marks"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class KeptConcept:
     feedback: the marks.
     refiner: learns from them.
     threshold: the least probability of an image of the whole answer.
+    images: dataset and split of the images that were marked: in another one their ids are other images.
     text_space: see `MethodInfo`; indexes of it can be searched for the concept.
     method_sha256: of the method whose embeddings the marks name; by another one, right images' parts are found out.
 
@@ -53,6 +56,7 @@ class KeptConcept:
     feedback: Feedback
     refiner: str
     threshold: float
+    images: tuple[str, str]
     text_space: tuple[str, str, int]
     method_sha256: str
 
@@ -66,13 +70,14 @@ class KeptConcept:
             raise UsageError(f"concept {self.name!r} has neither a text nor a right image: give one of the two")
 
     def to_json(self) -> dict[str, Any]:
-        backbone, weights, dim = self.text_space
+        (dataset, split), (backbone, weights, dim) = self.images, self.text_space
         return {
             "format": FORMAT,
             "name": self.name,
             "text": self.text,
             "refiner": self.refiner,
             "threshold": self.threshold,
+            "images": {"dataset": dataset, "split": split},
             "space": {"backbone": backbone, "weights_sha256": weights, "dim": dim},
             "method_sha256": self.method_sha256,
             "marks": [mark.to_json() for mark in self.feedback.marks],
@@ -81,14 +86,15 @@ class KeptConcept:
 
 def make_concept(
     name: str,
-    info: MethodInfo,
+    index: SearchIndex,
     feedback: Feedback,
     text: str = "",
     refiner: str = DEFAULT_REFINER,
     threshold: float = 0.5,
 ) -> KeptConcept:
-    """A concept of the marks given on an index that the method of `info` made. Raises as `KeptConcept` does."""
-    return KeptConcept(name, text, feedback, refiner, threshold, info.text_space, sha256_json(info.to_json()))
+    """A concept of the marks given on an index. Raises as `KeptConcept` does."""
+    images, info = (index.dataset, index.split), index.info
+    return KeptConcept(name, text, feedback, refiner, threshold, images, info.text_space, sha256_json(info.to_json()))
 
 
 def check_name(name: str) -> str:
@@ -130,16 +136,16 @@ def _concept_of(value: dict[str, Any], path: Path) -> KeptConcept:
         wrong = ", ".join(sorted(set(value) ^ _FIELDS))
         raise DataError(f"{path} has missing or unknown fields ({wrong}): expected {', '.join(sorted(_FIELDS))}")
     try:
-        space = value["space"]
+        space, images = value["space"], value["images"]
         texts = [value[field] for field in ("name", "text", "refiner", "method_sha256")]
-        texts += [space["backbone"], space["weights_sha256"]]
+        texts += [images["dataset"], images["split"], space["backbone"], space["weights_sha256"]]
         if not all(isinstance(text, str) for text in texts) or not isinstance(space["dim"], int):
-            raise UsageError("name, text, refiner, backbone and hashes must be texts, dim a number")
-        name, text, refiner, method, backbone, weights = texts
+            raise UsageError("name, text, refiner, images, backbone and hashes must be texts, dim a number")
+        name, text, refiner, method, dataset, split, backbone, weights = texts
         if name != path.stem:
             raise UsageError(f"its name is {name!r}, which is not the file's")
-        text_space = (backbone, weights, space["dim"])
-        return KeptConcept(name, text, feedback_of(value["marks"]), refiner, value["threshold"], text_space, method)
+        feedback, text_space = feedback_of(value["marks"]), (backbone, weights, space["dim"])
+        return KeptConcept(name, text, feedback, refiner, value["threshold"], (dataset, split), text_space, method)
     except (UsageError, KeyError, TypeError) as error:
         raise DataError(f"{path} isn't a sound concept: {error}; mend it, or make the concept again") from error
 
@@ -200,19 +206,50 @@ def find_by_concept(
     return SearchResult(PREFIX + concept.name, k, tuple(hits), 0.0, (time.perf_counter() - start) * 1e3)
 
 
-def refine_by_concept(searcher: Searcher, concept: KeptConcept, sample: CatalogueSample | None = None) -> Refinement:
-    """Learn a concept again, for an index of its text space.
+def refine_by_concept(
+    searcher: Searcher,
+    concept: KeptConcept,
+    sample: CatalogueSample | None = None,
+    more: Feedback = NO_MARKS,
+    refiner: str = "",
+) -> Refinement:
+    """Learn a concept again, for an index of its text space and images.
 
     sample: of the index; None to draw it now.
-    Raises StoreError, in one line, for an index of another text space, and as `refine_index` does.
+    more: marks given since, which take the place of the concept's own of the same images.
+    refiner: one of REFINERS; an empty one for the concept's own.
+    Raises StoreError, in one line, for an index of another text space or other images, and as `refine_index` does.
     """
-    info = searcher.index.info
+    index = searcher.index
+    info = index.info
     if concept.text_space != info.text_space:
         (backbone, weights, dim), (other, other_weights, other_dim) = concept.text_space, info.text_space
         raise StoreError(
             f"concept {concept.name!r} was made with {backbone} ({weights[:12]}, width {dim}), the index with {other} "
             f"({other_weights[:12]}, width {other_dim}): make the concept again for this index from its marks"
         )
-    text = searcher.text_query(concept.text).embeddings[0] if concept.text.strip() else None
-    named_parts = concept.method_sha256 == sha256_json(info.to_json())
-    return refine_index(searcher.index, text, concept.feedback, concept.refiner, sample, named_parts)
+    if concept.feedback.marks and concept.images != (index.dataset, index.split):
+        raise StoreError(
+            f"concept {concept.name!r} was marked on images of {' '.join(concept.images)}, the index holds those of "
+            f"{index.dataset} {index.split}, and their ids mean others: mark images of this index"
+        )
+    text = searcher.text_query(clean_query(concept.text)).embeddings[0] if concept.text.strip() else None
+    same_parts = concept.method_sha256 == sha256_json(info.to_json())
+    feedback = concept.feedback if same_parts else concept.feedback.without_parts()
+    return refine_index(index, text, feedback.then(more), refiner or concept.refiner, sample)
+
+
+def learnt_query(learnt: Refinement, name: str) -> NDArray[np.float32]:
+    """[Co], what an index is searched with for what was learnt. Raises UsageError where that is no single vector."""
+    if not isinstance(learnt.scorer, LinearScorer):
+        raise UsageError(
+            f"{name} is learnt by {learnt.learner.name}, which makes no single vector: search for it alone"
+        )
+    return learnt.scorer.query
+
+
+def learnt_thing(learnt: Refinement, name: str) -> LearntThing:
+    """What was learnt as one of several things to search for at once. Raises UsageError where it can't be that."""
+    if learnt.calibration is None:
+        raise UsageError(f"{name} has no marks of images of this index, so nothing is known of its scores")
+    return LearntThing(learnt_query(learnt, name), learnt.calibration.probabilities)

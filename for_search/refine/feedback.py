@@ -12,7 +12,7 @@ Legend: P right images, Q wrong images, N embeddings an image, Co joint width.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,21 @@ class Feedback:
     def n_wrong(self) -> int:
         return len(self.marks) - self.n_right
 
+    def then(self, later: "Feedback") -> "Feedback":
+        """These marks and later ones, which take the place of those of the same images.
+
+        Raises UsageError for ids of two types, and for more than MAX_MARKS together.
+        """
+        again = {mark.image for mark in later.marks}
+        return _checked((*(mark for mark in self.marks if mark.image not in again), *later.marks))
+
+    def without_parts(self) -> "Feedback":
+        """The same marks, none of which says what part is meant: the parts are another method's."""
+        return Feedback(tuple(replace(mark, embedding=None) for mark in self.marks))
+
+
+NO_MARKS = Feedback()
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -95,8 +110,7 @@ def feedback_of(values: Any) -> Feedback:
     """
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         raise UsageError(f'marks are {type(values).__name__}, expected a list of {{"image": id, "right": true}}')
-    if len(values) > MAX_MARKS:
-        raise UsageError(f"{len(values):,} marks, expected at most {MAX_MARKS:,}: give the ones that say most")
+    _check_number(len(values))
     marks: dict[ImageId, Mark] = {}
     for number, value in enumerate(values, start=1):
         mark = _mark(value, number)
@@ -110,9 +124,19 @@ def feedback_of(values: Any) -> Feedback:
             )
         if known is None or known.embedding is None:
             marks[mark.image] = mark
-    if len({type(image) for image in marks}) > 1:
+    return _checked(tuple(marks.values()))
+
+
+def _checked(marks: tuple[Mark, ...]) -> Feedback:
+    _check_number(len(marks))
+    if len({type(mark.image) for mark in marks}) > 1:
         raise UsageError("marks mix image ids that are numbers with ids that are texts: give them as the search does")
-    return Feedback(tuple(marks.values()))
+    return Feedback(marks)
+
+
+def _check_number(count: int) -> None:
+    if count > MAX_MARKS:
+        raise UsageError(f"{count:,} marks, expected at most {MAX_MARKS:,}: give the ones that say most")
 
 
 def _mark(value: Any, number: int) -> Mark:
@@ -143,12 +167,8 @@ def read_marks(path: Path) -> Feedback:
     return feedback_of(values.get("marks") if isinstance(values, dict) else values)
 
 
-def marked_embeddings(index: SearchIndex, feedback: Feedback, named_parts: bool = True) -> Examples:
-    """The embeddings of the marked images; what the index doesn't have is left out and listed as `gone`.
-
-    named_parts: whether the numbers of embeddings in the marks are the index's. They aren't where another method made
-        the embeddings that were marked; a right image's part is then found out.
-    """
+def marked_embeddings(index: SearchIndex, feedback: Feedback) -> Examples:
+    """The embeddings of the marked images; what the index doesn't have is left out and listed as `gone`."""
     right, wrong, right_marks, wrong_marks, gone = [], [], [], [], []
     for mark in feedback.marks:
         try:
@@ -159,7 +179,7 @@ def marked_embeddings(index: SearchIndex, feedback: Feedback, named_parts: bool 
         if not mark.right:
             wrong.append(parts)
             wrong_marks.append(mark)
-        elif named_parts and mark.embedding is not None:
+        elif mark.embedding is not None:
             if mark.embedding < len(parts):
                 right.append(parts[mark.embedding : mark.embedding + 1])
                 right_marks.append(mark)

@@ -39,7 +39,7 @@ from for_search.store.embedding.unfinished import (
 )
 from for_search.store.metadata import Metadata
 from for_search.store.shards import ShardFiles, shard_number, write_shard
-from for_search.store.store import FORMAT, MANIFEST, PARTIAL, TIMING, SkippedImage, Store, open_store, write_manifest
+from for_search.store.store import FORMAT, MANIFEST, PARTIAL, TIMING, SkippedImage, Store, open_store, write_store
 
 Watch = Callable[[int, int], None]  # images done, images in all
 
@@ -148,7 +148,8 @@ class _Run:
             with explained(self.out):
                 begin_or_resume(self.out, files.sha256_json(self._identity()))
                 notes = read_notes(self.out)
-                remove_leftovers(self.out, shards_of(store, notes))
+                finished = {shard.file for shard in shards_of(store, notes)}
+                remove_leftovers(self.out, finished | (store.file_names if store else set()))
             found = difference(self.dataset, done_of(store, notes))
             if found.kept and found.todo:
                 _log.info("%s: %d of %d images are done", self.out, len(found.kept), len(self.dataset.images))
@@ -290,22 +291,20 @@ class _Run:
         ]
         timing = _timing(self.out, new)
         files.write_json(self.out / TIMING, timing)
-        write_manifest(
-            Store(
-                path=self.out,
-                info=info,
-                dataset=self.dataset.name,
-                split=self.dataset.split,
-                image_root=self.dataset.image_root,
-                images=tuple(each.record for each in done.values() if each.shard is not None),
-                skipped=skipped,
-                shards=layout.shards,
-                own_rows=layout.rows,
-                stamps={image_id: each.stamp for image_id, each in done.items() if each.stamp},
-                metadata=self._metadata(earlier),
-            )
+        written = write_store(
+            self.out,
+            info,
+            self.dataset.name,
+            self.dataset.split,
+            self.dataset.image_root,
+            [each.record for each in done.values() if each.shard is not None],
+            skipped,
+            layout.shards,
+            layout.rows,
+            {image_id: each.stamp for image_id, each in done.items() if each.stamp},
+            self._metadata(earlier),
         )
-        remove_leftovers(self.out, layout.shards)
+        remove_leftovers(self.out, written)
         shutil.rmtree(self.out / PARTIAL, ignore_errors=True)  # the store is complete; a later call clears the rest
         return EmbedReport(
             self.out,

@@ -50,6 +50,7 @@ IMAGE_COLUMNS: Mapping[str, ColumnType] = MappingProxyType(
 # Names that no column of a user's can have, in whatever case.
 RESERVED_COLUMNS = frozenset({"position", "rowid", "oid", "_rowid_", "id", *IMAGE_COLUMNS})
 
+_HIDDEN = "_"  # begins the names of columns that no condition can name
 _VERSION = 1
 _PRAGMAS = ("page_size = 4096", "journal_mode = OFF", "synchronous = OFF", f"user_version = {_VERSION}")
 _BLOCK = 1000  # rows read at once, when all are
@@ -63,16 +64,22 @@ class ImageRow:
     cells: Mapping[str, Cell] = field(default_factory=dict)
 
 
-def write_image_table(path: Path, rows: Iterable[ImageRow], own: Mapping[str, ColumnType] | None = None) -> None:
+def write_image_table(
+    path: Path,
+    rows: Iterable[ImageRow],
+    own: Mapping[str, ColumnType] | None = None,
+    hidden: Mapping[str, ColumnType] | None = None,
+) -> None:
     """Write the table of some images, atomically.
 
     path: the file, which is replaced.
     rows: in ascending order of id, which are of one type; read once, so that they never lie in memory all together.
     own: the user's columns, which come after those of `IMAGE_COLUMNS`; none of `RESERVED_COLUMNS`.
+    hidden: more columns, whose names begin with `_`; no condition can name them.
 
     The same rows give the same bytes. Raises StoreError when ids aren't ascending, or the file can't be written.
     """
-    types = {**IMAGE_COLUMNS, **(own or {})}
+    types = {**IMAGE_COLUMNS, **(hidden or {}), **(own or {})}
     remaining = iter(rows)
     head = list(itertools.islice(remaining, 1))
     id_type = "TEXT" if head and isinstance(head[0].record.id, str) else "INTEGER"
@@ -128,7 +135,8 @@ class ImageTable(Sequence[ImageRecord]):
         self._rows, self._filters = rows, filters
         self._rows_lock, self._filters_lock = threading.Lock(), threading.Lock()
         found = self._read("SELECT name FROM pragma_table_info('images')")
-        self.columns: tuple[str, ...] = tuple(name for (name,) in found if name != "position")
+        self._all_columns = tuple(name for (name,) in found if name != "position")
+        self.columns: tuple[str, ...] = tuple(name for name in self._all_columns if not name.startswith(_HIDDEN))
         # The positions count from 0: the last one is found without reading the others.
         [(last,)] = self._read("SELECT max(position) FROM images")
         self._length = 0 if last is None else int(last) + 1
@@ -172,10 +180,14 @@ class ImageTable(Sequence[ImageRecord]):
 
     def row(self, position: int) -> ImageRow:
         """An image with all its columns. Raises IndexError for a position that there isn't."""
-        names = self.columns[1:]  # without the id
-        image_id, *cells = self._row(f"id, {', '.join(map(_quoted, names))}", position)
-        values: dict[str, Any] = dict(zip(names, cells, strict=True))
-        return ImageRow(ImageRecord(image_id, values["path"]), values)
+        return _image_row(self.columns, self._row(", ".join(map(_quoted, self.columns)), position))
+
+    def iter_rows(self) -> Iterator[ImageRow]:
+        """All images with all their columns, hidden ones too, read in blocks."""
+        names = self._all_columns
+        sql = f"SELECT {', '.join(map(_quoted, names))} FROM images WHERE position BETWEEN ? AND ?"
+        for start in range(0, self._length, _BLOCK):
+            yield from (_image_row(names, row) for row in self._read(sql, start, start + _BLOCK - 1))
 
     def position(self, image_id: ImageId) -> int:
         """Where the image of that id is; `"7"` will do for 7, as in an address. Raises UsageError for an unknown id."""
@@ -213,6 +225,12 @@ class ImageTable(Sequence[ImageRecord]):
             yield
         except sqlite3.Error as error:
             raise _damaged_table(self.path, error) from error
+
+
+def _image_row(columns: Sequence[str], values: Sequence[Any]) -> ImageRow:
+    """A row of the table; the first column is the id."""
+    cells = dict(zip(columns[1:], values[1:], strict=True))
+    return ImageRow(ImageRecord(values[0], cells["path"]), cells)
 
 
 def _damaged_table(path: Path, error: sqlite3.Error) -> StoreError:

@@ -15,7 +15,7 @@ from for_search.index.flat_engine import FlatEngine
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.store.shards import write_shard
-from for_search.store.store import Store, open_store, write_manifest
+from for_search.store.store import Store, open_store, write_store
 
 N_IMAGES, N_EMBEDDINGS, DIM, SHARD = 10_000, 25, 512, 1000
 
@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
         shards.append(write_shard(path, number, block / np.linalg.norm(block, axis=-1, keepdims=True)))
     images = tuple(ImageRecord(i, f"{i}.jpg") for i in range(N_IMAGES))
     info = MethodInfo("cluster-clip", "RN50", "random", "0" * 64, N_EMBEDDINGS, DIM, 224, {})
-    write_manifest(Store(path, info, "benchmark", "val", path, images, (), tuple(shards)))
+    write_store(path, info, "benchmark", "val", path, images, (), tuple(shards))
     return open_store(path)
 
 

@@ -23,14 +23,14 @@ from for_model.data.dataset import ImageRecord
 from for_model.methods.protocol import MethodInfo
 from for_search.query.ranking import top_k
 from for_search.store.shards import write_shard
-from for_search.store.store import Store, open_store, write_manifest
+from for_search.store.store import open_store, write_store
 
 N_IMAGES, N_EMBEDDINGS, N_CATEGORIES, DIM, SHARD = 19_809, 50, 1_203, 1_024, 1_000
 PRESENT, KNOWN = 0.009, 0.02  # shares of the pairs of image and category, about LVIS's
 LIMIT = 4e9
 
 
-def write_store(path: Path) -> None:
+def make_large_store(path: Path) -> None:
     path.mkdir()
     rng = np.random.default_rng(0)
     shards = []
@@ -39,7 +39,7 @@ def write_store(path: Path) -> None:
         shards.append(write_shard(path, number, block / np.linalg.norm(block, axis=-1, keepdims=True)))
     images = tuple(ImageRecord(i, f"{i}.jpg") for i in range(N_IMAGES))
     info = MethodInfo("for", "RN50x64", "random", "0" * 64, N_EMBEDDINGS, DIM, 448, {})
-    write_manifest(Store(path, info, "lvis", "val", path, images, (), tuple(shards)))
+    write_store(path, info, "lvis", "val", path, images, (), tuple(shards))
 
 
 def measure(path: Path) -> dict[str, float]:
@@ -70,7 +70,7 @@ def measure(path: Path) -> dict[str, float]:
 
 
 def bench_lvis_val(benchmark: Any, tmp_path: Path) -> None:
-    write_store(tmp_path / "store")
+    make_large_store(tmp_path / "store")
 
     def run() -> dict[str, float]:
         done = subprocess.run([sys.executable, __file__, tmp_path / "store"], capture_output=True, check=True)

@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -77,11 +78,11 @@ def run_clients(url: str, clients: int, seconds: float, k: int, pause: float = 0
     return times, errors
 
 
-def start_app(port: int) -> "subprocess.Popen[str]":
-    """The app on its built-in scenes, once it serves."""
+def start_app(port: int, index: Sequence[str] = ()) -> "subprocess.Popen[str]":
+    """The app on its built-in scenes, or with `--index FOLDER`, once it serves."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)],
+        [sys.executable, "app.py", "--port", str(port), *index],
         cwd=REPOSITORY,
         env=environment,
         stdout=subprocess.PIPE,
@@ -125,6 +126,7 @@ def measure(url: str, clients: int, seconds: float, k: int, pause: float) -> int
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="of an app that is running (default: start one, on the built-in scenes)")
+    parser.add_argument("--index", metavar="FOLDER", help="for the app that is started (default: the built-in scenes)")
     parser.add_argument("--port", type=int, default=7863, help="for the app that is started")
     parser.add_argument("--clients", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120)
@@ -134,12 +136,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     load = (arguments.clients, arguments.seconds, arguments.k, arguments.pause)
     if arguments.url:
         return measure(arguments.url.rstrip("/"), *load)
-    process = start_app(arguments.port)
+    process = start_app(arguments.port, ["--index", arguments.index] if arguments.index else [])
     try:
         return measure(f"http://127.0.0.1:{arguments.port}", *load)
     finally:
         process.terminate()
         process.wait(20)
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        print(f"resident memory of the app at its largest {peak / 1e9:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from for_model.methods.protocol import MethodInfo
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.store.shards import Shard, write_shard
-from for_search.store.store import Store, write_manifest
+from for_search.store.store import write_store
 
 N_CONCEPTS, RANK, MAX_CONCEPTS = 4000, 128, 6
 SHARD_IMAGES = 2000
@@ -111,7 +111,7 @@ def make_store(path: Path, n_images: int, n_embeddings: int, dim: int) -> None:
         shards.append(write_shard(path, number, world.images(number, count, n_embeddings)))
     images = tuple(ImageRecord(i, f"{i}.jpg") for i in range(n_images))
     info = MethodInfo("dense-clip", "made", "made", "0" * 64, n_embeddings, dim, 224, {})
-    write_manifest(Store(path, info, "made", "val", path, images, (), tuple(shards)))
+    write_store(path, info, "made", "val", path, images, (), tuple(shards))
 
 
 def memory_gb() -> tuple[float, float]:

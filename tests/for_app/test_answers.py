@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from for_app.answers import answer, describe_hit, evidence_of
+from for_app.question import Question
 from for_app.views.pictures import LARGE_PX, THUMBNAIL_PX, mime_type, picture, shapes_of
 from for_app.views.presentation import SHOWN_SKIPPED, about_html, histogram_html
 from for_model.data.dataset import ImageRecord
@@ -26,7 +27,7 @@ def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 
 
 def ask(searcher: Searcher, text: str, start: int, count: int, least: float | None = None) -> dict[str, Any]:
-    return answer(searcher, searcher.text_query(clean_query(text)), start, count, least).to_json()
+    return answer(Question(searcher, searcher.text_query(clean_query(text))), start, count, least).to_json()
 
 
 def test_hits_come_in_order_and_go_on_where_they_ended(searcher: Searcher) -> None:
@@ -132,7 +133,7 @@ def test_the_histogram_counts_every_image() -> None:
 def test_the_evidence_of_a_hit(searcher: Searcher) -> None:
     query = searcher.text_query("umbrella")
     hit = searcher.find(query, 1).hits[0]
-    told = evidence_of(searcher, hit.image, query)
+    told = evidence_of(Question(searcher, query), hit.image)
     assert told["heat"].startswith("data:image/jpeg;base64,")
     assert told["part"] == hit.embedding
     assert f"embedding {hit.embedding + 1} of 8 by Cluster-CLIP 8, score {hit.score:.3f}" in told["words"]
@@ -143,10 +144,10 @@ def test_no_evidence_says_why(searcher: Searcher, tmp_path: Path) -> None:
     record = searcher.index.images[0]
     info = replace(searcher.index.info, method="for", settings={"head_sha256": "0"})
     headless = replace(searcher, index=replace(searcher.index, info=info))
-    told = evidence_of(headless, record, query)
+    told = evidence_of(Question(headless, query), record)
     assert told["heat"] is None
     assert "--head" in told["words"][0]
-    gone = evidence_of(replace(searcher, image_root=tmp_path), record, query)
+    gone = evidence_of(Question(replace(searcher, image_root=tmp_path), query), record)
     assert (gone["heat"], gone["words"]) == (None, ["file not found"])
 
 

@@ -197,31 +197,6 @@ def test_a_result_opens_over_the_grid_and_leads_on(served: Served, browser: Page
     assert browser.problems == []
 
 
-def test_marks_change_what_is_found(served: Served, browser: Page) -> None:
-    browser.problems.clear()
-    browser.open(f"{served.url}?q=dog")
-    browser.wait(found(STEP, "dog"))
-    before = names(browser)
-    browser.value('document.querySelectorAll(".shot")[20].click()')
-    browser.wait(OPEN)
-    browser.click("#right")
-    press(browser, "ArrowRight")
-    browser.click("#wrong")
-    press(browser, "Escape")
-    browser.wait(f"!{OPEN}")
-    browser.wait(f'{STATUS}.includes("learnt from 1 marked right, 1 wrong") && !document.body.matches(".searching")')
-    after = names(browser)
-    file = before[20].partition(",")[0]
-    assert [alt.partition(",")[0] for alt in after] != [alt.partition(",")[0] for alt in before]
-    assert [alt for alt in after if alt.endswith("marked right")] == [alt for alt in after if alt.startswith(file)]
-    browser.value('document.querySelector(".shot").focus()')
-    assert "% likely" in browser.value('document.querySelector(".shot span").innerText')
-    browser.value("history.back()")
-    browser.wait(f'!{STATUS}.includes("learnt") && !document.body.matches(".searching")')
-    assert names(browser) == before
-    assert browser.problems == []
-
-
 def test_an_image_is_dropped_and_what_is_none_leaves_nothing(served: Served, browser: Page) -> None:
     searcher = served.library.searcher(served.library.default)
     image = searcher.index.images[7]
@@ -329,16 +304,25 @@ def test_results_come_first(served: Served, browser: Page, width: int, height: i
 
 
 @pytest.mark.axe
-@pytest.mark.parametrize("tab", [*TABS, "viewer"])
+@pytest.mark.parametrize("tab", [*TABS, "viewer", "marks", "everything", "several"])
 def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, browser: Page, tab: str) -> None:
     first = served.library.searcher(served.library.default).search("guitar", 1).hits[0].image.id
-    asked = f"open={first}" if tab == "viewer" else f"tab={quote(tab)}"
+    asked = {
+        "viewer": f"open={first}",
+        "marks": f"right={first}",
+        "everything": f"right={first}&show=everything",
+        "several": "all=dog&none=cat",
+    }.get(tab, f"tab={quote(tab)}")
+    marked = 'document.querySelector("#marked img")?.naturalWidth && !document.body.matches(".searching")'
     shown = {
         "search": found(STEP, "guitar"),
         "compare": 'document.querySelector("#comparison table")',
         "labels": 'document.querySelectorAll("#label-samples img").length == 12',
         "leaderboard": 'document.querySelector("#boards table")',
         "index": 'document.querySelector("#about dl")',
+        "marks": marked,
+        "everything": f"{marked} && document.querySelectorAll('#grid .shot').length",
+        "several": found(STEP, "guitar and dog, without cat"),
         "viewer": f"{OPEN} && document.querySelector('#viewer-file').innerText",
     }
     for width, height in ((390, 844), (1440, 900)):
@@ -346,6 +330,10 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
             browser.open("about:blank")
             browser.open(f"{served.url}?q=guitar&{asked}", width=width, height=height, dark=dark)
             browser.wait(shown[tab])
+            for button in {"marks": ("#help-most",), "several": ("#tune",)}.get(tab, ()):
+                browser.click(button)
+            if tab == "marks":
+                browser.wait("document.querySelectorAll('#telling img').length == 3")
             assert browser.value(f"document.documentElement.scrollWidth <= {width}")
             browser.wait("!document.getAnimations().some((one) => one.playState == 'running')")
             assert violations(browser) == []

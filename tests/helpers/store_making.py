@@ -12,7 +12,7 @@ from for_model.data.dataset import ImageRecord
 from for_model.files import sealed, sha256_file, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.store.shards import Shard, shard_file, write_shard
-from for_search.store.store import SkippedImage, Store, open_store, write_manifest
+from for_search.store.store import SkippedImage, Store, open_store, write_store
 
 
 def method_info(n_embeddings: int, dim: int, **changes: object) -> MethodInfo:
@@ -30,7 +30,7 @@ def make_store(path: Path, embeddings: NDArray[np.floating], shard_size: int = 7
     images = tuple(ImageRecord(10 + 3 * i, f"sub/{10 + 3 * i}.jpg") for i in range(n_images))
     skipped = (SkippedImage(11, "sub/11.jpg", "truncated"),)
     info = method_info(n_embeddings, dim, **changes)
-    write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, skipped, shards))
+    write_store(path, info, "tiny", "val", path.parent / "images", images, skipped, shards)
     return open_store(path)
 
 
@@ -51,7 +51,7 @@ def write_state(path: Path, parts: dict[int, NDArray[np.floating]], rows: dict[i
     own_rows = np.array([starts[rows[image.id][0]] + rows[image.id][1] for image in images], np.int64)  # type: ignore[index]
     _, n_embeddings, dim = next(iter(parts.values())).shape
     info = method_info(n_embeddings, dim)
-    write_manifest(Store(path, info, "tiny", "val", path.parent / "images", images, (), tuple(shards), own_rows))
+    write_store(path, info, "tiny", "val", path.parent / "images", images, (), tuple(shards), own_rows)
     return open_store(path)
 
 

@@ -4,6 +4,7 @@ Everything is computed from the rows, nothing from the clock, so that the same r
 Legend: R rows, N rows an image, M images, Q queries, Co joint width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +71,7 @@ def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tu
     most: how many rows may be read; above, the scan is faster.
     """
     n_images = rows.n_rows // options.n_embeddings
-    kinds = _queries(rows, options)
+    kinds = recall_queries(rows.n_rows, rows.block, options, max(_N_QUERIES.values()))
     ks = [k for k in KS if 4 * k <= min(n_images, most)] or [max(1, min(KS[0], n_images))]
     counts = [_N_QUERIES.get(k, _N_QUERIES[KS[0]]) for k in ks]
     truths = _truths(rows, [(q[:n], k) for k, n in zip(ks, counts, strict=True) for q in kinds.values()], options)
@@ -97,19 +98,28 @@ def interpolated(settings: tuple[Setting, ...], at: float, by: str, wanted: str)
     return int(np.ceil(ys[0] * (at / xs[0]) ** max(0.0, slope)))
 
 
-def _queries(rows: RowsFile, options: BuildOptions) -> dict[str, NDArray[np.float32]]:
-    """The queries of each kind, [Q, Co] each, in a random order."""
+def aimed_at(asked: float) -> float:
+    """The recall that settings have to reach for the queries they are chosen with, for others to find what is asked."""
+    return asked + _MARGIN * (1 - asked)
+
+
+def recall_queries(
+    n_rows: int, read: Callable[[int, int], NDArray[np.float32]], options: BuildOptions, count: int
+) -> dict[str, NDArray[np.float32]]:
+    """Queries of each kind to measure recall with, [Q, Co] each, in a random order; Q is at most `count`.
+
+    read: gives so many rows from a row on, [m, Co].
+    """
     rng = np.random.default_rng(_SEED)
-    count = max(_N_QUERIES.values())
-    chosen = rng.permutation(sample_rows(rows.n_rows, 2 * count, _SEED))
-    own = np.concatenate([rows.block(int(row), 1) for row in chosen[:count]])
+    chosen = rng.permutation(sample_rows(n_rows, 2 * count, _SEED))
+    own = np.concatenate([read(int(row), 1) for row in chosen[:count]])
     _, texts = texts_apart(options.texts)
     if texts is not None and len(texts):
-        return {"texts": texts, "its own embeddings": own}
-    said = np.concatenate([rows.block(int(row), 1) for row in chosen[-count:]])
+        return {"texts": texts[:count], "its own embeddings": own}
+    said = np.concatenate([read(int(row), 1) for row in chosen[-count:]])
     said = said - said.mean(axis=0)  # what an embedding says, beyond what all of them have in common
     length = np.linalg.norm(said, axis=1, keepdims=True)
-    directions = rng.standard_normal((1 + len(said), rows.dim)).astype(np.float32)
+    directions = rng.standard_normal((1 + len(said), own.shape[1])).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     moved = said + length * (_GAP * directions[:1] + _NOISE * directions[1:])
     return {"embeddings moved away as texts are": moved.astype(np.float32), "its own embeddings": own}
@@ -153,7 +163,7 @@ def _choose_for(
     """The cheapest setting that reaches the asked recall for the even queries of each kind, with none of them far below
     it; the cheapest that reaches it, where some always are; the one that finds most, where none does. With it, the
     share that each query finds, one [Q] for each kind."""
-    aim = asked + _MARGIN * (1 - asked)
+    aim = aimed_at(asked)
     most_first = max(most, min(codes.n_rows // 4, _MAX_FIRST[0] + _MAX_FIRST[1] * k))
     places = [_places(truth, codes, most_first) for truth in truths]
     choices: list[tuple[tuple[int, float], Setting, list[NDArray[np.float64]]]] = []

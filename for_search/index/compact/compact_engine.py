@@ -41,6 +41,8 @@ class CompactEngine:
     """
 
     kind: ClassVar[str] = "compact"
+    small_kind: ClassVar[str] = "flat"
+    on_server: ClassVar[bool] = False
     file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, "codes.faiss", "projection.npy", "compact.json")
     resumes: ClassVar[bool] = True
 
@@ -118,6 +120,10 @@ class CompactEngine:
                 if not _is_none(path):
                     raise damaged(path, "it should hold nothing")
         return cls(flat, RowsFile(folder / FlatEngine.file_names[0], n_rows, dim), codes, settings, recall)
+
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Nothing is kept elsewhere."""
 
     def first_fetch(self, k: int) -> int:
         if self._codes is None:

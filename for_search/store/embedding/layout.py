@@ -30,17 +30,16 @@ def done_of(store: Store | None, notes: Mapping[int, FinishedShard]) -> dict[Ima
     done: dict[ImageId, Done] = {}
     if store is not None:
         starts = _starts(store.shards)
-        for image, row in zip(store.images, store.rows.tolist(), strict=True):
+        for image, row in zip(store.known_images(), store.rows.tolist(), strict=True):
             place = bisect.bisect_right(starts, row) - 1
             shard = store.shards[place].file
-            done[image.id] = Done(image, store.stamps.get(image.id), shard, row - starts[place], None)
-        for skip in store.skipped:
-            record = ImageRecord(skip.id, skip.path)
-            done[skip.id] = Done(record, store.stamps.get(skip.id), None, 0, skip.reason)
+            done[image.record.id] = Done(image.record, image.stamp, shard, row - starts[place], None)
+        for image in store.skipped_images:
+            done[image.record.id] = Done(image.record, image.stamp, None, 0, image.reason)
     for note in notes.values():
-        for row, image in enumerate(note.images):
+        for row, record in enumerate(note.images):
             assert note.shard is not None
-            done[image.id] = Done(image, note.stamps[image.id], note.shard.file, row, None)
+            done[record.id] = Done(record, note.stamps[record.id], note.shard.file, row, None)
         for skip in note.skipped:
             done[skip.id] = Done(ImageRecord(skip.id, skip.path), note.stamps[skip.id], None, 0, skip.reason)
     return done

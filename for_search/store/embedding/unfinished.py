@@ -9,7 +9,7 @@ Notes and shards lie there until the manifest lists what they hold.
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,11 @@ from for_search.store.store import PARTIAL, SkippedImage
 
 _PLAN = "plan.json"
 _LOCK = "lock"
-_SHARD_FILE = re.compile(r"embeddings-\d+\.npy")
+_OWN_FILE = re.compile(r"embeddings-\d+\.npy|images-\w+\.sqlite")
 # What a killed run may leave beside finished files; `files.atomic_path` names them so.
-_LEFTOVER = re.compile(r"\.(embeddings-\d+\.npy|manifest\.json|timing\.json|shard-\d+\.json|plan\.json)\..+\.tmp")
+_LEFTOVER = re.compile(
+    r"\.(embeddings-\d+\.npy|images-\w+\.sqlite|manifest\.json|timing\.json|shard-\d+\.json|plan\.json)\..+\.tmp"
+)
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,12 @@ def write_note(out: Path, number: int, finished: FinishedShard) -> None:
     files.write_json(out / PARTIAL / f"shard-{number:05d}.json", finished.to_json())
 
 
-def remove_leftovers(out: Path, shards: Iterable[Shard]) -> None:
-    """Remove the temporary files of killed runs, and the files of all shards but these; the lock makes sure that nobody
-    is writing them."""
-    known = {shard.file for shard in shards}
+def remove_leftovers(out: Path, known: Collection[str]) -> None:
+    """Remove the temporary files of killed runs, and all shards and tables but those of these names; the lock makes
+    sure that nobody is writing them."""
     for folder in (out, out / PARTIAL):
         for path in folder.iterdir():
-            if _LEFTOVER.fullmatch(path.name) or (_SHARD_FILE.fullmatch(path.name) and path.name not in known):
+            if _LEFTOVER.fullmatch(path.name) or (_OWN_FILE.fullmatch(path.name) and path.name not in known):
                 path.unlink()
 
 

@@ -1,3 +1,4 @@
+import csv
 import re
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import pandas as pd
 import pytest
 
 from for_app.views.board_tables import leaderboard_html
-from for_app.views.curves import Curve, read_ablations
-from for_app.views.leaderboard import FOLDER, MEASURED, main_columns, read_boards
+from for_app.views.charts import marks_html
+from for_app.views.curves import Curve, curves_of_marks, read_ablations
+from for_app.views.leaderboard import FOLDER, MARKS_FILE, MEASURED, main_columns, read_boards
 from for_model.errors import DataError
 
 PAPER = """source,method,embeddings an image,labels,pseudo-labels,labelled,decoder layers,COCO base,COCO novel,new
@@ -165,3 +167,23 @@ def test_the_leaderboards_that_come_with_for() -> None:
         "novel", "labels alone", labelled.paper[3].x, (13.65, 13.53, 13.40, 13.88, 14.93, 21.51)
     )
     assert [len(ablation.ours) > 0 and len(ablation.paper) > 0 for ablation in read_ablations(FOLDER)] == [True] * 3
+
+
+def test_what_marks_are_worth_has_a_table_and_curves_for_each_dataset() -> None:
+    boards = {board.title: board for board in read_boards(FOLDER) if board.marks}
+    assert {"Marks on results (miniscenes)", "Marks on results (flickr8k)"} <= set(boards)
+    board = boards["Marks on results (miniscenes)"]
+    with (FOLDER / MARKS_FILE).open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["dataset"], row["group"]) == ("miniscenes", "all")]
+    assert len(board.ours) == len(rows)
+    found = {curves.method: curves for curves in curves_of_marks(board.ours)}
+    assert set(found) == {row["method"] for row in rows}
+    of_linear = [row for row in rows if (row["method"], row["refiner"]) == ("CLIP", "linear")]
+    assert found["CLIP"].unseen["linear"] == tuple((float(row["rounds"]), float(row["AP unseen"])) for row in of_linear)
+    assert found["CLIP"].found["linear"][0] == (0, 0)
+    drawn = marks_html(curves_of_marks(board.ours[board.ours["method"] == "CLIP"]))
+    assert drawn.count("<svg") == 2
+    assert "right images found (%), CLIP: a line a refiner" in drawn
+    html = leaderboard_html(board.title)
+    assert "A simulated user sees ten images a round" in html
+    assert "mAP@50 (%)" not in html  # those of the ablations belong to the other tables

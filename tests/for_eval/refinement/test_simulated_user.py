@@ -5,8 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
+from for_eval.refinement.ceiling import CEILING, measure_ceiling
+from for_eval.refinement.concept_scores import CONCEPT_SCORES, measure_concept
 from for_eval.refinement.marks_needed import MARKS_NEEDED, measure_marks_needed
 from for_eval.refinement.refine_table import (
     REFINE,
@@ -15,10 +18,21 @@ from for_eval.refinement.refine_table import (
     refine_summary,
     summaries,
 )
-from for_eval.refinement.simulated_user import PAGE, TEXT_ALONE, full_average_precision, simulate
+from for_eval.refinement.simulated_user import (
+    N_ASKED,
+    PAGE,
+    TEXT_ALONE,
+    full_average_precision,
+    rounds_of,
+    simulate,
+)
 from for_model.data.dataset import Category, Dataset
 from for_model.errors import DataError, UsageError
+from for_model.methods.protocol import MethodInfo
 from for_search.refine.catalogue_sample import sample_catalogue
+from for_search.refine.concepts import make_concept, write_concept
+from for_search.refine.feedback import feedback_of
+from for_search.refine.telling import telling_images
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -60,6 +74,20 @@ def test_a_user_sees_ten_images_a_round(planted: Planted) -> None:
     assert two.precision is not None
     assert two.recall is not None
     assert two.recall >= two.found / planted.relevant.sum()
+
+
+def test_a_user_who_is_asked_sees_seven_of_the_best_and_three_others(planted: Planted) -> None:
+    sample = sample_catalogue(planted.index)
+    rounds = list(rounds_of(planted.index, planted.text, planted.relevant, "linear+telling", sample, 2))
+    order = np.argsort(-rounds[0].scores, kind="stable")
+    assert set(np.flatnonzero(rounds[1].shown)) == set(order[:PAGE])  # nothing is learnt yet that could be unsure
+    new = set(np.flatnonzero(rounds[2].shown & ~rounds[1].shown))
+    learnt = rounds[1].learnt
+    assert learnt is not None
+    asked = {planted.index.position(hit.image.id) for hit in telling_images(learnt, N_ASKED, allowed=~rounds[1].shown)}
+    assert asked <= new
+    left = [place for place in np.argsort(-rounds[1].scores, kind="stable") if not rounds[1].shown[place]]
+    assert new - asked == set([place for place in left if place not in asked][: PAGE - N_ASKED])
 
 
 def test_a_user_who_has_seen_everything_stops(tmp_path: Path) -> None:
@@ -136,7 +164,9 @@ def test_rows_are_made_once_and_the_table_from_them(
 
 
 def test_refiners_are_chosen_by_name() -> None:
-    assert parse_refiners("linear, text") == ["linear", "text"]
+    assert parse_refiners("linear, text, linear+telling") == ["linear", "text", "linear+telling"]
+    with pytest.raises(UsageError, match=r"no refiner is called 'text\+telling'"):
+        parse_refiners("text+telling")
     assert parse_refiners("")[0] == TEXT_ALONE
     with pytest.raises(UsageError, match="no refiner is called 'svm': choose some of text, linear"):
         parse_refiners("svm")
@@ -162,3 +192,52 @@ def test_how_many_marks_it_takes(tmp_path: Path, planted: Planted, monkeypatch: 
     assert len(lines) == 1 + 3 * 2
     assert lines[1].startswith("tiny,Cluster-CLIP 4,linear,1,1,")
     assert REFINE.read(tmp_path) == []  # these results are of the other table
+
+
+def _labelled(planted: Planted, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """The planted images as a dataset whose store is there."""
+    index = planted.index
+    labels = {image.id: frozenset({0}) for image, right in zip(index.images, planted.relevant, strict=True) if right}
+    monkeypatch.setenv("FOR_CACHE", str(folder / "cache"))
+    monkeypatch.setattr("for_eval.refinement.refine_table.store_path", lambda *_: index.path.parent / "store")
+    return Dataset(index.dataset, index.split, folder, index.images, (Category("dog", "base"),), labels)
+
+
+def test_more_labels_bring_more_and_all_of_them_the_most(
+    tmp_path: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _labelled(planted, tmp_path, monkeypatch)
+    path = measure_ceiling(dataset, _Encoder(planted), tmp_path)  # type: ignore[arg-type]
+    result = json.loads(path.read_text())
+    assert result["n_labelled"] == [20, 100]  # all of the half are 100
+    (name,) = result["names"]
+    scores = planted.index.score_images(planted.text[None])[0]
+    assert name["ap_text"] == pytest.approx(full_average_precision(scores[1::2], planted.relevant[1::2]), abs=1e-4)
+    assert name["ap_text"] < name["ap"]["linear"]["20"] < name["ap"]["linear"]["100"]
+    lines = CEILING.write_table(tmp_path).read_text().splitlines()
+    assert sum(",linear,all," in line for line in lines) == 2
+    assert measure_ceiling(dataset, _Encoder(planted), tmp_path) == path  # type: ignore[arg-type]  # made once
+
+
+def test_a_kept_concept_is_scored_against_a_label(
+    tmp_path: Path, planted: Planted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = _labelled(planted, tmp_path, monkeypatch)
+    method = NamedText(planted.index.info, planted.text)
+    concept = make_concept("jumping", planted.index, feedback_of(planted.marks(40)), "dog")
+    file = write_concept(tmp_path / "concepts", concept)
+    path = measure_concept(dataset, method, file, "dog", tmp_path)  # type: ignore[arg-type]
+    result = json.loads(path.read_text())
+    assert (result["label"], result["n_right"] + result["n_wrong"], result["n_unmarked"]) == ("dog", 40, 160)
+    assert result["ap"]["concept"] > result["ap"]["text"] + 0.1
+    assert 0.5 < result["answer"]["precision"] <= 1
+    assert "jumping,dog,linear" in CONCEPT_SCORES.write_table(tmp_path).read_text()
+    with pytest.raises(UsageError, match=r"'jumping' is no category of .*--label"):
+        measure_concept(dataset, method, file, "", tmp_path)  # type: ignore[arg-type]
+
+
+class NamedText(_Encoder):
+    """The same as a method that a searcher takes."""
+
+    def __init__(self, info: MethodInfo, text: NDArray[np.float32]) -> None:
+        self.info, self._text, self.prompts = info, text, ("{}",)

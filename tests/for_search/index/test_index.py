@@ -206,7 +206,7 @@ class TestOpen:
         store = make_store(tmp_path / "store", random_units((9, 3, 8)))
         build_index(tmp_path / "store", tmp_path / "deep" / "index")
         index = open_index(tmp_path / "deep" / "index", verify="full")
-        assert (tuple(index.images), index.skipped, index.info) == (store.images, store.skipped, store.info)
+        assert (tuple(index.images), index.skipped, index.info) == (tuple(store.images), store.skipped, store.info)
         assert (index.kind, index.dataset, index.split) == ("flat", "tiny", "val")
         assert index.image_root == str(tmp_path / "images")
         assert index.n_bytes == data_of(index).stat().st_size >= 9 * 3 * 8 * 2

@@ -39,6 +39,7 @@ def test_a_line_for_each_file(made: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["verify", str(made / "store")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "manifest.json: sound",
+        f"{open_store(made / 'store').images.path.name}: sound",
         *(f"embeddings-0000{i}.npy: sound" for i in range(3)),
     ]
     assert main(["verify", str(made / "index")]) == 0
@@ -74,9 +75,9 @@ def test_damage_is_told_and_exits_with_2(made: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "store" / "embeddings-00002.npy").unlink()
     assert main(["verify", str(tmp_path / "store")]) == 2
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[1] == "embeddings-00000.npy: sound"
-    assert "embeddings-00001.npy is damaged" in captured.out.splitlines()[2]
-    assert "embeddings-00002.npy is missing" in captured.out.splitlines()[3]
+    assert captured.out.splitlines()[2] == "embeddings-00000.npy: sound"
+    assert "embeddings-00001.npy is damaged" in captured.out.splitlines()[3]
+    assert "embeddings-00002.npy is missing" in captured.out.splitlines()[4]
     assert captured.err.count("\n") == 1
     assert "2 of its files" in captured.err
 

@@ -43,7 +43,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 
 @pytest.fixture(scope="module")
 def concept(planted: Planted) -> KeptConcept:
-    return make_concept("jumping dog", planted.index.info, feedback_of(planted.marks(40)), "dog", threshold=0.6)
+    return make_concept("jumping dog", planted.index, feedback_of(planted.marks(40)), "dog", threshold=0.6)
 
 
 def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concept: KeptConcept) -> None:
@@ -73,7 +73,7 @@ def test_a_concept_comes_back_as_it_was(tmp_path: Path, planted: Planted, concep
     ("change", "line"),
     [
         ("{", "isn't valid JSON"),
-        ({"format": "for-concept/9"}, "format 'for-concept/9', expected 'for-concept/1'"),
+        ({"format": "for-concept/9"}, "format 'for-concept/9', expected 'for-concept/2'"),
         ({"colour": "red"}, r"missing or unknown fields \(colour\)"),
         ({"threshold": 7}, "the threshold is 7"),
         ({"threshold": "high"}, "the threshold is 'high'"),
@@ -101,7 +101,7 @@ def test_a_concept_edited_by_hand_gets_one_line_and_stays(
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "x" * 65, "a\nb"])
 def test_names_that_are_no_files(name: str, planted: Planted) -> None:
     with pytest.raises(UsageError, match="can't be called"):
-        make_concept(name, planted.index.info, feedback_of([]), "dog")
+        make_concept(name, planted.index, feedback_of([]), "dog")
 
 
 def test_a_concept_of_another_space_is_refused_and_one_of_another_method_is_learnt_again(
@@ -112,7 +112,7 @@ def test_a_concept_of_another_space_is_refused_and_one_of_another_method_is_lear
         refine_by_concept(_searcher(other), concept)
     method = make_planted(tmp_path / "method", method="for")
     named = [{**mark, **({"embedding": 0} if mark["right"] else {})} for mark in method.marks(40)]
-    moved = make_concept("moved", method.index.info, feedback_of(named), "dog")
+    moved = make_concept("moved", method.index, feedback_of(named), "dog")
     kept = KeptConcept(**{**vars(moved), "method_sha256": "of another"})
     parts = [len(refine_by_concept(_searcher(method), each).examples.right[0]) for each in (moved, kept)]
     assert parts == [1, method.index.info.n_embeddings]
@@ -120,11 +120,12 @@ def test_a_concept_of_another_space_is_refused_and_one_of_another_method_is_lear
 
 def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: KeptConcept) -> None:
     searcher = _searcher(planted)
-    answer = whole_answer(refine_by_concept(searcher, concept), concept.threshold)
+    learnt = refine_by_concept(searcher, concept)
+    answer = whole_answer(learnt, concept.threshold)
     ids = [planted.index.images[i].id for i in answer.images]
     right = frozenset(mark.image for mark in concept.feedback.marks if mark.right)
     for form in ("csv", "json", "links", "coco"):
-        export_answer(searcher, answer, right, "dog", tmp_path / form, form)
+        export_answer(searcher, answer, learnt, "dog", tmp_path / form, form)
     rows = list(csv.DictReader((tmp_path / "csv").read_text().splitlines()))
     assert [int(row["image"]) for row in rows] == ids
     assert {int(row["image"]) for row in rows if row["marked"] == "True"} == right
@@ -135,9 +136,9 @@ def test_a_whole_answer_as_files(tmp_path: Path, planted: Planted, concept: Kept
     assert [link.readlink() for link in links] == [searcher.image_path(planted.index.images[i]) for i in answer.images]
     for form in ("links", "coco"):
         with pytest.raises(UsageError, match="not an empty folder"):
-            export_answer(searcher, answer, right, "dog", tmp_path / form, form)
+            export_answer(searcher, answer, learnt, "dog", tmp_path / form, form)
     with pytest.raises(UsageError, match="no form of an answer is called 'xml'"):
-        export_answer(searcher, answer, right, "dog", tmp_path / "xml", "xml")
+        export_answer(searcher, answer, learnt, "dog", tmp_path / "xml", "xml")
 
 
 def test_labels_for_training_are_read_by_the_reader_of_coco(
@@ -145,9 +146,16 @@ def test_labels_for_training_are_read_by_the_reader_of_coco(
 ) -> None:
     searcher = _searcher(planted)
     searcher.image_root.mkdir(exist_ok=True)
-    answer = whole_answer(refine_by_concept(searcher, concept))
-    export_answer(searcher, answer, frozenset(), "dog", tmp_path / "coco", "coco")
+    learnt = refine_by_concept(searcher, concept)
+    answer = whole_answer(learnt)
+    export_answer(searcher, answer, learnt, "dog", tmp_path / "coco", "coco")
     dataset = load_coco(tmp_path / "coco", COCO_SPLIT)
     assert [image.id for image in dataset.images] == [image.id for image in planted.index.images]
     assert [(category.name, category.group) for category in dataset.categories] == [("dog", "base")]
     assert set(dataset.labels) == {planted.index.images[i].id for i in answer.images}
+    assert dataset.negatives is not None
+    for mark in concept.feedback.marks:
+        assert (0 in dataset.labels.get(mark.image, ())) == mark.right
+        assert (0 in dataset.negatives[mark.image]) != mark.right
+    judged = sum(0 in found for found in dataset.negatives.values()) + len(dataset.labels)
+    assert judged < len(dataset.images)  # nothing is said of what may be either

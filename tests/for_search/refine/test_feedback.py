@@ -73,7 +73,7 @@ def test_examples_are_parts_and_say_what_is_gone(planted: Planted) -> None:
     np.testing.assert_array_equal(examples.right[1], planted.index.embeddings(ids[1]))
     np.testing.assert_array_equal(examples.wrong, planted.index.embeddings(ids[2])[None])
     assert examples.gone == (Mark(99999, True),)
-    unnamed = marked_embeddings(planted.index, feedback, named_parts=False)
+    unnamed = marked_embeddings(planted.index, feedback.without_parts())
     assert len(unnamed.right[0]) == planted.index.info.n_embeddings
     gone = marked_embeddings(planted.index, feedback_of([{"image": ids[0], "right": True, "embedding": 77}]))
     assert gone.right == ()

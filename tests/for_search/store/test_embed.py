@@ -54,7 +54,7 @@ def test_embeds_in_order_and_records_what_it_skips(tmp_path: Path) -> None:
     reasons = {image.reason for image in store.skipped}
     assert reasons == {"empty file", "not an image: unknown format or damaged header"}
     assert [shard.file for shard in store.shards] == ["embeddings-00000.npy", "embeddings-00002.npy"]
-    assert sorted(contents(store.path)) == ["embeddings-00000.npy", "embeddings-00002.npy", "manifest.json"]
+    assert {*contents(store.path)} == {*(shard.file for shard in store.shards), store.images.path.name, "manifest.json"}
     assert (store.dataset, store.split, store.image_root) == ("folder", "all", tmp_path / "images")
 
 
@@ -309,10 +309,21 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     dataset = make_images(tmp_path / "images", 20)
     with pytest.raises(RuntimeError):
         run(dataset, tmp_path / "store", Failing(4))
-    for name in (".embeddings-00001.npy.x1.tmp", ".manifest.json.x2.tmp", ".partial/.shard-00001.json.x3.tmp"):
+    for name in (
+        ".embeddings-00001.npy.x1.tmp",
+        "images-new.sqlite",
+        ".images-new.sqlite.x4.tmp",
+        ".manifest.json.x2.tmp",
+        ".partial/.shard-00001.json.x3.tmp",
+    ):
         (tmp_path / "store" / name).write_bytes(b"half")
     run(dataset, tmp_path / "store")
-    assert sorted(contents(tmp_path / "store")) == [*(f"embeddings-0000{i}.npy" for i in range(3)), "manifest.json"]
+    store = open_store(tmp_path / "store")
+    assert {*contents(store.path)} == {
+        *(f"embeddings-0000{i}.npy" for i in range(3)),
+        *store.file_names,
+        "manifest.json",
+    }
 
 
 CHILD = """
@@ -382,7 +393,7 @@ def test_a_kill_at_every_single_write_can_be_resumed(tmp_path: Path, monkeypatch
         assert contents(out) == contents(tmp_path / "whole")
         if kills <= step:
             break
-    assert kills == 8  # the plan, two shards, three notes, the timing and the manifest
+    assert kills == 10  # the plan, two shards, three notes, the timing, the table and its name, and the manifest
 
 
 def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def test_a_kill_at_every_write_of_a_growing_store_loses_nothing(root: Path, monk
         else:
             break
         assert contents(root.parent / name) == whole
-    assert step == 8  # the plan, two shards and their notes, a shard written again, the timing and the manifest
+    # The plan, two shards and their notes, a shard written again, the timing, the table and its name, and the manifest.
+    assert step == 10
     check(root, "whole")
 
 

@@ -1,6 +1,7 @@
+import contextlib
 import shutil
+import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageRecord
-from for_model.errors import StoreError
+from for_model.errors import StoreError, UsageError
+from for_model.files import sha256_file
 from for_model.methods.protocol import MethodInfo
+from for_search.store.changes import Stamp
+from for_search.store.metadata import Metadata
 from for_search.store.shards import write_shard
-from for_search.store.store import SkippedImage, Store, open_store, write_manifest
+from for_search.store.store import SkippedImage, Store, check_store, open_store, write_store
 from tests.helpers.store_making import change_manifest
 
 INFO = MethodInfo("dense-clip", "tiny", "random", "ab" * 32, 3, 8, 32, {"iterations": 5})
@@ -30,14 +34,15 @@ def store(tmp_path: Path) -> Store:
     shards = (write_shard(folder, 0, units(5)[:3]), write_shard(folder, 2, units(5)[3:]))
     images = tuple(ImageRecord(i, f"ä/{i}.jpg") for i in (1, 2, 4, 8, 16))
     skipped = (SkippedImage(5, "5.jpg", "empty file"), SkippedImage(6, "6.jpg", "truncated"))
-    made = Store(folder, INFO, "coco", "val2017", Path("/data/val2017"), images, skipped, shards)
-    write_manifest(made)
-    return made
+    write_store(folder, INFO, "coco", "val2017", Path("/data/val2017"), images, skipped, shards)
+    return open_store(folder)
 
 
 def test_round_trip(store: Store) -> None:
     opened = open_store(store.path)
-    assert opened == store
+    assert (opened.info, opened.shards, opened.sha256) == (store.info, store.shards, store.sha256)
+    assert [image.path for image in opened.images] == [f"ä/{i}.jpg" for i in (1, 2, 4, 8, 16)]
+    assert [(skip.id, skip.reason) for skip in opened.skipped] == [(5, "empty file"), (6, "truncated")]
     assert opened.ids == (1, 2, 4, 8, 16)
     assert opened.image_path(opened.images[0]) == Path("/data/val2017/ä/1.jpg")
     embeddings = opened.embeddings()
@@ -77,16 +82,23 @@ def without(key: str) -> Callable[[dict[str, Any]], object]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format="for-store/1"), "has the format 'for-store/1', expected 'for-store/2'"),
+        (
+            lambda m: m.update(format="for-store/2"),
+            "has the format 'for-store/2', expected 'for-store/3': delete the store and embed again",
+        ),
         (without("format"), "has the format None"),
-        (without("images"), "is damaged \\(no 'images'\\)"),
+        (without("skipped"), "is damaged \\(no 'skipped'\\)"),
+        (without("table"), "is damaged \\(no table\\)"),
+        (lambda m: m["table"].update(file="../images-0123456789abcdef.sqlite"), "is no table's name"),
+        (
+            lambda m: m["table"].update(file="images-0123456789abcdef.sqlite"),
+            "images-0123456789abcdef.sqlite is missing",
+        ),
+        (lambda m: m["table"].update(sha256="0" * 64), "images-[0-9a-f]+.sqlite is damaged, its hash is not"),
         (lambda m: m["method"].pop("dim"), "is damaged .*dim"),
         (lambda m: m["method"].update(dim=9), r"isn't the 290 bytes of float16 \[3, 3, 9\]"),
         (lambda m: m.update(n_images=4), "is damaged .*n_images is 4, but 5 images and 5 rows"),
-        (lambda m: m["images"].pop(), "is damaged .*but 4 images and 5 rows"),
-        (lambda m: m["images"].reverse(), "image ids are not ascending"),
-        (lambda m: m["images"][0].update(id="1"), "is damaged"),
-        (lambda m: m["images"].__setitem__(0, 5), "is damaged"),
+        (lambda m: m["skipped"].__setitem__(0, 5), "is damaged"),
         (lambda m: m["shards"][0].update(file="../x.npy"), "is not a plain file name"),
         (lambda m: m["shards"][0].update(file="embeddings-00001.npy"), "embeddings-00001.npy is missing"),
         (lambda m: (m["shards"][0].update(n_images=2), m["shards"][1].update(n_images=3)), "isn't the"),
@@ -162,9 +174,55 @@ def test_only_finite_unit_vectors_are_written(tmp_path: Path) -> None:
 
 
 def test_equal_stores_are_equal_bytes(store: Store, tmp_path: Path) -> None:
-    other = replace(store, path=tmp_path / "other")
-    write_shard(other.path, 0, units(5)[:3])
-    write_shard(other.path, 2, units(5)[3:])
-    write_manifest(other)
+    other = tmp_path / "other"
+    shards = (write_shard(other, 0, units(5)[:3]), write_shard(other, 2, units(5)[3:]))
+    write_store(other, INFO, "coco", "val2017", store.image_root, store.images, store.skipped, shards)
     for path in sorted(store.path.iterdir()):
-        assert path.read_bytes() == (other.path / path.name).read_bytes()
+        assert path.read_bytes() == (other / path.name).read_bytes()
+
+
+def test_a_flipped_bit_anywhere_in_the_table_is_found(store: Store) -> None:
+    path = store.images.path
+    content = path.read_bytes()
+    for position in range(0, len(content), 97):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        with pytest.raises(StoreError, match=f"{path.name} is damaged, its hash"):
+            open_store(store.path)
+        assert [name for name, error in check_store(store.path) if error] == [path.name]
+
+
+def test_ids_out_of_order_are_found_by_who_looks_at_every_byte(store: Store) -> None:
+    path = store.images.path
+    with contextlib.closing(sqlite3.connect(path)) as table:
+        table.execute("UPDATE images SET id = 9 WHERE position = 1")
+        table.commit()
+    change_manifest(store.path, lambda manifest: manifest["table"].update(sha256=sha256_file(path)))
+    problems = {name: str(error) for name, error in check_store(store.path) if error}
+    assert list(problems) == [path.name]
+    assert "ids are not ascending" in problems[path.name]
+
+
+def test_what_is_known_of_images_comes_back(tmp_path: Path) -> None:
+    images = tuple(ImageRecord(f"{i}.jpg", f"{i}.jpg") for i in range(5))
+    dated = {"width": 3, "height": 2, "taken": "2024-05-31 14:05:00", "camera": "A", "latitude": 1.5, "longitude": -2.0}
+    stamps = {
+        "0.jpg": Stamp(7, 1_700_000_000_123_456_789, "ab" * 32, dated),
+        "1.jpg": Stamp(7, 1_700_000_000_123_456_789, "", {"width": 3, "height": 2}),
+        "2.jpg": Stamp(0, 0),
+        "4.jpg": Stamp(9, 5, "cd" * 32),
+    }
+    cells = {"0.jpg": {"rating": 3, "labels": "dog;person"}, "4.jpg": {"rating": 1}}
+    skipped = (SkippedImage("4.jpg", "4.jpg", "truncated"),)
+    metadata = Metadata({"rating": "INTEGER"}, cells)
+    shards = (write_shard(tmp_path / "store", 0, units(4)),)
+    write_store(tmp_path / "store", INFO, "x", "y", tmp_path, images[:4], skipped, shards, None, stamps, metadata)
+    store = open_store(tmp_path / "store")
+    known = {image.record.id: image.stamp for image in (*store.known_images(), *store.skipped_images)}
+    assert known == {**stamps, "3.jpg": None}
+    assert store.metadata == metadata
+    assert not [name for name in store.images.columns if name.startswith("_")]
+    assert store.images.row(0).cells["taken"] == "2024-05-31 14:05:00"
+    assert store.images.row(1).cells["taken"] == "2023-11-14 22:13:20"  # the file's own time
+    assert store.images.row(3).cells["taken"] is None
+    with pytest.raises(UsageError, match="_mtime_ns"):
+        store.images.where("_mtime_ns > 0")

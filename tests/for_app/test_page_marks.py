@@ -1,0 +1,189 @@
+"""Marks, concepts and several things at once, in a real browser."""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from for_app.page import build_app
+from for_app.serve import serve
+from for_search.library.library import Library
+from tests.helpers.browser import Page
+from tests.helpers.pages import Served, found
+from tests.helpers.ports import free_port
+from tests.helpers.serving import end_page
+
+# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+AT_REST = "!document.body.matches('.searching')"
+SAID = 'document.querySelector("#marks-said").innerText'
+STATUS = 'document.querySelector("#status").innerText'
+IDS = '[...document.querySelectorAll("#grid li[data-id]")].map(e => e.dataset.id)'
+MARKED = '[...document.querySelectorAll("#marked button")].map(e => [e.className, e.dataset.id])'
+FOCUSED = "Number(document.activeElement.dataset.n)"
+
+
+def press(page: Page, letter: str) -> None:
+    for kind in ("keyDown", "keyUp"):
+        code = {"key": letter, "code": f"Key{letter.upper()}", "windowsVirtualKeyCode": ord(letter.upper())}
+        page.call("Input.dispatchKeyEvent", type=kind, **code)
+
+
+def addressed(page: Page, name: str) -> Any:
+    return page.value(f"new URL(location).searchParams.getAll('{name}')")
+
+
+def test_keys_mark_results_which_move_and_nothing_loses_its_place(served: Served, browser: Page) -> None:
+    browser.problems.clear()
+    browser.open(f"{served.url}?q=dog&k=30", height=600)
+    browser.wait(found(30, "dog"))
+    ids = browser.value(IDS)
+    browser.value('document.querySelectorAll(".shot")[12].scrollIntoView({ block: "center" })')
+    browser.value('document.querySelectorAll(".shot")[12].focus({ preventScroll: true })')
+    place = browser.value("document.querySelector('#grid').getBoundingClientRect().top")
+    press(browser, "r")
+    browser.wait(f"{SAID}.startsWith('1 right, 0 wrong') && {AT_REST} && {IDS}.length == 29")
+    assert browser.value(FOCUSED) == 12  # what has the focus is at the same place, so that one can go on
+    assert browser.value("document.querySelector('#grid').getBoundingClientRect().top") == pytest.approx(place, abs=1)
+    second = browser.value(IDS)[12]
+    press(browser, "w")
+    browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST} && {IDS}.length == 28")
+    assert browser.value(MARKED) == [["wrong", second], ["right", ids[12]]]  # shown apart, the last first
+    assert (addressed(browser, "right"), addressed(browser, "wrong")) == ([ids[12]], [second])
+    assert "about" in browser.value(SAID)
+    address = browser.value("location.href")
+    browser.open("about:blank")
+    browser.open(address, height=600)  # a reload, or a link
+    browser.wait(f"{SAID}?.startsWith('1 right, 1 wrong') && {AT_REST} && {IDS}.length == 28")
+    assert browser.value(MARKED) == [["wrong", second], ["right", ids[12]]]
+    browser.value('document.querySelector(".shot").focus()')
+    press(browser, "u")
+    browser.wait(f"{SAID}.startsWith('1 right, 0 wrong') && {AT_REST}")
+    browser.click("#marked button")  # taken back by a click too
+    browser.wait(f"document.querySelector('#marks').hidden && {AT_REST}")
+    assert browser.value(IDS) == ids
+    assert browser.problems == []
+
+
+def test_marks_by_buttons_and_in_an_opened_result(served: Served, browser: Page) -> None:
+    browser.open(f"{served.url}?q=cat")
+    browser.wait(found(24, "cat"))
+    ids = browser.value(IDS)
+    browser.value("document.querySelectorAll('#grid .mark[data-kind=wrong]')[3].click()")
+    browser.wait(f"{SAID}.startsWith('0 right, 1 wrong') && {AT_REST}")
+    after = browser.value(IDS)
+    browser.value('document.querySelectorAll(".shot")[5].click()')
+    browser.wait('document.querySelector("#viewer").open')
+    press(browser, "r")
+    browser.wait("document.querySelector('#right').ariaPressed == 'true'")
+    browser.click("#close")
+    browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST}")
+    assert browser.value(MARKED) == [["right", after[5]], ["wrong", ids[3]]]
+    browser.click("#forget-marks")
+    browser.wait(f"document.querySelector('#marks').hidden && {AT_REST}")
+    assert browser.value(IDS) == ids
+
+
+def test_all_of_them_and_what_would_help_most(served: Served, browser: Page) -> None:
+    hits = served.library.searcher(served.library.default).search("dog", 30).hits
+    marks = f"right={hits[0].image.id}&right={hits[9].image.id}&wrong={hits[1].image.id}"
+    browser.open(f"{served.url}?q=dog&{marks}")
+    browser.wait(f"{SAID}?.startsWith('2 right, 1 wrong') && {AT_REST}")
+    browser.click("#help-most")
+    browser.wait("document.querySelectorAll('#telling li').length == 3")
+    asked = browser.value("[...document.querySelectorAll('#telling .mark')].map(e => e.dataset.id)")
+    browser.click("#telling .mark")  # right
+    browser.wait(f"{SAID}.startsWith('3 right, 1 wrong') && {AT_REST}")
+    browser.wait(f"![...document.querySelectorAll('#telling .mark')].some(e => e.dataset.id == {asked[0]!r})")
+    words = browser.value(SAID).partition(" · ")[2]
+    browser.click("#everything")
+    browser.wait(f"{AT_REST} && {STATUS}.includes('all that are meant')")
+    assert addressed(browser, "show") == ["everything"]
+    assert words in browser.value(SAID)
+    shown = browser.value(IDS)
+    assert shown[:2] == [str(hits[0].image.id), str(hits[9].image.id)]
+    table = browser.value("fetch(document.querySelector('#csv').href).then(answer => answer.text())").splitlines()
+    assert [line.split(",")[0] for line in table[1:]][: len(shown)] == shown
+    browser.click("#everything", "Back to the best")
+    browser.wait(f"{AT_REST} && !{STATUS}.includes('all that are meant')")
+
+
+def test_marks_that_make_no_sense_are_a_line_and_stay(served: Served, browser: Page) -> None:
+    searcher = served.library.searcher(served.library.default)
+    image = searcher.index.images[0].id
+    browser.open(f"{served.url}?q=dog&right=99999&right={image}&wrong={image}")  # the later of the two counts
+    browser.wait(f"{SAID}?.startsWith('0 right, 1 wrong') && {AT_REST}")
+    assert "1 marked image is gone" in browser.value(SAID)
+    kept = browser.value("FOR.state.marks")
+    assert kept == [["right", "99999"], ["wrong", str(image)]]
+    browser.value("FOR.marks.set(Array.from({ length: 100000 }, (_, n) => ['right', String(n)]))")
+    assert "No more marks fit" in browser.value(STATUS)
+    assert browser.value("FOR.state.marks") == kept  # those that were given stay
+
+
+def test_several_things_at_once(served: Served, browser: Page) -> None:
+    browser.problems.clear()
+    browser.open(f"{served.url}?q=dog", width=1440)
+    browser.wait(found(24, "dog"))
+    browser.click("#tune")
+    for name, words in (("all", "cat, kite"), ("none", "person")):
+        browser.value(f"document.querySelector('#several [name={name}]').focus()")
+        browser.type(words)
+        browser.value("document.activeElement.blur()")
+    browser.wait(found(24, "dog and cat and kite, without person"))
+    assert (addressed(browser, "all"), addressed(browser, "none")) == (["cat", "kite"], ["person"])
+    assert browser.value("document.querySelectorAll('#grid .mark').length") == 0  # which would it mark?
+    browser.value('document.querySelector(".shot").click()')
+    browser.wait('document.querySelector("#viewer").open')
+    assert "person" in browser.value("document.querySelector('#viewer-rank').innerText")
+    browser.click("#heat")
+    browser.wait('document.querySelector("#viewer-heat").naturalWidth')
+    colours = (
+        "[...document.querySelectorAll('#viewer-things li')].map(e => [e.innerText, e.firstChild.style.background])"
+    )
+    things = browser.value(colours)
+    assert [text for text, _ in things] == ["dog", "cat", "kite"]
+    assert len({colour for _, colour in things}) == 3
+    browser.click("#close")
+    browser.click("#several button", "Clear")
+    browser.wait(found(24, "dog") + " && document.querySelectorAll('#grid .mark').length")
+    assert addressed(browser, "all") == []
+    assert browser.problems == []
+
+
+def test_a_concept_is_kept_from_the_page_and_chosen(served: Served, browser: Page, tmp_path: Path) -> None:
+    library = Library(weights="random", concepts=tmp_path / "concepts")
+    library.add_opened(served.library.searcher(served.library.default))
+    hits = library.searcher(library.default).search("dog", 3).hits
+    app = build_app(library, own=True)
+    url = serve(app, port=free_port())
+    try:
+        browser.open(f"{url}?q=dog&right={hits[2].image.id}&wrong={hits[0].image.id}")
+        browser.wait(
+            f"{SAID}?.startsWith('1 right, 1 wrong') && {AT_REST} && !document.querySelector('#keep-open').hidden"
+        )
+        browser.click("#keep-open")
+        browser.type("jumping dog", enter=True)
+        browser.wait("document.querySelector('#chips .concept')?.innerText == 'jumping dog'")
+        assert "Kept as the concept jumping dog: 1 right, 1 wrong" in browser.value(STATUS)
+        assert (tmp_path / "concepts" / "jumping dog.json").is_file()
+        browser.click("#keep-open")
+        browser.type("jumping dog", enter=True)
+        browser.wait("document.querySelector('#keep-said').textContent.includes('is there already')")
+        browser.click("#chips .concept")
+        browser.wait(found(24, "concept:jumping dog"))
+        assert browser.value(SAID).startswith("1 right, 1 wrong")
+        assert browser.value('document.querySelector("#query").value') == "concept:jumping dog"
+        assert browser.value(MARKED) == []
+    finally:
+        end_page(app)
+        del app
+        gc.collect()
