@@ -72,6 +72,10 @@ class Pool:
     def project(self, X):
         return X
 
+    def dense_and_whole(self, X):
+        tokens = self.tokens(X)
+        return X, self.attend(tokens[:, :1], tokens)
+
 
 class ColourNet:
     """Each cell of 16 pixels a side is its mean colour: Ce = Co = 3."""
@@ -168,6 +172,8 @@ class PlainEngine:
     """All rows in one .npy file, and sums by numpy."""
 
     kind = "plain"
+    small_kind = "plain"
+    on_server = False
     file_names = ("rows.npy",)
     resumes = False
 
@@ -192,6 +198,10 @@ class PlainEngine:
     recall = None
 
     read_in_parts = ()
+
+    @classmethod
+    def discard(cls, folder):
+        pass
 
     def first_fetch(self, k):
         return 2 * k

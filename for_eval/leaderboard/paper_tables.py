@@ -238,12 +238,14 @@ def _plus_row(config: Path, n: int, *settings: str, labels: str = "yes", names: 
     return Row(label, settings=(f"head.queries={n}", *settings), config=config)
 
 
-def _plus(config: Path, cells: int) -> dict[str, Table]:
+def _plus(config: Path, cells: int, captions: bool = False) -> dict[str, Table]:
     """FOR+ (ours, not the paper's): beside what it is compared with, and what it is made of.
 
     config: of FOR+ of 8 embeddings.
     cells: K.
+    captions: whether the training images have captions, whose nouns can be labels too.
     """
+    nouns = _plus_row(config, 8, "data.nouns=8", labels="yes, and nouns of captions")
     set_dense = Row(
         (_TITLES["ft-dense-clip"], str(cells), "set", "yes", "pseudo-labels"), settings=("head.kind=ft-dense-clip",)
     )
@@ -263,6 +265,7 @@ def _plus(config: Path, cells: int) -> dict[str, Table]:
                 Row((_TITLES["for"], "8", "set", "yes", "pseudo-labels"), settings=("head.queries=8",)),
                 _plus_row(config, 8),
                 _plus_row(config, 8, "data.mirrored=true", names="teacher, mirror images too"),
+                *([nouns] if captions else []),
                 _plus_row(config, 12),
                 _plus_row(config, 8, "pseudo_labels.without_novel=true", names="teacher without the novel names"),
             ),
@@ -334,7 +337,7 @@ SUITES: dict[str, Suite] = {
                 "main": _main(49, (4, 8), (4, 8), tuned=True, seeds=3),
                 "vocabulary": _vocabulary("cluster-clip:8", *_IN21K_TENTH),
                 **_ablations((2, 4, 8, 16), folds=1, projections=False),
-                **_plus(_CONFIGS / "for-plus-flickr8k.toml", 49),
+                **_plus(_CONFIGS / "for-plus-flickr8k.toml", 49, captions=True),
                 "captions": _captions(_CONFIGS / "for-plus-flickr8k.toml"),
             },
             fetched=False,

@@ -37,6 +37,7 @@ class AttentionPool(nn.Module):
         self.width, self.dim = self.v_proj.in_features, self.c_proj.out_features
         embedding = interpolate_positions(attnpool.positional_embedding.detach(), grid)
         self.register_buffer("positional_embedding", embedding, persistent=False)  # [K + 1, Ce]
+        self._folded: tuple[list[tuple[int, int, int]], tuple[Tensor, Tensor]] | None = None  # see `_c_after_v`
 
     def with_projections(self, own: Mapping[str, nn.Module]) -> "AttentionPool":
         """The same pool with other modules in place of some projections, `{"v_proj": module}`; all else is shared."""
@@ -77,22 +78,6 @@ class AttentionPool(nn.Module):
         Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
-    def attend_once(self, query: Tensor, tokens: Tensor) -> Tensor:
-        """`attend` for one query an image, several times as fast: no token goes through k or v.
-
-        The query goes through k the other way round, and the tokens' weighted mean through v: sums in another order,
-        which agree with those of `attend` to float32's rounding, not to the last digit.
-
-        query: [B, 1, Ce], tokens: [B, K', Ce], as of `attend`. Returns Y [B, 1, Co], not normalised.
-        """
-        heads = (self.num_heads, -1)
-        q = self.q_proj(query[:, 0]).unflatten(-1, heads)  # [B, heads, Ce / heads]
-        asked = torch.einsum("bhd,hdc->bhc", q, self.k_proj.weight.unflatten(0, heads))  # k's bias moves all alike
-        weights = (asked @ tokens.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)  # [B, heads, K']
-        Z = torch.einsum("bhc,hdc->bhd", weights.to(tokens.dtype) @ tokens, self.v_proj.weight.unflatten(0, heads))
-        Y: Tensor = self.c_proj(Z.flatten(1) + self.v_proj.bias)
-        return Y[:, None]
-
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2): no positions, no attention.
 
@@ -101,6 +86,37 @@ class AttentionPool(nn.Module):
         Returns [B, K, Co], not normalised.
         """
         return self.c_proj(self.v_proj(X))
+
+    def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """See `protocol.Pool`. c(v(x)) is one linear map here, and is taken as one."""
+        return F.linear(X, *self._c_after_v()), self._attend_with_the_mean(X)
+
+    def _c_after_v(self) -> tuple[Tensor, Tensor]:
+        """c(v(x)) as one map: its weight [Co, Ce] and bias [Co]. Made once, and again when a projection has changed."""
+        v, c = self.v_proj, self.c_proj
+        made_of = [(id(p), p.data_ptr(), p._version) for p in (v.weight, v.bias, c.weight, c.bias)]
+        if self._folded is None or self._folded[0] != made_of:
+            with torch.no_grad(), torch.autocast(v.weight.device.type, enabled=False):  # kept, so in full precision
+                self._folded = made_of, (c.weight @ v.weight, F.linear(v.bias, c.weight, c.bias))
+        return self._folded[1]
+
+    def _attend_with_the_mean(self, X: Tensor) -> Tensor:
+        """CLIP's own embedding (eq. 1), [B, 1, Co], without k or v of any token, and without a copy of the tokens.
+
+        The one query goes through k the other way round, and the tokens' weighted mean through v. The mean token's
+        logit is the mean of the cells' (before the positions), and its weight is a share of each cell's.
+        """
+        check_tokens(X, self.grid)
+        heads, positions = (self.num_heads, -1), self.positional_embedding.to(X.dtype)  # [K + 1, Ce]
+        q = self.q_proj(X.mean(dim=1) + positions[0]).unflatten(-1, heads)  # [B, heads, Ce / heads]
+        asked = torch.einsum("bhd,hdc->bhc", q, self.k_proj.weight.unflatten(0, heads))  # k's bias moves all alike
+        of_cells = asked @ X.transpose(1, 2)  # [B, heads, K]
+        logits = torch.cat([of_cells.mean(dim=-1, keepdim=True), of_cells], dim=-1) + asked @ positions.T
+        weights = (logits / math.sqrt(q.shape[-1])).softmax(dim=-1).to(X.dtype)  # [B, heads, K + 1]
+        pooled = (weights[..., 1:] + weights[..., :1] / X.shape[1]) @ X + weights @ positions  # [B, heads, Ce]
+        Z = torch.einsum("bhc,hdc->bhd", pooled, self.v_proj.weight.unflatten(0, heads))
+        Y: Tensor = self.c_proj(Z.flatten(1) + self.v_proj.bias)
+        return Y[:, None]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:

@@ -86,6 +86,11 @@ class VitPool(nn.Module):
         """
         return self._project_out(self.block.attn.out_proj(self._project_in(self.block.ln_1(self.cells(X)), 2)))
 
+    def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """See `protocol.Pool`."""
+        tokens = self.tokens(X)
+        return self.project(X), self.attend(tokens[:, :1], tokens)
+
     def _project_in(self, x: Tensor, part: int) -> Tensor:
         """The attention's q (part 0), k (1) or v (2), which torch keeps in one matrix."""
         attention = self.block.attn

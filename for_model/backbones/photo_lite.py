@@ -124,9 +124,14 @@ class PhotoPool(nn.Module):
 
         Returns [..., C], each row summing to 1, at most `n_classes` of its numbers above 0.
         """
-        logits = self.v_proj(X) / self.settings.temperature
-        likeliest = logits.topk(min(self.settings.n_classes, logits.shape[-1]), dim=-1)
-        return torch.zeros_like(logits).scatter(-1, likeliest.indices, likeliest.values.softmax(dim=-1))
+        probabilities, classes = self._likeliest(X)
+        return probabilities.new_zeros(*X.shape[:-1], len(self.names)).scatter_(-1, classes, probabilities)
+
+    def _likeliest(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest classes of cells [..., Ce]: their probabilities, and which they are, [..., n_classes] each."""
+        logits = self.v_proj(X).div_(self.settings.temperature)  # in place: there is no larger tensor here
+        logits, classes = logits.topk(min(self.settings.n_classes, logits.shape[-1]), dim=-1)
+        return logits.softmax(dim=-1), classes
 
     @overload
     def attend(self, queries: Tensor, tokens: Tensor, return_weights: Literal[False] = False) -> Tensor: ...
@@ -152,6 +157,19 @@ class PhotoPool(nn.Module):
     def project(self, X: Tensor) -> Tensor:
         """y_i = c(v(x_i)) for every cell (eq. 2). X: [B, K, Ce] -> [B, K, Co], not normalised."""
         return self.probabilities(X) @ self.names
+
+    def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """See `protocol.Pool`. The mean token attends to all tokens alike, so its embedding is the mean of theirs."""
+        check_tokens(X, self.grid)
+        dense, of_mean = self._mean_name(X), self._mean_name(X.mean(dim=1, keepdim=True))
+        return dense, (dense.sum(dim=1, keepdim=True) + of_mean) / (X.shape[1] + 1)
+
+    def _mean_name(self, X: Tensor) -> Tensor:
+        """`project` without the classes of no probability: [B, K, Ce] -> [B, K, Co]."""
+        probabilities, classes = (each.flatten(0, 1) for each in self._likeliest(X))
+        probabilities = probabilities.to(self.names.dtype)
+        means = F.embedding_bag(classes, self.names, per_sample_weights=probabilities, mode="sum")  # [B K, Co]
+        return means.unflatten(0, X.shape[:2])
 
 
 class PhotoBackbone:

@@ -55,6 +55,18 @@ class Pool(Protocol):
         """X -> [B, K, Co], each cell on its own, not normalised (eq. 2)."""
         ...
 
+    def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """What Dense-CLIP and CLIP make of an image, together and by the fastest way there is.
+
+        X: [B, K, Ce], a feature map.
+
+        Returns `project(X)`, [B, K, Co], and `attend` of the first token to all, [B, 1, Co], neither normalised. Sums
+        may be taken in another order than there: they agree to float32's rounding, not to the last digit.
+        Differentiable in X, not in the pool's parameters, which are frozen.
+        Raises UsageError when K is not the pool's.
+        """
+        ...
+
 
 class ImageTextBackbone(Protocol):
     """What a method needs: a trunk, a pool and a text encoder with one joint space, frozen, at one image size.

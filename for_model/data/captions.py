@@ -1,6 +1,7 @@
 """Labels out of captions, for images without boxes: a category is in an image if a caption of the image names it."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,8 +67,41 @@ def labels_from_captions(dataset: Dataset, captions: Mapping[ImageId, Iterable[s
     return replace(dataset, labels={key: found for key, found in labels.items() if found}, negatives=None)
 
 
+def nouns_of_captions(
+    dataset: Dataset, captions: Mapping[ImageId, Iterable[str]], names: Sequence[str], minimum: int
+) -> tuple[list[str], list[list[int]]]:
+    """What captions name besides the dataset's categories: nouns that can be labels too.
+
+    dataset: whose images and categories these are.
+    captions: image id -> captions, as `read_captions` gives them.
+    names: that are looked for, as `labels_from_captions` does. Left out are those that hold the name or plural of a
+        category, of any group (a shopping cart where `cart` is one), and those that an earlier one is spelt like.
+    minimum: of the images that a name must be found in.
+
+    Returns the names that are found, in their order, and of each image the positions in them that it shows, ascending.
+    A kind of a category under a name of its own (`greyhound` where `dog` is one) is found like any other thing.
+    """
+    category = -1
+    blocked = {form: {category} for each in dataset.categories for form in _forms(each.name)}
+    forms = dict(blocked)
+    for number, name in enumerate(names):
+        own = _forms(name)
+        if own and own[0] not in forms and not any(_named(" ".join(form), blocked) for form in own):
+            for form in own:
+                forms.setdefault(form, set()).add(number)
+    found = [
+        {number for caption in captions.get(image.id, ()) for number in _named(caption, forms)} - {category}
+        for image in dataset.images
+    ]
+    counts = Counter(number for numbers in found for number in numbers)
+    kept = sorted(number for number, count in counts.items() if count >= minimum)
+    place = {number: position for position, number in enumerate(kept)}
+    labels = [sorted(place[number] for number in numbers if number in place) for numbers in found]
+    return [names[number] for number in kept], labels
+
+
 def _named(caption: str, forms: Mapping[tuple[str, ...], set[int]]) -> set[int]:
-    """The categories that a caption names, where several names begin at one word the longest of them."""
+    """The numbers of what a caption names, where several names begin at one word the longest of them."""
     words = _words(caption)
     lengths = sorted({len(form) for form in forms}, reverse=True)
     found: set[int] = set()

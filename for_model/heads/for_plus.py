@@ -11,9 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from for_model.backbones.attention_pool import AttentionPool
 from for_model.backbones.protocol import Pool
-from for_model.heads.clip import ClipHead
 from for_model.heads.config import PlusSettings
 from for_model.heads.kmeans import seed_clusters
 from for_model.heads.projections import value_residual, zeroed
@@ -34,15 +32,8 @@ class FrozenParts(NamedTuple):
 @torch.no_grad()
 def frozen_parts(X: Tensor, pool: Pool) -> FrozenParts:
     """X: [B, K, Ce] float32, the backbone's feature map -> the parts, float32."""
-    return FrozenParts(pool.project(X).float(), _whole(X, pool))
-
-
-def _whole(X: Tensor, pool: Pool) -> Tensor:
-    """CLIP's own embedding (eq. 1), [B, 1, Co]: by the fast way where there is one."""
-    if not isinstance(pool, AttentionPool):
-        return ClipHead()(X, pool)
-    tokens = pool.tokens(X)
-    return F.normalize(pool.attend_once(tokens[:, :1], tokens).float(), dim=-1)
+    dense, whole = pool.dense_and_whole(X)
+    return FrozenParts(dense.float(), F.normalize(whole.float(), dim=-1))
 
 
 class ForPlusHead(TrainableHead):
@@ -100,7 +91,7 @@ class ForPlusHead(TrainableHead):
         self.spread.fill_((rooted - rooted.mean(dim=0)).square().mean().sqrt().clamp(min=1e-6))
 
     def _root(self, x: Tensor) -> Tensor:
-        return x.sign() * x.abs().sqrt() if self._settings.root else x
+        return x.abs().sqrt().copysign(x) if self._settings.root else x
 
     def forward(self, X: Tensor, pool: Pool, frozen: FrozenParts | None = None) -> Tensor:
         """X: [B, K, Ce] float32, the backbone's feature map -> [B, N, Co] float32, unit-norm. Differentiable.
@@ -115,7 +106,7 @@ class ForPlusHead(TrainableHead):
 
     def evidence(self, X: Tensor, pool: Pool) -> Tensor:
         """The cells' shares A in each embedding: [B, N, K], a row summing to 1."""
-        return self._shares(pool.cells(X), pool.project(X).float())
+        return self._shares(pool.cells(X), frozen_parts(X, pool).dense)
 
     def _shares(self, cells: Tensor, dense: Tensor) -> Tensor:
         """A: [B, N, K]. cells: [B, K, Ce].  dense: [B, K, Co], not normalised."""
@@ -128,6 +119,8 @@ class ForPlusHead(TrainableHead):
             seeds = seed_clusters(gram, self._settings.queries, log_weight.double().exp())
             seeds = torch.where(seeds < 0, seeds[:, :1], seeds)
         asked = unit.gather(1, seeds[..., None].expand(-1, -1, unit.shape[-1]))  # [B, N, Co]
-        cosines = F.normalize(self.q(asked), dim=-1) @ F.normalize(self.k(unit), dim=-1).transpose(1, 2)
-        log_p = (self._settings.sharpness * cosines.float()).log_softmax(dim=1)  # [B, N, K], over the seeds
+        keys = self.k(unit)
+        cosines = F.normalize(self.q(asked), dim=-1) @ keys.transpose(1, 2)  # [B, N, K], times the keys' lengths
+        cosines = cosines.float() / keys.norm(dim=-1).float().clamp(min=1e-12)[:, None, :]
+        log_p = (self._settings.sharpness * cosines).log_softmax(dim=1)  # over the seeds
         return (log_p + log_weight[:, None, :]).softmax(dim=-1)

@@ -43,6 +43,8 @@ class DataConfig(Settings):
     mirrored: learn from the mirror images too: the soft teacher looks at both, and a step at either.
     labels: where the labels of an image come from: its `annotations`, or its `captions`, in which the names of the base
         categories are looked for.
+    nouns: names of the pseudo-labels' vocabulary that are in the captions of at least so many images, and hold no
+        category's name, are labels too (ranking objective); 0 for none.
     allow_missing: train without the images whose files are missing, instead of refusing to start.
     """
 
@@ -54,6 +56,7 @@ class DataConfig(Settings):
     fold: Count = 0
     mirrored: bool = False
     labels: Labels = "annotations"
+    nouns: Count = 0
     allow_missing: bool = False
 
 
@@ -183,6 +186,12 @@ class TrainConfig(Settings):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     features: FeatureConfig = FeatureConfig()
+
+    @model_validator(mode="after")
+    def _nouns_are_ranked(self) -> "TrainConfig":
+        if self.data.nouns and self.loss.objective != "ranking":
+            raise ValueError(f"data.nouns={self.data.nouns} is learnt from with loss.objective=ranking alone")
+        return self
 
     @property
     def method(self) -> str:

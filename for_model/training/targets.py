@@ -1,8 +1,10 @@
 """What every image of a training is trained on: labels, and pseudo-labels.
 
-Shapes: M images of the dataset, B of a batch, C base categories, V names of the vocabulary, Co joint width.
+Shapes: M images of the dataset, B of a batch, C base categories, V names of the vocabulary, W nouns of captions, Co
+joint width.
 """
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from for_model.data.captions import captions_path, nouns_of_captions, read_captions
 from for_model.data.dataset import Dataset
 from for_model.errors import DataError
 from for_model.files import cache_dir
@@ -21,6 +24,8 @@ from for_model.training.losses.set_prediction import with_pseudo_negatives
 from for_model.training.pseudo_labels import StoredLabels, stored_labels, vocabulary
 from for_model.training.teacher import Teacher, soft_teacher, survey
 
+log = logging.getLogger(__name__)
+
 
 class Targets:
     """What every image is trained on, by its row in the dataset; the same in every view of it.
@@ -29,6 +34,8 @@ class Targets:
 
     labelled: [M] bool, whose labels are used.  base: of each image, its base categories, positions in `base_texts`.
     base_texts: [C, Co].  frequencies: [C], in how many images each base category is.
+    nouns: of each image, the things besides categories that its captions name, positions in `noun_texts`; None unless
+        they are asked for.  noun_texts: [W, Co].
     absent: of each image of a federated dataset, the base categories known not to be in it; None elsewhere.
     pseudo: the pseudo-labels of the set objective, None without that branch.  pseudo_texts: [V, Co].
     surveys: of the ranking objective, what one look at all images found, in each view of them.
@@ -54,8 +61,12 @@ class Targets:
                 sorted(number[i] for i in dataset.negatives.get(image.id, ()) if i in number)
                 for image in dataset.images
             ]
-        self.frequencies = np.bincount([n for found in self.base for n in found], minlength=len(base)).astype(float)
+        self.frequencies = frequencies(self.base, len(base))
         self.base_texts = cached_category_embeddings(method, [dataset.categories[i].name for i in base]).to(device)
+        self.nouns: list[list[int]] | None = None
+        if config.data.nouns:
+            words, self.nouns = _nouns(config, dataset)
+            self.noun_texts = cached_category_embeddings(method, words).to(device)
         ranking = config.loss.objective == "ranking"
         self.surveys = [survey(features, method.backbone) for features in views] if ranking else []
         self.pseudo: StoredLabels | None = None
@@ -90,6 +101,24 @@ def _names(settings: PseudoLabelConfig, dataset: Dataset) -> list[str]:
     groups = {"novel": settings.without_novel, "base": settings.without_base}
     left_out = [category.name for category in dataset.categories if groups.get(category.group)]
     return vocabulary(settings.vocabulary, left_out)[:: settings.every][: settings.names or None]
+
+
+def _nouns(config: TrainConfig, dataset: Dataset) -> tuple[list[str], list[list[int]]]:
+    """See `nouns_of_captions`. No class of the vocabulary has a category among its lemmas."""
+    names = vocabulary(config.pseudo_labels.vocabulary, [category.name for category in dataset.categories])
+    words, labels = nouns_of_captions(dataset, read_captions(captions_path(dataset)), names, config.data.nouns)
+    if not words:
+        raise DataError(
+            f"no name of {config.pseudo_labels.vocabulary} is in the captions of {config.data.nouns} images of "
+            f"{dataset.name} {dataset.split}: lower data.nouns, or leave it out"
+        )
+    log.info("%d nouns of the captions are labels too, %d labels in all", len(words), sum(map(len, labels)))
+    return words, labels
+
+
+def frequencies(labels: Sequence[Sequence[int]], count: int) -> NDArray[np.float64]:
+    """[count] float64: how many images have each label. labels: of each image, positions below `count`, each once."""
+    return np.bincount([n for found in labels for n in found], minlength=count).astype(float)
 
 
 def labelled_images(count: int, share: float, fold: int) -> NDArray[np.bool_]:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from for_model.backbones.protocol import ImageTextBackbone
@@ -16,7 +17,7 @@ from for_model.training.config import TrainConfig
 from for_model.training.features import Rows
 from for_model.training.losses.ranking import best_cosines, ranking_loss, teacher_loss
 from for_model.training.losses.set_prediction import set_prediction_loss
-from for_model.training.targets import Targets
+from for_model.training.targets import Targets, frequencies
 
 
 class TrainingObjective(Protocol):
@@ -75,32 +76,47 @@ class SetObjective:
 class RankingObjective:
     """The ranking of a batch's images for each labelled name, and a soft teacher's for the others (ours).
 
+    Nouns of captions, where they are labels too, are ranked among themselves in the same way, and their loss is added.
     A label counts by how rare its name is: by frequency ** -rarity, scaled so that the mean over all labels is 1.
     """
 
     def __init__(self, config: TrainConfig, targets: Targets) -> None:
         self._config, self._targets = config, targets
         self._scale, self._teacher_scale = 1 / config.loss.temperature, 1 / config.loss.teacher_temperature
-        weights = np.maximum(targets.frequencies, 1) ** -config.loss.rarity  # [C]
-        total = targets.frequencies.sum()
-        if total:
-            weights *= total / (weights * targets.frequencies).sum()
-        self._weights = torch.from_numpy(weights).float()
+        self._weights = self._rarity(targets.frequencies)
+        if targets.nouns is not None:
+            self._noun_weights = self._rarity(frequencies(targets.nouns, len(targets.noun_texts)))
+
+    def _rarity(self, counts: NDArray[np.float64]) -> Tensor:
+        """What a label of each name counts. counts: [C], in how many images each name is. Returns [C] float32."""
+        weights = np.maximum(counts, 1) ** -self._config.loss.rarity
+        if counts.sum():
+            weights *= counts.sum() / (weights * counts).sum()
+        return torch.from_numpy(weights).float()
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         return {}
 
     def on_labels(self, Y: Tensor, rows: Rows, step: int) -> Tensor:
-        texts = self._targets.base_texts
-        positive = torch.zeros(len(rows), len(texts), dtype=torch.bool)
-        for place, row in enumerate(rows):
-            positive[place, self._targets.base[row]] = True
-        known = self._targets.known(rows, self._config.loss.negatives, (self._config.seed, step))
+        targets = self._targets
+        known = targets.known(rows, self._config.loss.negatives, (self._config.seed, step))
+        loss = self._ranked(Y, targets.base_texts, [targets.base[row] for row in rows], self._weights, known)
+        if targets.nouns is not None:
+            loss = loss + self._ranked(Y, targets.noun_texts, [targets.nouns[row] for row in rows], self._noun_weights)
+        return loss
+
+    def _ranked(
+        self, Y: Tensor, texts: Tensor, labels: list[list[int]], weights: Tensor, known: Tensor | None = None
+    ) -> Tensor:
+        """texts: [C, Co].  labels: of each of the b images.  weights: [C].  known: [b, C] bool, None for all."""
+        positive = torch.zeros(len(labels), len(texts), dtype=torch.bool)
+        for place, found in enumerate(labels):
+            positive[place, found] = True
         negative = ~positive if known is None else known & ~positive
         scores = best_cosines(Y.float(), texts)  # [b, C]
         device = scores.device
-        return ranking_loss(scores, positive.to(device), self._scale, negative.to(device), self._weights.to(device))
+        return ranking_loss(scores, positive.to(device), self._scale, negative.to(device), weights.to(device))
 
     def on_unlabelled(self, Y: Tensor, rows: Rows, step: int) -> Tensor:
         if self._targets.teacher is None:

@@ -65,7 +65,7 @@ def choose(
     most: how many rows may be chosen by their codes; above, the scan is faster.
     """
     n_images = rows.n_rows // options.n_embeddings
-    kinds = _queries(rows, options)
+    kinds = recall_queries(rows.n_rows, rows.block, options, max(_N_QUERIES.values()))
     settings, recalls = [], []
     for k in [k for k in KS if 4 * k <= min(n_images, most)] or [max(1, min(KS[0], n_images))]:
         count = _N_QUERIES.get(k, _N_QUERIES[KS[0]])
@@ -92,19 +92,28 @@ def interpolated(settings: tuple[Setting, ...], at: float, by: str, wanted: str)
     return int(np.ceil(ys[0] * (at / xs[0]) ** max(0.0, slope)))
 
 
-def _queries(rows: RowsFile, options: BuildOptions) -> dict[str, NDArray[np.float32]]:
-    """The queries of each kind, [Q, Co] each, in a random order."""
+def aimed_at(asked: float) -> float:
+    """The recall that settings have to reach for the queries they are chosen with, for others to find what is asked."""
+    return asked + _MARGIN * (1 - asked)
+
+
+def recall_queries(
+    n_rows: int, read: Callable[[int, int], NDArray[np.float32]], options: BuildOptions, count: int
+) -> dict[str, NDArray[np.float32]]:
+    """Queries of each kind to measure recall with, [Q, Co] each, in a random order; Q is at most `count`.
+
+    read: gives so many rows from a row on, [m, Co].
+    """
     rng = np.random.default_rng(_SEED)
-    count = max(_N_QUERIES.values())
-    chosen = rng.permutation(sample_rows(rows.n_rows, 2 * count, _SEED))
-    own = np.concatenate([rows.block(int(row), 1) for row in chosen[:count]])
+    chosen = rng.permutation(sample_rows(n_rows, 2 * count, _SEED))
+    own = np.concatenate([read(int(row), 1) for row in chosen[:count]])
     if options.texts is not None:
         picked = rng.permutation(len(options.texts))[:count]
         return {"texts": np.ascontiguousarray(options.texts[picked], dtype=np.float32), "its own embeddings": own}
-    said = np.concatenate([rows.block(int(row), 1) for row in chosen[-count:]])
+    said = np.concatenate([read(int(row), 1) for row in chosen[-count:]])
     said = said - said.mean(axis=0)  # what an embedding says, beyond what all of them have in common
     length = np.linalg.norm(said, axis=1, keepdims=True)
-    directions = rng.standard_normal((1 + len(said), rows.dim)).astype(np.float32)
+    directions = rng.standard_normal((1 + len(said), own.shape[1])).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     texts = said + length * (_GAP * directions[:1] + _NOISE * directions[1:])
     return {"embeddings moved away as texts are": texts.astype(np.float32), "its own embeddings": own}
@@ -134,7 +143,7 @@ def _choose_for(
 ) -> tuple[Setting, list[NDArray[np.float64]]]:
     """The cheapest setting that reaches the asked recall for the even queries of each kind; the one that finds most,
     where none does. With it, the share that each query finds, one [Q] for each kind."""
-    aim = asked + _MARGIN * (1 - asked)
+    aim = aimed_at(asked)
     n_fetches = np.unique(np.geomspace(min(2 * k, most), most, 24).astype(np.int64))
     reached: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
     fallback: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []

@@ -37,6 +37,8 @@ class CompactEngine:
     """
 
     kind: ClassVar[str] = "compact"
+    small_kind: ClassVar[str] = "flat"
+    on_server: ClassVar[bool] = False
     file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, "codes.faiss", "compact.json")
     resumes: ClassVar[bool] = True
 
@@ -117,6 +119,10 @@ class CompactEngine:
         if (codes is None) != (not settings) or (codes is None and not _is_none(codes_path)):
             raise damaged(codes_path, f"it doesn't hold the codes of {n_rows} rows of width {dim}")
         return cls(flat, RowsFile(folder / FlatEngine.file_names[0], n_rows, dim), codes, settings, recall)
+
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Nothing is kept elsewhere."""
 
     def first_fetch(self, k: int) -> int:
         if self._codes is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from for_model.data.captions import captions_path, labels_from_captions, read_captions
+from for_model.data.captions import captions_path, labels_from_captions, nouns_of_captions, read_captions
 from for_model.data.dataset import Category, Dataset, ImageRecord
 from for_model.data.registry import load_dataset
 from for_model.errors import DataError
@@ -66,6 +66,29 @@ def test_a_name_or_its_plural_is_a_label(name: str, caption: str) -> None:
 )
 def test_other_words_are_not(name: str, caption: str) -> None:
     assert not named(name, caption)
+
+
+def test_nouns_are_what_captions_name_besides_the_categories() -> None:
+    names = ("snow", "dog house", "greyhound", "ski", "hot dog stand", "Snow", "sand", "ball", "cart wheel")
+    dataset = Dataset(
+        "mine",
+        "val",
+        Path("val"),
+        tuple(ImageRecord(key, f"{key}.jpg") for key in (1, 2, 3)),
+        (
+            Category("dog", "base"),
+            Category("skis", "novel"),
+            Category("cart", "other"),
+            Category("tennis ball", "base"),
+        ),
+    )
+    captions = {
+        1: ["A greyhound in the snow", "a ski and a dog house on sand"],
+        3: ["hot dog stand by a cart wheel", "Snow, two tennis balls, greyhounds"],
+    }
+    assert nouns_of_captions(dataset, captions, names, 1) == (["snow", "greyhound", "sand"], [[0, 1, 2], [], [0, 1]])
+    assert nouns_of_captions(dataset, captions, names, 2) == (["snow", "greyhound"], [[0, 1], [], [0, 1]])
+    assert nouns_of_captions(dataset, {}, names, 1) == ([], [[], [], []])
 
 
 def test_the_labels_are_those_of_all_captions_and_take_the_place_of_the_datasets_own() -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from for_model.backbones.clip_resnet import ClipResnet
-from for_model.backbones.clip_vit import VitBackbone
+from for_model.backbones.clip_vit import VitBackbone, VitPool
 from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
 from for_model.backbones.protocol import Pool
 from for_model.backbones.registry import load_backbone
@@ -112,18 +112,26 @@ def greedy_seeds(points: Tensor, weights: Tensor, count: int) -> list[int]:
 
 
 @torch.no_grad()
-def test_one_query_is_answered_as_by_attend(mini: ClipResnet, X: Tensor) -> None:
-    """In float64, where rounding is out of the way, and in float32."""
-    tokens = mini.pool.tokens(X)
-    torch.testing.assert_close(
-        mini.pool.attend_once(tokens[:, :1], tokens), mini.pool.attend(tokens[:, :1], tokens), atol=1e-5, rtol=1e-5
-    )
-    exact = copy.deepcopy(mini.pool).double()
-    for projection in (exact.q_proj, exact.k_proj, exact.v_proj, exact.c_proj):
-        projection.bias.normal_()
-    query, tokens = torch.randn(3, 1, mini.width, dtype=torch.float64), 3 * tokens.double()
-    got, expected = exact.attend_once(query, tokens), exact.attend(query, tokens)
-    torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
+def test_the_fast_way_agrees_with_dense_clip_and_clip(pool: Pool, maps: Tensor) -> None:
+    """In float32, and in float64, where rounding is out of the way, with other biases than those that it began with."""
+    agree_with_dense_clip_and_clip(pool, maps, 1e-5)
+    exact = copy.deepcopy(pool)
+    assert isinstance(exact, nn.Module)
+    exact.double()
+    if isinstance(exact, VitPool):
+        exact.proj = exact.proj.double()
+    agree_with_dense_clip_and_clip(exact, 3 * maps.double(), 1e-9)
+    for name, parameter in exact.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_()
+    agree_with_dense_clip_and_clip(exact, 3 * maps.double(), 1e-9)  # what was made of the old ones isn't used
+
+
+def agree_with_dense_clip_and_clip(pool: Pool, maps: Tensor, tolerance: float) -> None:
+    dense, whole = pool.dense_and_whole(maps)
+    tokens = pool.tokens(maps)
+    for got, expected in ((dense, pool.project(maps)), (whole, pool.attend(tokens[:, :1], tokens))):
+        torch.testing.assert_close(got, expected, atol=tolerance * float(expected.abs().max()), rtol=tolerance)
 
 
 @pytest.mark.parametrize("trained", [False, True], ids=["start", "trained"])

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from scipy.optimize import linear_sum_assignment
 
@@ -30,9 +28,10 @@ from for_model.methods.head_files import load_head, read_head_file
 from for_model.text import cached_category_embeddings
 from for_model.training.config import TrainConfig, config_from
 from for_model.training.distributed import World
+from for_model.training.losses.ranking import best_cosines, ranking_loss
 from for_model.training.train import Training, load_training_data, train
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
+from tests.helpers.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -367,7 +366,7 @@ def _stop_at(training: Training, step: int) -> None:
 
 
 _SECOND = """
-import sys, json
+import json, sys
 from pathlib import Path
 from for_model.training.train import train
 from for_model.training.config import config_from
@@ -383,13 +382,12 @@ def test_two_processes_train_the_same_head_as_one(
     settings = config(scenes, head={"dropout": 0.0}, data={"labelled": 0.7, "images": 33}, optimizer={"epochs": 1})
     (alone,) = train(settings, tmp_path / "one")
     monkeypatch.setattr("for_model.training.distributed._TIMEOUT", timedelta(minutes=5))  # should the second not come
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": "."}
-    command = [sys.executable, "-c", _SECOND, json.dumps(settings.to_json()), str(tmp_path / "two")]
-    with subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **world, "RANK": "1"}) as second:
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with program(_SECOND, json.dumps(settings.to_json()), str(tmp_path / "two"), **world, RANK="1") as second:
         for name, value in {**world, "RANK": "0"}.items():
             monkeypatch.setenv(name, value)
         (together,) = train(settings, tmp_path / "two", "cpu")
-    assert second.returncode == 0
+        assert second.wait() == 0, second.said()
     for key in ("loss", "sup", "pse"):
         assert together[key] == pytest.approx(alone[key], rel=1e-4)
     assert together["images"] == alone["images"] == 33
@@ -503,3 +501,38 @@ def test_captions_in_place_of_annotations(scenes: Path, tmp_path: Path) -> None:
     assert [[trained_on[n] for n in found] for found in training.targets.base[:2]] == [[base], []]  # base names alone
     assert not any(training.targets.base[2:])
     assert len(list(training.run())) == 1
+
+
+def test_nouns_of_captions_beside_the_labels(scenes: Path, tmp_path: Path) -> None:
+    root = tmp_path / "scenes"
+    shutil.copytree(scenes, root)
+    annotated = load_coco(root, "train")
+    novel = next(c.name for c in annotated.categories if c.group == "novel")
+    content = {
+        "images": [{"id": image.id, "file_name": image.path} for image in annotated.images],
+        "annotations": [
+            {"id": n, "image_id": image.id, "caption": f"A {novel} on snow and sand" if n % 2 else f"{novel} in snow"}
+            for n, image in enumerate(annotated.images)
+        ],
+    }
+    write_json(root / "annotations" / "captions_train.json", content)
+    words = tmp_path / "words.txt"
+    words.write_text(f"sand\nsnow\n{novel} house\nnothing of the kind\n")
+    loss, vocabulary = {"objective": "ranking", "pse": 0.0}, {"vocabulary": str(words)}
+    plain = training_of(config(root, loss=loss, pseudo_labels=vocabulary), tmp_path / "plain")
+    settings = config(root, data={"nouns": 2}, loss=loss, pseudo_labels=vocabulary)
+    training = training_of(settings, tmp_path / "run")
+    assert training.targets.nouns is not None
+    assert training.targets.nouns[:3] == [[1], [0, 1], [1]]  # of sand, snow
+    rows = np.arange(4)
+    Y = F.normalize(torch.randn(4, 3, training.backbone.dim), dim=-1)
+    added = ranking_loss(
+        best_cosines(Y, training.targets.noun_texts),
+        torch.tensor([[False, True], [True, True], [False, True], [True, True]]),
+        1 / settings.loss.temperature,
+    )
+    assert training.objective.on_labels(Y, rows, 0) == pytest.approx(plain.objective.on_labels(Y, rows, 0) + added)
+    with pytest.raises(DataError, match=r"no name of .* is in the captions of 999 images"):
+        training_of(config(root, data={"nouns": 999}, loss=loss, pseudo_labels=vocabulary), tmp_path / "many")
+    with pytest.raises(UsageError, match=r"data\.nouns=2 is learnt from with loss\.objective=ranking alone"):
+        config(root, data={"nouns": 2})
