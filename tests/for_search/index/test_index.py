@@ -22,6 +22,7 @@ from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.index.index_manifest import MANIFEST
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
 Answer = list[tuple[int, float, int]]
@@ -375,12 +376,12 @@ class TestBuild:
         script = (
             "import time\nfrom pathlib import Path\nfrom for_model import files\n"
             "from for_search.index.index_files import build_index\n"
-            "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
+            "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(3600)\n"
             "files.write_json = hang\nbuild_index(Path('store'), Path('index'), rebuild=True)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         child = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (folder / "hangs").exists():
             assert child.poll() is None, "the build ended"
             assert time.monotonic() < deadline, "the build never reached its end"
