@@ -285,6 +285,7 @@ def stats(library: Library, index: str = "") -> dict[str, Any]:
         "split": held.split,
         "method": held.info.to_json(),
         "kind": held.kind,
+        "on_server": held.on_server,
         "recall": None if held.recall is None else {**held.recall.to_json(), "text": str(held.recall)},
         "n_images": len(held.images),
         "n_bytes": held.n_bytes,

@@ -41,7 +41,7 @@ def search_details_html(
     facts = {
         "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
         "Embeddings": f"{info.n_embeddings} of width {info.dim} an image",
-        "Index": f"{len(index.images):,} images, {index.kind}, {_size(index.n_bytes)}",
+        "Index": f"{len(index.images):,} images, {_engine_words(index)}",
         "Time": (f"query encoded in {result.encode_ms:.0f} ms, " if result.encode_ms else "")
         + f"searched in {result.search_ms:.1f} ms",
     }
@@ -116,11 +116,21 @@ def about_html(index: SearchIndex) -> str:
         f"{info.n_embeddings} embedding{'s' * (info.n_embeddings != 1)} of width {info.dim} an image",
         "Backbone": f"{info.backbone} at {info.image_size} pixels, "
         f"weights {info.weights} (sha256 {info.weights_sha256[:12]})",
-        "Index": f"{index.kind}, {_size(index.n_bytes)} on disk, {_size(index.n_bytes / len(index.images))} an image",
+        "Index": _engine_words(index),
     }
     skipped = index.skipped[:SHOWN_SKIPPED]
     n_more = len(index.skipped) - len(skipped)
     return render("about", facts=facts, skipped=skipped, n_more=f"{n_more:,}" if n_more else "")
+
+
+def _engine_words(index: SearchIndex) -> str:
+    """An index's engine, how complete its answers are, and what it takes; a server's address is nobody's business."""
+    n_bytes = index.n_bytes
+    if index.on_server:
+        n_bytes = 2 * len(index.images) * index.info.n_embeddings * index.info.dim
+    place = "on a server" if index.on_server else "on disk"
+    each = _size(n_bytes / len(index.images))
+    return f"{index.kind}, {index.recall or 'exact'}, {_size(n_bytes)} {place}, {each} an image"
 
 
 def build_html(state: BuildState) -> str:

@@ -32,6 +32,8 @@ class FlatEngine:
     """
 
     kind: ClassVar[str] = "flat"
+    small_kind: ClassVar[str] = "flat"
+    on_server: ClassVar[bool] = False
     file_names: ClassVar[tuple[str, ...]] = ("index.faiss",)
     resumes: ClassVar[bool] = False
 
@@ -76,6 +78,10 @@ class FlatEngine:
             raise damaged(path, f"it holds {index.ntotal} rows of width {index.d}; its manifest says {n_rows} of {dim}")
         return cls(index)
 
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Nothing is kept elsewhere."""
+
     def first_fetch(self, k: int) -> int:
         return max(_FIRST_FETCH, 2 * k)
 
@@ -90,11 +96,31 @@ class FlatEngine:
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
+        return widened(self._all_rows()[start : start + count].astype(np.float16))
+
+    def half_rows(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Some rows as they are kept, [F, Co] float16, an array of its own."""
+        return self._all_rows()[rows].astype(np.float16)
+
+    def _all_rows(self) -> NDArray[np.float16]:
+        """[R, Co] float16, as they lie in the file."""
         # The codes themselves: FAISS's own decoding of them takes three times as long as the scan of a search.
-        size = self._index.code_size
-        codes = faiss.rev_swig_ptr(self._index.codes.data(), self._index.ntotal * size)
-        part = codes[start * size : (start + count) * size].view("<f2").reshape(count, self._index.d)
-        return widened(np.array(part, dtype=np.float16))
+        n_rows, dim = self._index.ntotal, self._index.d
+        codes = faiss.rev_swig_ptr(self._index.codes.data(), n_rows * self._index.code_size)
+        return codes.view("<f2").reshape(n_rows, dim)
+
+
+def score_rows(query: NDArray[np.float32], rows: NDArray[np.float16]) -> NDArray[np.float32]:
+    """The inner products of a query [Co] with some rows [F, Co], [F] float32: the flat engine's own, to the bit.
+
+    F is at least 1.
+    """
+    index = faiss.IndexScalarQuantizer(rows.shape[1], faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    index.add_sa_codes(np.ascontiguousarray(rows, dtype="<f2").view(np.uint8))
+    found, order = index.search(query[None], len(rows))
+    scores = np.empty(len(rows), np.float32)
+    scores[order[0]] = found[0]
+    return scores
 
 
 def selector(allowed: NDArray[np.bool_] | None) -> Any:

@@ -74,6 +74,11 @@ class SearchIndex:
         said = [segment.engine.recall for segment in self.segments]
         return min((recall for recall in said if recall), key=lambda recall: recall.mean, default=None)
 
+    @property
+    def on_server(self) -> bool:
+        """Whether the embeddings, or some of them, are kept on a server."""
+        return any(segment.engine.on_server for segment in self.segments)
+
     def search(
         self, queries: ArrayLike, k: int, allowed: NDArray[np.bool_] | None = None, exact: bool = False
     ) -> list[list[Hit]]:
@@ -158,12 +163,9 @@ class SearchIndex:
         Yields the images' places in `images`, [m], in no order, and their embeddings, [m, N, Co] float32, unit-norm.
         """
         for segment in self.segments:
-            segment.check()
             for start, count in segment.blocks():
-                n_embeddings = segment.n_embeddings
-                rows = segment.engine.rows(start * n_embeddings, count * n_embeddings)
-                ranks = segment.ranks[start : start + count]
-                yield ranks[ranks >= 0], rows.reshape(count, n_embeddings, -1)[ranks >= 0]
+                embeddings, ranks = segment.block(start, count)
+                yield ranks, embeddings
 
     def image(self, image_id: ImageId) -> ImageRecord:
         """The image of that id; `"7"` will do for 7, as in an address. Raises UsageError when there is none."""
@@ -175,14 +177,15 @@ class SearchIndex:
 
     def take(self, positions: Iterable[int]) -> NDArray[np.float32]:
         """The embeddings of some images, by their places in `images`: [m, N, Co] float32, unit-norm; m at least 1."""
-        return np.stack([self._embeddings_at(int(self.places[position])) for position in positions])
-
-    def _embeddings_at(self, place: int) -> NDArray[np.float32]:
+        places = self.places[np.fromiter(positions, np.int64)]
+        found = np.empty((len(places), self.info.n_embeddings, self.info.dim), np.float32)
+        first = 0
         for segment in self.segments:
-            if place < len(segment.ranks):
-                return segment.embeddings(place)
-            place -= len(segment.ranks)
-        raise AssertionError("every image is in a segment")
+            inside = np.flatnonzero((places >= first) & (places < first + len(segment.ranks)))
+            if len(inside):
+                found[inside] = segment.take(places[inside] - first)
+            first += len(segment.ranks)
+        return found
 
     def position(self, image_id: ImageId) -> int:
         """The place of an image in `images`. Raises UsageError for an unknown id."""

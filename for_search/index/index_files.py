@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from for_model.errors import StoreError, UsageError
 from for_search.index.checked_file import BLOCK_BYTES, CheckedFile, FileHashes, damaged
-from for_search.index.engine_protocol import BuildOptions
+from for_search.index.engine_protocol import BuildOptions, ImageEngine
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
 from for_search.index.index_manifest import MANIFEST, index_manifest_of, read_index_manifest
@@ -33,6 +33,8 @@ def build_index(
     rebuild: bool = False,
     recall: float = 0.99,
     texts: NDArray[np.float32] | None = None,
+    url: str | None = None,
+    quantised: bool | None = None,
 ) -> SearchIndex:
     """Build the search index of an embedding store, or bring the one that is there up to date with the store.
 
@@ -41,15 +43,16 @@ def build_index(
     rebuild: write all rows again into one segment, even where the index is up to date.
     recall: the share of the best 50 images that an approximate engine is to find, in the segments written now.
     texts: [T, Co] float32, texts to measure that with; None for embeddings of the store, moved away as texts are.
+    url, quantised: see `BuildOptions`; of the segments written now.
 
     Of an index that is there already, segments whose rows are still in the store stay as they are. What the store has
     more goes into one new segment, together with segments that are small beside it, or of which more than a fifth is
     gone (see `to_merge`); nothing is written where nothing has changed. Others may search the index meanwhile: what
     they see is the index before or after. Killed at any moment, the build leaves the old index, or the new one, or none
     if there was none; the next build with the same rows goes on where it was, if the engine can.
-    Raises UsageError for an unknown kind, a recall that isn't above 0 and up to 1, or an `out` that isn't an index;
-    StoreError for a store that is missing, damaged or empty, or when the index can't be written, or somebody else is
-    writing it.
+    Raises UsageError for an unknown kind, an option that makes no sense for it, a recall that isn't above 0 and up to
+    1, or an `out` that isn't an index; StoreError for a store that is missing, damaged or empty, or when the index
+    can't be written, or somebody else is writing it.
     """
     if kind is not None and kind not in ENGINES:
         raise UsageError(f"no engine {kind!r}: choose one of {', '.join(sorted(ENGINES))}")
@@ -62,7 +65,8 @@ def build_index(
     refuse_foreign(target)
     try:
         with writing_index(target):
-            update_index(store, target, kind, rebuild, BuildOptions(store.info.n_embeddings, recall, texts))
+            options = BuildOptions(store.info.n_embeddings, recall, texts, url=url, quantised=quantised)
+            update_index(store, target, kind, rebuild, options)
     except OSError as error:
         raise StoreError(f"can't write the index to {out}: {error.strerror or error}") from error
     return open_index(Path(out))
@@ -138,7 +142,10 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
         for file in checked:
             file.check(0, None if verify == "full" else BLOCK_BYTES)
         engine = ENGINES[note.kind].open(folder, note.n_images * info.n_embeddings, info.dim)
-        segments.append(Segment(engine, info.n_embeddings, ranks[first : first + note.n_images], checked))
+        its_ranks = ranks[first : first + note.n_images]
+        if isinstance(engine, ImageEngine):
+            engine.check_images(int((its_ranks >= 0).sum()))
+        segments.append(Segment(engine, info.n_embeddings, its_ranks, checked))
         first += note.n_images
     return SearchIndex(
         path,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from for_model import files
 from for_model.errors import StoreError, UsageError
 from for_search.index.checked_file import FileHashes
-from for_search.index.engine_protocol import BuildOptions
+from for_search.index.engine_protocol import BuildOptions, ImageEngine
 from for_search.index.engines import ENGINES
 from for_search.index.index_manifest import (
     MANIFEST,
@@ -37,7 +37,7 @@ from for_search.store.store import Store
 
 _LOCK = "lock"
 _PARTIAL = ".segment-"  # what a build that was killed leaves to the next one: a folder for each set of rows and engine
-_SMALL_KIND = "flat"  # of segments that hold less than half of the index: no engine finds rows of few faster
+_DEFAULT_KIND = "flat"
 
 # What an index's folder may hold; the second is the file of the format before this one.
 _OWN_NAME = re.compile(r"manifest\.json|index\.faiss|lock|segment-\d+|images-\d+\.sqlite|\..+\.tmp")
@@ -67,7 +67,12 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
     old = _earlier(target)
     if old is not None or not (target / MANIFEST).exists():  # what killed builds have left may be as large as the index
         _remove_all_but(target, _files_of(old), partial=True)
-    kind = kind or (old.kind if old else None) or _SMALL_KIND
+    kind = kind or (old.kind if old else None) or _DEFAULT_KIND
+    if not ENGINES[kind].on_server and (options.url or options.quantised is not None):
+        raise UsageError(f"the engine {kind} asks no server: leave --url and --quantise out, or choose qdrant")
+    if old is not None:
+        same = [segment.folder for segment in old.segments if segment.kind == kind]
+        options = replace(options, earlier=target / same[-1] if same else None)
     usable = not rebuild and old is not None and (old.info.to_json(), old.kind) == (store.info.to_json(), kind)
     there = tuple(segment for segment in old.segments if _is_there(target, segment)) if old and usable else ()
     if old and there == old.segments and old.store == store.sha256 and (target / old.table[0]).is_file():
@@ -80,7 +85,8 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
     if new:
         n_new = sum(shard.n_images for shard in new)
         most = 2 * n_new >= n_new + sum(segment.n_images for segment in kept)
-        kept = (*kept, _write_segment(store, new, kind if most else _SMALL_KIND, target / f"segment-{number}", options))
+        its_kind = kind if most else ENGINES[kind].small_kind
+        kept = (*kept, _write_segment(store, new, its_kind, target / f"segment-{number}", options))
     with files.atomic_path(target / table) as temporary:  # the store's own, which has been checked
         shutil.copyfile(store.images.path, temporary)
     manifest = IndexManifest(
@@ -97,7 +103,11 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
         _places(store, kept),
     )
     files.write_json(target / MANIFEST, manifest.to_json())
-    _remove_all_but(target, _files_of(manifest))
+    # Of files that are removed, whoever has them open keeps the content; what lies on a server stays there for them
+    # until the next update.
+    before = {segment.folder for segment in old.segments if ENGINES[segment.kind].on_server} if old else set()
+    _remove_all_but(target, _files_of(manifest) | before)
+    _drop_gone(target, manifest)
 
 
 def _is_there(target: Path, segment: SegmentNote) -> bool:
@@ -149,18 +159,24 @@ def _write_segment(store: Store, shards: list[Shard], kind: str, folder: Path, o
         # Removed with all else that isn't listed, once the index is complete.
         key = files.sha256_json([kind, store.info.to_json(), [asdict(shard) for shard in shards]])
         options = replace(options, partial=folder.parent / f"{_PARTIAL}{key[:16]}.tmp")
-    progress = tqdm(shards, "index", unit="shard", disable=None)
-    blocks = (np.asarray(store.shard(shard)).reshape(-1, dim) for shard in progress)
+    n_rows = sum(shard.n_images for shard in shards) * store.info.n_embeddings
     try:
-        engine.build(blocks, sum(shard.n_images for shard in shards) * store.info.n_embeddings, dim, folder, options)
+        engine.build(_blocks(store, shards), n_rows, dim, folder, options)
         for name in engine.file_names:
             _sync(folder / name)
         _sync(folder)
         listed = {name: FileHashes.of(folder / name) for name in engine.file_names}
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder(folder)
         raise
     return SegmentNote(folder.name, kind, tuple(shards), listed)
+
+
+def _blocks(store: Store, shards: list[Shard]) -> Iterator[NDArray[np.float16]]:
+    """The rows of some shards, [m, Co] each, one after the other in memory."""
+    for shard in tqdm(shards, "index", unit="shard", disable=None):
+        yield np.asarray(store.shard(shard)).reshape(-1, store.info.dim)
+        store.files.let_go(shard)
 
 
 def _sync(path: Path) -> None:
@@ -186,6 +202,28 @@ def _remove_all_but(target: Path, listed: set[str], partial: bool = False) -> No
         if entry.name in {MANIFEST, _LOCK} or entry.name in listed or (partial and entry.name.startswith(_PARTIAL)):
             continue
         if entry.is_dir():
-            shutil.rmtree(entry, ignore_errors=True)
+            _remove_folder(entry)
         else:
             entry.unlink(missing_ok=True)
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder of an engine, complete or not, and what the engine keeps elsewhere."""
+    for engine in ENGINES.values():
+        engine.discard(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _drop_gone(target: Path, manifest: IndexManifest) -> None:
+    """Remove the images that are gone from the servers that hold them."""
+    there = np.zeros(sum(segment.n_images for segment in manifest.segments), dtype=bool)
+    there[manifest.places] = True
+    first = 0
+    for segment in manifest.segments:
+        gone = np.flatnonzero(~there[first : first + segment.n_images])
+        first += segment.n_images
+        if len(gone) and ENGINES[segment.kind].on_server:
+            n_rows = segment.n_images * manifest.info.n_embeddings
+            engine = ENGINES[segment.kind].open(target / segment.folder, n_rows, manifest.info.dim)
+            assert isinstance(engine, ImageEngine)
+            engine.drop_images(gone)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from for_model.errors import StoreError
 from for_search.index.checked_file import CheckedFile
-from for_search.index.engine_protocol import Engine
+from for_search.index.engine_protocol import Engine, ImageEngine, RowEngine
 
 _FETCH_GROWTH = 4
 _FETCH_BUDGET = 1 << 22  # rows fetched at once over all queries, 12 bytes each
@@ -78,22 +79,48 @@ class Segment:
         """
         self.check(whole=exact)
         ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
-        # Few images are gone, and what the engine finds of them is dropped; a filter may leave few.
-        allowed_rows = None if allowed is None else np.repeat(ranks >= 0, self.n_embeddings)
         k = min(k, int((ranks >= 0).sum()))
+        if not k:
+            return [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(queries)
+        if isinstance(self.engine, ImageEngine):
+            return self._best_images(self.engine, queries, k, ranks, exact)
+        assert isinstance(self.engine, RowEngine)
+        # Few images are gone, and what the engine finds of them is dropped; a filter may leave few.
+        return self._best_rows(self.engine, queries, k, ranks, allowed is not None, exact)
+
+    def _best_images(
+        self, engine: ImageEngine, queries: NDArray[np.float32], k: int, ranks: NDArray[np.int64], exact: bool
+    ) -> list[Best]:
+        there = ranks >= 0
+        results = []
+        for found in engine.search_images(queries, k, None if there.all() else there, exact):
+            of_found = ranks[found.images]
+            order = np.lexsort((of_found, -found.scores))[:k]
+            results.append(Best(found.scores[order], of_found[order], found.embeddings[order]))
+        return results
+
+    def _best_rows(
+        self,
+        engine: RowEngine,
+        queries: NDArray[np.float32],
+        k: int,
+        ranks: NDArray[np.int64],
+        filtered: bool,
+        exact: bool,
+    ) -> list[Best]:
+        """Asks for more and more rows, until those that were not given can't change the answer."""
+        allowed_rows = np.repeat(ranks >= 0, self.n_embeddings) if filtered else None
         total = len(self.ranks) * self.n_embeddings
-        results: list[Best] = [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(
-            queries
-        )
-        waiting = np.arange(len(queries) if k else 0)
-        fetch = self.engine.first_fetch(k)
+        results: dict[int, Best] = {}
+        waiting = np.arange(len(queries))
+        fetch = engine.first_fetch(k)
         while waiting.size:
             fetch = min(fetch, total)
             step = max(1, _FETCH_BUDGET // fetch)
             unfinished = []
             for part in (waiting[start : start + step] for start in range(0, len(waiting), step)):
-                all_scores, all_rows = self.engine.search_rows(queries[part], fetch, allowed_rows, exact)
-                for query, scores, rows in zip(part, all_scores, all_rows, strict=True):
+                all_scores, all_rows = engine.search_rows(queries[part], fetch, allowed_rows, exact)
+                for query, scores, rows in zip(part.tolist(), all_scores, all_rows, strict=True):
                     best = self._best_of(ranks, scores, rows, k)
                     # A later row could still reach an image's score, or tie with the last image, unless it must be
                     # worse than the k-th image; so only then (or with nothing left to fetch) is the answer final.
@@ -103,7 +130,7 @@ class Segment:
                         unfinished.append(query)
             waiting = np.array(unfinished, dtype=np.int64)
             fetch *= _FETCH_GROWTH
-        return results
+        return [results[query] for query in range(len(queries))]
 
     def _best_of(self, ranks: NDArray[np.int64], scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Best:
         """The best row of each of the k best images among [F] fetched rows; a row of -1 is none."""
@@ -126,12 +153,38 @@ class Segment:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The scores [Q, m] float32 of the m images in a block that are still in the index, and their ranks [m]."""
         self.check(whole=True)
-        rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)  # [count * N, Co]
-        scores = (queries @ rows.T).reshape(len(queries), count, self.n_embeddings).max(axis=2)
-        ranks = self.ranks[start : start + count]
-        return scores[:, ranks >= 0], ranks[ranks >= 0]
+        there = self.ranks[start : start + count] >= 0
+        if isinstance(self.engine, ImageEngine):
+            scores = self.engine.score_images(queries, start, count)
+            _refuse_missing(np.isfinite(scores).all(axis=0)[there])
+        else:
+            rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)  # [count * N, Co]
+            scores = (queries @ rows.T).reshape(len(queries), count, self.n_embeddings).max(axis=2)
+        return scores[:, there], self.ranks[start : start + count][there]
 
-    def embeddings(self, image: int) -> NDArray[np.float32]:
-        """The embeddings of the segment's image of that number, [N, Co] float32."""
+    def block(self, start: int, count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The embeddings [m, N, Co] float32 of the m images in a block that are still in the index, and their ranks."""
         self.check()
-        return self.engine.rows(image * self.n_embeddings, self.n_embeddings)
+        rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)
+        ranks = self.ranks[start : start + count]
+        embeddings = rows.reshape(count, self.n_embeddings, -1)[ranks >= 0]
+        _refuse_missing(np.isfinite(embeddings[:, 0, 0]))
+        return embeddings, ranks[ranks >= 0]
+
+    def take(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The embeddings of the segment's images of these numbers, [m, N, Co] float32; m at least 1."""
+        self.check()
+        if isinstance(self.engine, ImageEngine):
+            embeddings = self.engine.images(images)
+            _refuse_missing(np.isfinite(embeddings[:, 0, 0]))
+            return embeddings
+        return np.stack([self.engine.rows(image * self.n_embeddings, self.n_embeddings) for image in images.tolist()])
+
+
+def _refuse_missing(there: NDArray[np.bool_]) -> None:
+    """Raise StoreError unless all images that were asked for are there."""
+    if not there.all():
+        raise StoreError(
+            f"{int((~there).sum())} images of the index are not on its server any more: open it again, as it may have "
+            "changed; if that doesn't help, build it again with --rebuild"
+        )
