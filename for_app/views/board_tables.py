@@ -20,12 +20,15 @@ _OF_PAPER = "The paper's own numbers, not measured here: other images, another m
 _MARKS = (
     "A simulated user sees ten images a round and marks each as the labels say. In percent: average precision over "
     "the images not shown yet, beside the text's over the same images; names that marks cost more than 5 points; "
-    "the right images found so far; how right and how complete the whole answer is."
+    "the right images found so far; how right and how complete the whole answer is. AP falls as right images are shown."
+)
+_MARKS_SCORES = frozenset(
+    ("gain", "AP unseen", "AP unseen, text", "found", "names worse by 5", "AP list", "precision", "recall")
 )
 _UNIT = " mAP@50"
 _ROWS = (
     *("source", "method", "losses", "labelled", "queries", "decoder layers", "frozen", "pseudo-labels from"),
-    *("refiner", "rounds"),
+    *("refiner", "rounds", "gain", "AP unseen", "AP unseen, text", "found"),
 )
 _SPREAD = re.compile(r"^(base|novel|all) (low|high|std)$")
 _SCORE = re.compile(r"^(base|novel|all) mAP@50$|^(COCO|LVIS|nuImages) (base|novel|all)$")
@@ -70,7 +73,7 @@ def _table(caption: str, frame: pd.DataFrame) -> dict[str, Any]:
     names = [name for name in frame.columns if not _SPREAD.search(name)]
     names = [name for name in names if name != "source" or (frame[name] != MEASURED).any()]
     # what the rows are of, then the scores, then what else is known: a phone shows the scores too
-    names.sort(key=lambda name: 1 if _SCORE.search(name) else 0 if name in _ROWS else 2)
+    names.sort(key=lambda name: (1, 0) if _SCORE.search(name) else (0, _place(name)) if name in _ROWS else (2, 0))
     best = {name: frame[name].max() for name in names if _SCORE.search(name)}
     columns = [
         {
@@ -83,6 +86,11 @@ def _table(caption: str, frame: pd.DataFrame) -> dict[str, Any]:
     ]
     rows = [[_cell_of(row, name, best.get(name)) for name in names] for _, row in frame.iterrows()]
     return {"caption": caption, "columns": columns, "rows": rows, "spread": _spread_words(frame)}
+
+
+def _place(name: str) -> int:
+    """Where a column stands among those of marks; the others keep their order."""
+    return _ROWS.index(name) if name in _ROWS[_ROWS.index("refiner") :] else 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,8 @@ def _cell_of(row: "pd.Series[Any]", name: str, best: float | None) -> _Cell:
         return _Cell()
     if name == "method":
         return _Cell(_method(row))
+    if best is None and name in _MARKS_SCORES:
+        return _Cell(f"{round(value, 1) + 0.0:.1f}", str(value))  # never -0.0
     if best is None:
         return _Cell(f"{value:g}" if isinstance(value, float) else str(value))
     cell = _Cell(f"{value:.2f}", str(value), f"{value:.1f}", best=value == best)

@@ -304,7 +304,7 @@ def test_results_come_first(served: Served, browser: Page, width: int, height: i
 
 
 @pytest.mark.axe
-@pytest.mark.parametrize("tab", [*TABS, "viewer", "marks", "everything", "several"])
+@pytest.mark.parametrize("tab", [*TABS, "viewer", "marks", "everything", "several", "rounds"])
 def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, browser: Page, tab: str) -> None:
     first = served.library.searcher(served.library.default).search("guitar", 1).hits[0].image.id
     asked = {
@@ -312,6 +312,7 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
         "marks": f"right={first}",
         "everything": f"right={first}&show=everything",
         "several": "all=dog&none=cat",
+        "rounds": f"tab=leaderboard&table={quote('Marks on results (miniscenes)')}",
     }.get(tab, f"tab={quote(tab)}")
     marked = 'document.querySelector("#marked img")?.naturalWidth && !document.body.matches(".searching")'
     shown = {
@@ -320,20 +321,23 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
         "labels": 'document.querySelectorAll("#label-samples img").length == 12',
         "leaderboard": 'document.querySelector("#boards table")',
         "index": 'document.querySelector("#about dl")',
+        "rounds": 'document.querySelector("#boards .charts svg")',
         "marks": marked,
         "everything": f"{marked} && document.querySelectorAll('#grid .shot').length",
         "several": found(STEP, "guitar and dog, without cat"),
         "viewer": f"{OPEN} && document.querySelector('#viewer-file').innerText",
     }
     for width, height in ((390, 844), (1440, 900)):
+        browser.open("about:blank")
+        browser.open(f"{served.url}?q=guitar&{asked}", width=width, height=height)
+        browser.wait(shown[tab])
+        for button in {"marks": ("#help-most",), "several": ("#tune",)}.get(tab, ()):
+            browser.click(button)
+        if tab == "marks":
+            browser.wait("document.querySelectorAll('#telling img').length == 3")
         for dark in (False, True):
-            browser.open("about:blank")
-            browser.open(f"{served.url}?q=guitar&{asked}", width=width, height=height, dark=dark)
-            browser.wait(shown[tab])
-            for button in {"marks": ("#help-most",), "several": ("#tune",)}.get(tab, ()):
-                browser.click(button)
-            if tab == "marks":
-                browser.wait("document.querySelectorAll('#telling img').length == 3")
+            browser.prefer(dark)
+            browser.wait(f"document.body.matches('.dark') == {str(dark).lower()}")
             assert browser.value(f"document.documentElement.scrollWidth <= {width}")
             browser.wait("!document.getAnimations().some((one) => one.playState == 'running')")
             assert violations(browser) == []

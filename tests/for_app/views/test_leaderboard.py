@@ -186,4 +186,7 @@ def test_what_marks_are_worth_has_a_table_and_curves_for_each_dataset() -> None:
     assert "right images found (%), CLIP: a line a refiner" in drawn
     html = leaderboard_html(board.title)
     assert "A simulated user sees ten images a round" in html
+    headings = re.findall(r'<button type="button">([^<]+)</button>', html)
+    assert headings[:4] == ["method", "refiner", "rounds", "gain"]  # which a phone shows
+    assert ">-0.0" not in html
     assert "mAP@50 (%)" not in html  # those of the ablations belong to the other tables
