@@ -206,6 +206,11 @@ def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
     from for_search.store.mirror import local_store
 
+    texts = None
+    if arguments.engine == "compact":
+        from for_search.library.vocabulary_sample import texts_for
+
+        texts = texts_for(arguments.store)
     asked: SketchEncoder | bool = arguments.answers is not None
     if arguments.answers:
         from for_search.index.sketches.sketch_encoder import read_sketch_encoder
@@ -220,6 +225,7 @@ def run_index(arguments: argparse.Namespace) -> None:
             arguments.engine,
             rebuild=arguments.rebuild,
             recall=arguments.recall,
+            texts=texts,
             url=arguments.url,
             quantised=arguments.quantise,
         ),
