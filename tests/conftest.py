@@ -57,7 +57,7 @@ def _may_skip(item: pytest.Item) -> bool:
         "photos": bool(missing_packages()) and not os.environ.get("CI"),
         "encoders": importlib.util.find_spec("transformers") is None and not os.environ.get("CI"),
         "compiled": importlib.util.find_spec("numba") is None and not os.environ.get("CI"),
-        "cluster": importlib.util.find_spec("qdrant_client") is None and not os.environ.get("CI"),
+        "cluster": None in map(importlib.util.find_spec, ("qdrant_client", "ray")) and not os.environ.get("CI"),
         "axe": not AXE.is_file() and not (os.environ.get("CI") and shutil.which("npm")),
         "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
     }
