@@ -22,7 +22,6 @@ from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index
 from for_search.index.qdrant import connection
 from tests.benchmarks.scale import World, make_store
-from tests.helpers.qdrant_core import CoreClient
 
 K = 50
 URL = "http://localhost:6333"  # nobody is asked
@@ -82,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recall", type=float, default=0.99)
     parser.add_argument("--exact", action="store_true", help="leave the quantised index out")
     arguments = parser.parse_args(argv)
+    from tests.helpers.qdrant_core import CoreClient  # optional: make install-cluster
+
     texts = World(arguments.dim).texts(arguments.texts, seed=7)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
