@@ -44,6 +44,8 @@ NOT_RUN = {
     r"--engine qdrant": "needs a server: tests/for_search/index/qdrant has its own",
     r"--engine gpu": "needs a GPU: tests/for_search/index/test_segments.py has the processor in its place",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
+    r"for_eval sketches": "takes minutes: tests/for_eval/refinement/test_sketch_table.py runs it on a world of vectors",
+    r"for_model scenes --out scenes --train 8000": "takes a minute",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
 SMALLER = {
@@ -51,6 +53,7 @@ SMALLER = {
     r"(for_eval fetch (?!.*--check).*)": r"\1 --dry-run",
     r"(for_eval compare .*)": r"\1 --resamples 5",
     r"(for_model train .*)": r"\1 --smoke",
+    r"(for_search sketch-encoder .*)": r"\1 --steps 2",
 }
 # The exit code of a command that doesn't end with 0: no COCO is there, and few drawings don't tell what a score means.
 FAILS = {r"--check$": 2, r"search index --(all|any)": 2}

@@ -39,7 +39,8 @@ class RayCluster:
     address: of the cluster; None for the one that this machine belongs to (or that RAY_ADDRESS names), else one that
         is started on this machine and ends with the run.
     n_workers: at most so many; None for as many as the cluster has room for.
-    cpus, gpus: that each worker takes; a share of a GPU will do.
+    cpus, gpus: that each worker takes; a share of a GPU will do. PyTorch uses a thread a CPU, and on a CPU their number
+        shows in the last bits of what it computes.
     """
 
     build: Callable[[], Method]

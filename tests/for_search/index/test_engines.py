@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from for_model.errors import StoreError
 from for_search.index.compact import codes, compact_engine
+from for_search.index.compact.codes import Codes
 from for_search.index.compact.compact_engine import CompactEngine
 from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engine_protocol import RowEngine as Engine
@@ -130,6 +131,18 @@ def test_exact_gives_what_the_scan_gives_to_the_bit(engine: type[Engine], n_rows
             assert scanned.get(row, score) == score
 
 
+def test_near_ties_are_in_exact_order(engine: type[Engine], tmp_path: Path) -> None:
+    """Rows whose scores differ by less than a query changes them that is rounded to float16."""
+    query = random_units((1, DIM), seed=1)
+    rows = random_units((300, DIM), seed=9)
+    rows = half(0.5 * query + 0.8 * (rows - (rows @ query.T) * query))
+    expected = built(FlatEngine, rows, tmp_path / "flat").search_rows(query, 5)
+    for one, other in zip(
+        built(engine, rows, tmp_path / "index").search_rows(query, 5, exact=True), expected, strict=True
+    ):
+        assert (one == other).all()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.004, 0.04, 0.5, 1.0])
 @pytest.mark.parametrize("exact", [False, True])
 def test_only_allowed_rows_are_found(engine: type[Engine], share: float, exact: bool, tmp_path: Path) -> None:
@@ -185,21 +198,24 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     partial = tmp_path / "partial"
     options = BuildOptions(partial=partial)
     written: list[str] = []
-    write = codes.write
+    write = Codes.write
 
-    def write_twice(index: object, path: Path) -> None:
-        write(index, path)
+    def write_twice(of: Codes, path: Path, projection: Path) -> None:
+        write(of, path, projection)
         written.append(path.name)
         if len(written) == 3:  # what was trained, and two checkpoints
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(codes, "write", write_twice)
-    (tmp_path / "index").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        engine.build(iter([rows]), len(rows), DIM, tmp_path / "index", options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Codes, "write", write_twice)
+        (tmp_path / "index").mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            engine.build(iter([rows]), len(rows), DIM, tmp_path / "index", options)
     assert written == ["trained", "encoded", "encoded"]
-    assert codes.read(partial / "encoded", None, DIM).ntotal == 1000
-    monkeypatch.setattr(codes, "train_codes", None)  # neither this nor the rows are needed again
+    left = Codes.read(partial / "codes-" / "encoded", partial / "codes-" / "projection", None, DIM)
+    assert left is not None
+    assert left.n_rows == 1000
+    monkeypatch.setattr(Codes, "train", None)  # neither this nor the rows are needed again
     engine.build(iter([]), len(rows), DIM, tmp_path / "index", options)
     assert not partial.exists()
     for name in engine.file_names:

@@ -235,7 +235,7 @@ class TestOpen:
         (index.path / MANIFEST).unlink()
         self.check_refused(index.path, "has no manifest.json")
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/3"}', "\xff"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/4"}', "\xff"])
     def test_refuses_a_damaged_manifest(self, tmp_path: Path, text: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         (index.path / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -244,7 +244,7 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("key", "value", "match"),
         [
-            ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
+            ("format", "for-index/2", "'for-index/2', expected 'for-index/4': build the index again"),
             ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.folder", "../elsewhere", "leads out of the index"),
