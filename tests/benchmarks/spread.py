@@ -1,8 +1,8 @@
 """What a Ray cluster costs and brings on one machine: `python -m tests.benchmarks.spread`.
 
 Draws scenes, embeds them by RN-mini in one process of one thread, then by two workers of one CPU each on a cluster that
-is started for it, and compares the stores byte by byte. Prints seconds on the clock and seconds of CPU of each; those of
-the cluster include its daemons and the loading of FOR and the model in each worker. Ends with an error if the stores
+is started for it, and compares the stores byte by byte. Prints seconds on the clock and seconds of CPU of each; those
+of the cluster include its daemons and the loading of FOR and the model in each worker. Ends with an error if the stores
 differ.
 """
 
