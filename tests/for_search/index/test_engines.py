@@ -20,8 +20,9 @@ from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engine_protocol import RowEngine as Engine
 from for_search.index.engines import ENGINES
 from for_search.index.flat_engine import FlatEngine
+from for_search.index.index_files import build_index
 from tests.helpers.row_engines import ROW_ENGINES, row_engine
-from tests.helpers.store_making import dyadic_units, random_units
+from tests.helpers.store_making import dyadic_units, make_store, random_units
 
 DIM = 24
 
@@ -60,6 +61,19 @@ def check_best(
     assert (np.diff(scores) <= 0).all()
     left_out = np.delete(expected, found)
     assert not complete or not len(left_out) or left_out.max() <= scores[-1] + tolerance
+
+
+def test_a_machine_without_a_gpu_gets_one_line_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    make_store(tmp_path / "store", random_units((10, 3, DIM)))
+    with pytest.raises(
+        StoreError, match="this machine has none: index the store with --engine flat or compact"
+    ) as caught:
+        build_index(tmp_path / "store", tmp_path / "index", "gpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "index").exists()
 
 
 def test_is_found_under_its_own_kind() -> None:
@@ -129,6 +143,18 @@ def test_exact_gives_what_the_scan_gives_to_the_bit(engine: type[Engine], n_rows
     for its_scores, its_rows, scanned in zip(scores.tolist(), found.tolist(), by_row, strict=True):
         for score, row in zip(its_scores, its_rows, strict=True):
             assert scanned.get(row, score) == score
+
+
+def test_near_ties_are_in_exact_order(engine: type[Engine], tmp_path: Path) -> None:
+    """Rows whose scores differ by less than a query changes them that is rounded to float16."""
+    query = random_units((1, DIM), seed=1)
+    rows = random_units((300, DIM), seed=9)
+    rows = half(0.5 * query + 0.8 * (rows - (rows @ query.T) * query))
+    expected = built(FlatEngine, rows, tmp_path / "flat").search_rows(query, 5)
+    for one, other in zip(
+        built(engine, rows, tmp_path / "index").search_rows(query, 5, exact=True), expected, strict=True
+    ):
+        assert (one == other).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.004, 0.04, 0.5, 1.0])
