@@ -1,6 +1,8 @@
 # make run      set up, then open the app on the built-in scenes        make test   set up, then lint, types, tests
 # make install  set up alone (.venv, pinned packages)                   make bench  benchmarks
 # make test-fast  the tests that take no browser and no seconds, for work in between; WORKERS=4 for more processes
+# make test-busy  all tests beside four busy loops: none may depend on how fast the machine is
+#               ARGS="-p tests.helpers.cpu_times" shows what each file and test costs, in any of the three
 # make install-cluster  what a cluster takes, see docs/cluster.md
 # make run-photos IMAGES=~/Pictures  index a folder of photographs, then open the app on it
 # make run-coco  the paper's world, for those who have a network: fetches COCO's validation images (1 GB) and OpenAI's RN50,
@@ -26,7 +28,8 @@ BIN = .venv/bin
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --benchmark-disable
 UV = uv==0.13.9
 .DEFAULT_GOAL := run
-.PHONY: install install-photos install-encoders install-compiled install-cluster run run-photos run-coco test test-fast bench leaderboards attack lock
+.PHONY: install install-photos install-encoders install-compiled install-cluster run run-photos run-coco test test-fast test-busy \
+	bench leaderboards attack lock
 
 install: .venv/installed
 
@@ -79,15 +82,20 @@ run-coco: install
 		set -- "$$@" --index "$$index"; done; \
 	exec $(BIN)/python app.py "$$@" $(ARGS)
 
+# types and contracts are checked beside the tests, which now and then leave a core idle; what they say comes last
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-logo
-	$(PYTEST) $(ARGS)
+	@said=$$(mktemp); { $(BIN)/mypy && $(BIN)/lint-imports --no-logo; } > $$said 2>&1 & checks=$$!; \
+	$(PYTEST) $(ARGS); tests=$$?; \
+	wait $$checks; checked=$$?; cat $$said; rm $$said; test $$tests = 0 && test $$checked = 0
 
 test-fast: install
 	$(PYTEST) -m "not slow and not browser" $(ARGS)
+
+test-busy: install
+	@loops=; for loop in 1 2 3 4; do (while :; do :; done) & loops="$$loops $$!"; done; \
+	trap "kill $$loops" EXIT; trap "exit 130" INT TERM; $(PYTEST) $(ARGS)
 
 bench: install
 	$(BIN)/python -m pytest tests/benchmarks/bench_*.py --benchmark-only --benchmark-columns=median,stddev,rounds $(ARGS)
@@ -111,3 +119,4 @@ lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt -c requirements-photos.txt requirements-encoders.in -o requirements-encoders.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-compiled.in -o requirements-compiled.txt
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-cluster.in -o requirements-cluster.txt
+	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate -c requirements.txt requirements-rivals.in -o requirements-rivals.txt

@@ -90,7 +90,7 @@ def run_command(action: Callable[[], None]) -> int:
             finally:
                 sys.stdout.flush()
         except BrokenPipeError:
-            _leave_stdout()
+            _leave(sys.stdout)
             return CLOSED_PIPE
         except ForError as error:
             return _end(f"error: {error}", STOPPED if interrupts else 2)
@@ -145,17 +145,18 @@ def _takes_writing(stream: Any) -> bool:
 def _end(line: str, code: int) -> int:
     """Say how a command ended, if anybody listens, and return its exit code."""
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
-    if not _takes_writing(sys.stdout):
-        _leave_stdout()
+        print(line, file=sys.stderr)
+    for stream in (sys.stderr, sys.stdout):
+        if not _takes_writing(stream):
+            _leave(stream)
     return code
 
 
-def _leave_stdout() -> None:
+def _leave(stream: Any) -> None:
     """Let nothing more be written to where nobody reads, such as what Python writes when it ends."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
 
 

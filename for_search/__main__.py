@@ -10,6 +10,7 @@ from pathlib import Path
 
 from for_model.cli import Parsers, package_parser, run_package
 from for_model.methods.registry import methods_help
+from for_model.remote import location
 from for_search import commands
 from for_search.commands import add_method_options
 
@@ -28,13 +29,15 @@ def _add_embed(parsers: Parsers) -> None:
         "Images that can't be read are skipped, counted and listed with the reason. Into a store that is there already "
         "only what is new or has changed is embedded, and what is gone is dropped.",
     )
-    add_method_options(parser)
+    add_method_options(parser, location)
     parser.add_argument(
         "--method",
         default="cluster-clip",
         help=methods_help(),
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="STORE", help="folder of the store")
+    parser.add_argument(
+        "--out", type=location, required=True, metavar="STORE", help="folder of the store, or a URL such as s3://..."
+    )
     parser.add_argument("--batch-size", type=int, default=32, help="images a forward pass (default 32)")
     parser.add_argument("--workers", type=int, help="threads that decode images (default: one a core, at most 8)")
     parser.add_argument(
@@ -50,6 +53,19 @@ def _add_embed(parsers: Parsers) -> None:
         help="of a folder: stay, and bring the store up to date whenever its images change, until Ctrl-C",
     )
     parser.add_argument("--index", type=Path, metavar="INDEX", help="build this index of the store, and keep it so too")
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="spread the embedding over a Ray cluster, see docs/cluster.md (without ADDRESS: the one that this machine "
+        "belongs to, else all cores of this machine)",
+    )
+    parser.add_argument("--ray-workers", type=int, metavar="N", help="workers (default: as many as fit)")
+    parser.add_argument("--ray-cpus", type=float, default=1, metavar="N", help="CPUs a worker takes (default 1)")
+    parser.add_argument(
+        "--ray-gpus", type=float, metavar="N", help="GPUs a worker takes, 0.5 for two a GPU (1 with --device cuda)"
+    )
     parser.set_defaults(run=commands.run_embed)
 
 
@@ -61,7 +77,7 @@ def _add_index(parsers: Parsers) -> None:
         "only the difference is written, in one step, while others search it. Killed and started again, the build of "
         "a compact index goes on.",
     )
-    parser.add_argument("store", type=Path, help="a folder that embed wrote")
+    parser.add_argument("store", type=location, help="a folder that embed wrote, or the URL of one")
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--engine",
@@ -178,7 +194,9 @@ def _add_verify(parsers: Parsers) -> None:
         description="Check every byte of an embedding store, a search index or a head.safetensors against the hashes "
         "that were written with it, and tell each file's state in a line. Exit code 2 when something is damaged.",
     )
-    parser.add_argument("path", type=Path, help="a folder that embed or index wrote, or a head that train wrote")
+    parser.add_argument(
+        "path", type=location, help="a folder that embed or index wrote, a store's URL, or a head that train wrote"
+    )
     parser.set_defaults(run=commands.run_verify)
 
 

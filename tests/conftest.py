@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -27,6 +28,17 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # two pages don't write the same picture
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """What tests write need not outlive a power cut, so that no write waits until its bytes are on the disk.
+
+    That takes some milliseconds each time. Programs that tests start do wait.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that hold slow tests first: processes that take a file each then end at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -45,7 +57,7 @@ def _may_skip(item: pytest.Item) -> bool:
         "photos": bool(missing_packages()) and not os.environ.get("CI"),
         "encoders": importlib.util.find_spec("transformers") is None and not os.environ.get("CI"),
         "compiled": importlib.util.find_spec("numba") is None and not os.environ.get("CI"),
-        "cluster": importlib.util.find_spec("qdrant_client") is None and not os.environ.get("CI"),
+        "cluster": None in map(importlib.util.find_spec, ("qdrant_client", "ray")) and not os.environ.get("CI"),
         "axe": not AXE.is_file() and not (os.environ.get("CI") and shutil.which("npm")),
         "browser": shutil.which("chromium") is None and not os.environ.get("CI"),
     }

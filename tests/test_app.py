@@ -1,10 +1,8 @@
 """The command that serves the page: its arguments, and what can be fetched from it."""
 
 import gc
-import os
 import socket
-import subprocess
-import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +18,13 @@ from for_model.data.miniscenes import scenes as miniscenes
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
+from tests.helpers.programs import program
 from tests.helpers.serving import close_builders_loop, end_page
 from tests.helpers.tiny_index import make_searcher
 
-# Gradio's own dependencies warn when they are imported and served; Python 3.12 warns when scenes are drawn in processes
-# while torch has threads; a client that is dropped closes its sockets late.
+# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -59,7 +58,7 @@ def test_no_file_of_the_machine_can_be_fetched(served: Served) -> None:
     for path in (inside, Path("/etc/passwd"), REPOSITORY / "app.py"):
         for route in ("file=", "gradio_api/file="):
             with pytest.raises(HTTPError) as refused:
-                urllib.request.urlopen(f"{served.url}{route}{path}", timeout=20)
+                urllib.request.urlopen(f"{served.url}{route}{path}", timeout=PATIENCE_S)
             assert refused.value.code in (403, 404)
 
 
@@ -102,16 +101,12 @@ def test_a_taken_port_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_command_serves_an_index_of_ones_own(served: Served) -> None:
     """`python app.py --index DIR`, as a user starts it; the index was made with random weights, so it must ask."""
     port = free_port()
-    command = [sys.executable, "app.py", "--index", str(served.folder / "index"), "--port", str(port)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(
-        [*command, "--weights", "random"], cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        try:
-            assert f"30 images to search at http://127.0.0.1:{port}" in line
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=20) as response:
-                assert "FOR: find objects in images" in response.read().decode()
-        finally:
-            process.terminate()
+    command = "import runpy; runpy.run_path('app.py', run_name='__main__')"
+    arguments = ("--index", str(served.folder / "index"), "--port", str(port), "--weights", "random")
+    with program(command, *arguments) as app:
+        while not (line := app.said()[0]).endswith("\n"):
+            assert not app.ended(), app.said()
+            time.sleep(0.05)
+        assert f"30 images to search at http://127.0.0.1:{port}" in line
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=PATIENCE_S) as response:
+            assert "FOR: find objects in images" in response.read().decode()

@@ -23,6 +23,7 @@ from for_app.gate import MAX_BODY_BYTES
 from for_app.views.pictures import pictures_of
 from for_search.library.library import Library
 from for_search.query.searcher import Query, Searcher
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask, call, served_page, upload
 from tests.helpers.tiny_index import make_searcher
 
@@ -67,7 +68,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 def raw_get(url: str, path: str) -> tuple[int, bytes]:
     """GET a path as it is written: `urllib` would tidy it up."""
     address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=PATIENCE_S)
     try:
         connection.putrequest("GET", path, skip_accept_encoding=True)
         connection.endheaders()
@@ -188,7 +189,7 @@ def test_what_is_no_image_or_too_large_is_refused_with_the_reason(
     assert event == "error"
     assert said in str(error)
     assert path not in str(error)
-    connection = http.client.HTTPConnection(*urllib.parse.urlsplit(target.url).netloc.split(":"), timeout=30)
+    connection = http.client.HTTPConnection(*urllib.parse.urlsplit(target.url).netloc.split(":"), timeout=PATIENCE_S)
     connection.request("GET", f"/gradio_api/file={urllib.parse.quote(path)}")
     served = connection.getresponse()
     if name.endswith(("html", "svg")):  # a browser keeps it as a file, and runs nothing of it

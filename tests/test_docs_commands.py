@@ -29,7 +29,7 @@ NOT_RUN = {
     r"photo-lite|photo_study": "needs requirements-photos.txt, and minutes: tests/test_photographs.py",
     r"tests\.screenshot": "needs a browser: tests/test_photographs.py takes a picture",
     r"tests\.benchmarks|pytest tests/benchmarks": "takes minutes: tests/test_benchmarks.py imports it",
-    r"tests\.attack": "takes minutes",
+    r"tests\.attack": "takes minutes: tests/test_attacks.py and tests/for_app/server/test_attacks.py are short",
     r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
     r"for_eval loop (?!--help)": "takes minutes: tests/for_eval/refinement/test_loop.py runs it on some scenes",
@@ -42,7 +42,8 @@ NOT_RUN = {
     r"--engine qdrant": "needs a server: tests/for_search/index/qdrant has its own",
     r"--engine gpu": "needs a GPU: tests/for_search/index/test_segments.py has the processor in its place",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
-    r"PHOTO\.jpg": "has names of the reader's own in it: tests/for_search/test_search_command.py has its own",
+    r"for_eval sketches": "takes minutes: tests/for_eval/refinement/test_sketch_table.py runs it on a world of vectors",
+    r"for_model scenes --out scenes --train 8000": "takes a minute",
 }
 # What is made smaller: what is found in a command, and what stands there instead.
 SMALLER = {
@@ -50,6 +51,7 @@ SMALLER = {
     r"(for_eval fetch (?!.*--check).*)": r"\1 --dry-run",
     r"(for_eval compare .*)": r"\1 --resamples 5",
     r"(for_model train .*)": r"\1 --smoke",
+    r"(for_search sketch-encoder .*)": r"\1 --steps 2",
 }
 # The exit code of a command that doesn't end with 0: no COCO is there, and few drawings don't tell what a score means.
 FAILS = {r"--check$": 2, r"search index --(all|any)": 2}
@@ -117,6 +119,7 @@ def reader(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """The folder of somebody who reads docs: where commands run, and which `~` stands for."""
     miniscenes.write_scenes(tmp_path / "drawn", {"val": 8}, size=96)
     (tmp_path / "drawn" / "val").rename(tmp_path / "Pictures")
+    shutil.copy(tmp_path / "Pictures" / "000000000001.jpg", tmp_path / "PHOTO.jpg")
     (tmp_path / "albums.csv").write_text("path,rating\n000000000001.jpg,5\nnobody.jpg,1\n")
     write_nuimages(tmp_path / "nuimages", train=[["vehicle.car"], ["vehicle.car", "animal"]])
     shutil.copytree(REPOSITORY / "leaderboards", tmp_path / "leaderboards")

@@ -22,9 +22,9 @@ from for_eval.download.sources import SOURCES, Archive, PublishedSplit, Source
 from for_model.data.miniscenes.scenes import write_scenes
 from for_search.library.library import Library
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")]
+pytestmark = pytest.mark.slow
 N_IMAGES = 12
 PYTHON = ".venv/bin/python"
 
@@ -90,7 +90,7 @@ def test_one_command_brings_the_papers_world(published: None, tmp_path: Path, mo
         assert (python, module) == (PYTHON, "for_eval")
         assert main(arguments) == 0
     said = index_and_open.replace(f"exec {PYTHON} app.py", "echo ready").replace(PYTHON, shlex.quote(sys.executable))
-    done = subprocess.run(["bash", "-c", said], cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(["bash", "-c", said], cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     _, _, indexes = done.stdout.rpartition("ready ")
     library = Library(weights="random")

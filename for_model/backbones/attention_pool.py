@@ -96,7 +96,8 @@ class AttentionPool(nn.Module):
         v, c = self.v_proj, self.c_proj
         made_of = [(id(p), p.data_ptr(), p._version) for p in (v.weight, v.bias, c.weight, c.bias)]
         if self._folded is None or self._folded[0] != made_of:
-            with torch.no_grad(), torch.autocast(v.weight.device.type, enabled=False):  # kept, so in full precision
+            # It is kept: in full precision, and so that a training can use it, whatever the first caller is at.
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(v.weight.device.type, enabled=False):
                 self._folded = made_of, (c.weight @ v.weight, F.linear(v.bias, c.weight, c.bias))
         return self._folded[1]
 

@@ -130,7 +130,7 @@ def load_model_weights(
     Raises UsageError for an unknown name, WeightsError when the weights can't be fetched, read or fitted.
     """
     config = model_config(name, kinds)
-    expected = empty_model(config).state_dict()
+    expected = _expected_state(json.dumps(config))
     mean, std = CLIP_MEAN, CLIP_STD
     if weights == "random":
         return ModelWeights(name, "random", config, random_state(expected), mean, std)
@@ -170,7 +170,7 @@ class _WithoutValues(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is torch.nn.init.normal_:
+        if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"]
         if func in (torch.Tensor.mul, torch.Tensor.div, torch.Tensor.triu_):  # here always with a number
             return args[0]
@@ -185,6 +185,13 @@ def empty_model(config: dict[str, Any]) -> Any:
         if coca:
             return open_clip.CoCa(**{key: value for key, value in config.items() if key != "custom_text"})
         return open_clip.CLIP(**config)
+
+
+@functools.cache
+def _expected_state(config: str) -> dict[str, Tensor]:
+    """The state dict of a model's names and shapes, by its config as JSON. Not to be changed."""
+    state: dict[str, Tensor] = empty_model(json.loads(config)).state_dict()
+    return state
 
 
 def build_model(config: dict[str, Any], state: dict[str, Tensor]) -> Any:

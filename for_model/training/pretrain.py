@@ -8,10 +8,8 @@ on from its last checkpoint, and ends with the same weights as an uninterrupted 
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +28,7 @@ from for_model.backbones.attention_pool import interpolate_positions
 from for_model.backbones.open_clip_parts import text_embeddings
 from for_model.backbones.pixels import CLIP_MEAN, CLIP_STD
 from for_model.data.miniscenes.concepts import CONCEPTS
-from for_model.data.miniscenes.scenes import render_scene, scene_rng
+from for_model.data.miniscenes.scenes import draw_all, render_scene, scene_rng
 from for_model.errors import ForError, UsageError
 from for_model.files import CONFIG_DIR, atomic_path, sha256_json, write_json
 from for_model.open_clip_import import import_open_clip
@@ -152,13 +150,10 @@ def draw_stage(stage: Stage, seed: int, folder: Path) -> tuple[NDArray[np.uint8]
         with atomic_path(pixels_path) as temporary:
             shape = (stage.n_images, stage.size, stage.size, 3)
             pixels = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            bar = tqdm(total=stage.n_images, desc=f"drawing {stage.name}", unit="image", disable=None)
-            with bar, ProcessPoolExecutor(os.cpu_count()) as pool:
-                drawn = pool.map(partial(_draw, stage, seed), range(stage.n_images), chunksize=64)
-                for index, (image, concepts) in enumerate(drawn):
-                    pixels[index] = image
-                    labels.append(concepts)
-                    bar.update()
+            drawn = draw_all(partial(_draw, stage, seed), stage.n_images, f"drawing {stage.name}", "image")
+            for index, (image, concepts) in enumerate(drawn):
+                pixels[index] = image
+                labels.append(concepts)
             pixels.flush()
         write_json(labels_path, labels)
     return np.load(pixels_path, mmap_mode="r", allow_pickle=False), json.loads(labels_path.read_text())

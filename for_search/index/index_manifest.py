@@ -22,7 +22,7 @@ from for_search.store.shards import Shard
 from for_search.store.store import FORMAT as STORE_FORMAT
 from for_search.store.store import SkippedImage
 
-FORMAT = "for-index/3"
+FORMAT = "for-index/4"
 MANIFEST = "manifest.json"
 SEGMENT_NAME = re.compile(r"segment-(\d+)")
 TABLE_NAME = re.compile(r"images-(\d+)\.sqlite")

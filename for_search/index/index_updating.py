@@ -159,10 +159,9 @@ def _write_segment(store: Store, shards: list[Shard], kind: str, folder: Path, o
         # Removed with all else that isn't listed, once the index is complete.
         key = files.sha256_json([kind, store.info.to_json(), [asdict(shard) for shard in shards]])
         options = replace(options, partial=folder.parent / f"{_PARTIAL}{key[:16]}.tmp")
-    progress = tqdm(shards, "index", unit="shard", disable=None)
-    blocks = (np.asarray(store.shard(shard)).reshape(-1, dim) for shard in progress)
+    n_rows = sum(shard.n_images for shard in shards) * store.info.n_embeddings
     try:
-        engine.build(blocks, sum(shard.n_images for shard in shards) * store.info.n_embeddings, dim, folder, options)
+        engine.build(_blocks(store, shards), n_rows, dim, folder, options)
         for name in engine.file_names:
             _sync(folder / name)
         _sync(folder)
@@ -171,6 +170,13 @@ def _write_segment(store: Store, shards: list[Shard], kind: str, folder: Path, o
         _remove_folder(folder)
         raise
     return SegmentNote(folder.name, kind, tuple(shards), listed)
+
+
+def _blocks(store: Store, shards: list[Shard]) -> Iterator[NDArray[np.float16]]:
+    """The rows of some shards, [m, Co] each, one after the other in memory."""
+    for shard in tqdm(shards, "index", unit="shard", disable=None):
+        yield np.asarray(store.shard(shard)).reshape(-1, store.info.dim)
+        store.files.let_go(shard)
 
 
 def _sync(path: Path) -> None:

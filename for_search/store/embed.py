@@ -27,8 +27,10 @@ from for_model.methods.protocol import Method, MethodInfo
 from for_model.training.features import Kept
 from for_search.store.changes import Difference, difference, is_up_to_date
 from for_search.store.embedding.layout import done_of, layout_of, merged, shards_of
+from for_search.store.embedding.ray_workers import RayCluster
 from for_search.store.embedding.shard_maker import MadeShard, ShardMaker, kept_maps
 from for_search.store.embedding.unfinished import (
+    PLAN,
     FinishedShard,
     begin_or_resume,
     explained,
@@ -81,6 +83,8 @@ def embed(
     watch: Watch | None = None,
     features: Kept | None = None,
     metadata: Metadata | None = None,
+    cluster: RayCluster | None = None,
+    wrote: Callable[[str], object] | None = None,
 ) -> EmbedReport:
     """Embed every image of `dataset` with `method` into a store at `out`, go on with one that was begun, or bring one
     up to date.
@@ -94,6 +98,10 @@ def embed(
     features: the dataset's feature maps by the method's own backbone, kept with `exact`, instead of its images: the
         same embeddings without decoding an image or running the trunk. Only for a `ClipMethod`.
     metadata: columns of the user's, which replace those that the store has; None to leave these.
+    cluster: whose workers make the shards, in place of this process; None for this one. `method` is then asked for
+        what it is alone, and `features` and `watch` aren't used.
+    wrote: called with the names of files of the store that others could go on with: the plan, then each shard
+        and its note.
     JPEGs larger than four times the method's `image_size` are decoded at reduced size, twice `image_size` or more.
     Images that can't be decoded are skipped, and recorded with the reason.
     Of a store of the same method, dataset, split and image folder only the difference is done: images that are new or
@@ -112,9 +120,8 @@ def embed(
         raise DataError(f"{dataset.name} {dataset.split} has no images: nothing to embed")
     out = Path(out).expanduser().resolve()
     shard_size = shard_size or _default_shard_size(method.info)
-    return _Run(
-        dataset, method, out, batch_size, shard_size, workers or default_workers(), progress, watch, features, metadata
-    ).start()
+    settings = (batch_size, shard_size, workers, progress, watch, features, metadata, cluster)
+    return _Run(dataset, method, out, *settings, wrote or (lambda _: None)).start()
 
 
 def _default_shard_size(info: MethodInfo) -> int:
@@ -131,11 +138,13 @@ class _Run:
     out: Path
     batch_size: int
     shard_size: int
-    workers: int
+    workers: int | None
     progress: bool
     watch: Watch | None
     features: Kept | None
     metadata: Metadata | None
+    cluster: RayCluster | None
+    wrote: Callable[[str], object]
 
     def start(self) -> EmbedReport:
         if (report := self._finished_report(self._earlier_store())) is not None:
@@ -147,6 +156,7 @@ class _Run:
                 return report
             with explained(self.out):
                 begin_or_resume(self.out, files.sha256_json(self._identity()))
+                self.wrote(f"{PARTIAL}/{PLAN}")
                 notes = read_notes(self.out)
                 finished = {shard.file for shard in shards_of(store, notes)}
                 remove_leftovers(self.out, finished | (store.file_names if store else set()))
@@ -234,13 +244,20 @@ class _Run:
                 bar.update()
 
             since = time.perf_counter()
-            with contextlib.closing(self._made(pieces, found, saw)) as shards:
+            source = self._made(pieces, found, saw) if self.cluster is None else self._made_by_cluster(pieces, found)
+            with contextlib.closing(source) as shards:
                 for number, made in shards:
+                    if self.cluster is not None:
+                        n_skipped += len(made.skipped)
+                        bar.set_postfix(skipped=n_skipped, refresh=False)
+                        bar.update(len(made.stamps))
                     with explained(self.out):
                         shard = write_shard(self.out, number, made.embeddings) if len(made.embeddings) else None
                         now = time.perf_counter()
                         notes[number] = FinishedShard(shard, made.images, made.skipped, made.stamps, now - since)
-                        write_note(self.out, number, notes[number])
+                        note = write_note(self.out, number, notes[number])
+                    for name in (*((shard.file,) if shard else ()), note):
+                        self.wrote(name)
                     since = now
 
     def _made(
@@ -250,7 +267,8 @@ class _Run:
 
         saw: called for each image.
         """
-        maker = ShardMaker(self.method, self.dataset.image_root, self.batch_size, self.workers)
+        workers = self.workers or default_workers()
+        maker = ShardMaker(self.method, self.dataset.image_root, self.batch_size, workers)
         with contextlib.ExitStack() as stack:
             if self.features is None:
                 images = self._watched(stack.enter_context(maker.decoding(found.todo)), len(found.todo))
@@ -261,6 +279,14 @@ class _Run:
             stack.enter_context(contextlib.closing(images))
             for number, records in pieces:
                 yield number, maker.make(records, images, found.stamps, encode, saw)
+
+    def _made_by_cluster(
+        self, pieces: Sequence[tuple[int, Sequence[ImageRecord]]], found: Difference
+    ) -> Generator[tuple[int, MadeShard], None, None]:
+        assert self.cluster is not None
+        workers = self.workers or max(1, int(self.cluster.cpus))
+        maker = {"image_root": self.dataset.image_root, "batch_size": self.batch_size, "workers": workers}
+        return self.cluster.made(pieces, found.stamps, self.method.info, maker)
 
     def _watched(self, images: Iterator[Pixels], n_images: int) -> Generator[Pixels, None, None]:
         total = len(self.dataset.images)

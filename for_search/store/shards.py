@@ -7,6 +7,7 @@ Legend: m images of a shard, N embeddings per image, Co joint width.
 
 import hashlib
 import io
+import mmap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +71,11 @@ class ShardFiles:
                 )
             self._sound.add(shard.file)
         return array
+
+    def let_go(self, shard: Shard) -> None:
+        """Don't hold what was read of a shard in this process's memory any longer; it can be read again."""
+        if shard.file in self._maps and hasattr(mmap, "MADV_DONTNEED"):
+            self._maps[shard.file]._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def take(self, rows: NDArray[np.int64]) -> NDArray[np.float16]:
         """Some rows, in the order in which they are asked for: [m, N, Co] float16. Raises as `shard` does."""

@@ -1,25 +1,26 @@
 """Requests that make no sense, and what the log says of them: `python -m tests.attack.junk_requests --requests 5000`.
 
-A page is served by a process of its own; each request is made at random, from sound ones that are broken in a place, to
-bytes that are no HTTP. What must hold: every one is answered by a line, none by a status of 500 or more; the log has no
-trace; and the page is shown afterwards as before.
+Each request is made at random, from sound ones that are broken in a place, to bytes that are no HTTP. What must hold:
+every one is answered by a line, none by a status of 500 or more; the log has no trace; and the page is shown afterwards
+as before.
 """
 
 import argparse
 import collections
+import contextlib
+import io
 import json
-import multiprocessing
-import os
+import logging
 import random
 import socket
 import sys
-import tempfile
 import time
 import urllib.parse
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask
 from tests.helpers.small_page import small_page
 
@@ -177,7 +178,7 @@ def junk(chance: random.Random, port: int) -> bytes:
 
 def answer(port: int, request: bytes) -> int:
     """The status of the answer; 0 for none. A stream of events that begins is an answer."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as connection:
         connection.sendall(request)
         said = b""
         while len(said) < 12 and (part := connection.recv(4096)):
@@ -185,27 +186,25 @@ def answer(port: int, request: bytes) -> int:
     return int(said[9:12]) if said.startswith(b"HTTP/1.") else 0
 
 
-def _serve(log: str, telling: Any) -> None:
-    with Path(log).open("wb", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    with small_page() as url:
-        telling.send(url)
-        telling.recv()
+@contextlib.contextmanager
+def _logged() -> Iterator[io.StringIO]:
+    """All that this process logs or writes, but for what libraries in C write."""
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield log
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def run(requests: int, seed: int) -> str:
     """Send so many. Returns a line for the report; raises AssertionError for a promise that is broken."""
     chance = random.Random(seed)
-    context = multiprocessing.get_context("spawn")
     statuses: Counter[int] = collections.Counter()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "log"
-        telling, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(str(log), theirs))
-        process.start()
-        url = telling.recv()
-        try:
+    with _logged() as log:
+        with small_page() as url:
             port = int(urllib.parse.urlsplit(url).port or 0)
             for _ in range(requests):
                 request = junk(chance, port)
@@ -214,12 +213,9 @@ def run(requests: int, seed: int) -> str:
                 statuses[status // 100] += 1
             time.sleep(1)  # events that were begun end
             assert ask(url, "/")[0] == 200, "the page is gone"
-        finally:
-            telling.send("end")
-            process.join(30)
-            said = log.read_text("utf-8", "replace")
-        traces = said.count("Traceback (most recent call last)")
-        assert traces == 0, said[: said.find("Traceback") + 6000][-8000:]
+        said = log.getvalue()
+    traces = said.count("Traceback (most recent call last)")
+    assert traces == 0, said[: said.find("Traceback") + 6000][-8000:]
     kinds = ", ".join(f"{count:,} of {status}xx" for status, count in sorted(statuses.items()))
     return f"{requests:,} junk requests: {kinds}; {said.count(chr(10)):,} lines in the log, {traces} traces"
 

@@ -28,7 +28,7 @@ from for_search.index.index_files import build_index, open_index
 from for_search.index.verify import verify
 from for_search.store.embed import embed
 from for_search.store.store import open_store
-from tests.for_search.store.test_embed import FakeMethod
+from tests.helpers.fake_method import FakeMethod
 
 PHASES = ("embedding", "indexing", "done")
 LASTS_S = (0.3, 0.05, 0)  # about as long as each phase

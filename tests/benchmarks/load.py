@@ -39,7 +39,7 @@ def search_once(url: str, query: str, k: int, session: str) -> float:
     Returns its seconds; raises when it isn't answered.
     """
     started = time.perf_counter()
-    body = json.dumps({"data": [query, k, ""], "session_hash": session}).encode()
+    body = json.dumps({"data": [query, k, "", [], [], [], ""], "session_hash": session}).encode()
     request = urllib.request.Request(f"{url}/gradio_api/call/search", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         event = json.load(response)["event_id"]

@@ -17,9 +17,6 @@ from for_search.query.searcher import MAX_QUERY_CHARACTERS, Searcher, clean_quer
 from for_search.store.store import SkippedImage
 from tests.helpers.tiny_index import make_searcher
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:

@@ -14,6 +14,7 @@ from for_app.server.users import Users
 from for_search import api
 from tests.helpers.pages import Served
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
 from tests.helpers.serving import end_page
 
@@ -89,7 +90,7 @@ def test_a_password_is_asked_for(served: Served) -> None:
     try:
         request = urllib.request.Request(f"{url}gradio_api/call/search", b'{"data": ["dog"]}')
         with pytest.raises(HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=PATIENCE_S)
         assert refused.value.code == 401
         client = Client(url, auth=("ann", "secret"), verbose=False)
         assert client.predict("dog", 1, api_name="/search")["hits"]

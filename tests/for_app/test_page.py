@@ -328,14 +328,16 @@ def test_everybody_can_use_it_at_both_sizes_in_light_and_dark(served: Served, br
         "viewer": f"{OPEN} && document.querySelector('#viewer-file').innerText",
     }
     for width, height in ((390, 844), (1440, 900)):
+        browser.open("about:blank")
+        browser.open(f"{served.url}?q=guitar&{asked}", width=width, height=height)
+        browser.wait(shown[tab])
+        for button in {"marks": ("#help-most",), "several": ("#tune",)}.get(tab, ()):
+            browser.click(button)
+        if tab == "marks":
+            browser.wait("document.querySelectorAll('#telling img').length == 3")
         for dark in (False, True):
-            browser.open("about:blank")
-            browser.open(f"{served.url}?q=guitar&{asked}", width=width, height=height, dark=dark)
-            browser.wait(shown[tab])
-            for button in {"marks": ("#help-most",), "several": ("#tune",)}.get(tab, ()):
-                browser.click(button)
-            if tab == "marks":
-                browser.wait("document.querySelectorAll('#telling img').length == 3")
+            browser.prefer(dark)
+            browser.wait(f"document.body.matches('.dark') == {str(dark).lower()}")
             assert browser.value(f"document.documentElement.scrollWidth <= {width}")
             browser.wait("!document.getAnimations().some((one) => one.playState == 'running')")
             assert violations(browser) == []

@@ -24,6 +24,7 @@ from for_search.query.combination import Combination, find_combination
 from for_search.refine.answer import refine_index, whole_answer
 from for_search.refine.feedback import feedback_of
 from tests.helpers.pages import Served
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
 from tests.helpers.serving import ask, end_page, upload
 
@@ -260,7 +261,7 @@ def test_pictures_and_originals(served: Served) -> None:
     try:
         path = searcher.image_path(image)
         assert json.loads(ask(url, f"/for/hit?id={image.id}")[1])["path"] == str(path)
-        with urllib.request.urlopen(f"{url}for/original?id={image.id}", timeout=20) as response:
+        with urllib.request.urlopen(f"{url}for/original?id={image.id}", timeout=PATIENCE_S) as response:
             assert response.read() == path.read_bytes()
             assert response.headers["content-type"] == "image/jpeg"
             assert response.headers["x-content-type-options"] == "nosniff"
@@ -277,7 +278,7 @@ def test_a_page_with_a_password_shows_nothing_without(served: Served) -> None:
         for route in ("search?q=dog", "picture?id=1", "hit?id=1", "compare?q=dog", "indexes", "leaderboard"):
             assert ask(url, f"/for/{route}", headers={})[0] == 401
         form = urlencode({"username": "ann", "password": "secret"}).encode()
-        with urllib.request.urlopen(f"{url}login", form, timeout=20) as response:
+        with urllib.request.urlopen(f"{url}login", form, timeout=PATIENCE_S) as response:
             cookies = "; ".join(each.partition(";")[0] for each in response.headers.get_all("set-cookie"))
         assert ask(url, "/for/search?q=dog", headers={"cookie": cookies})[0] == 200
         wrong = cookies.replace("=", "=x")

@@ -17,7 +17,7 @@ from for_model.errors import StoreError
 from for_model.files import locked
 with locked(Path(sys.argv[1]), StoreError("held")):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(3600)
 """
 
 

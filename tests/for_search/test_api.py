@@ -14,9 +14,6 @@ from for_search.library.library import Library
 from tests.helpers.small_world import holds, make_world
 from tests.helpers.tiny_index import make_library
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,7 +12,7 @@ from for_search.__main__ import main
 from for_search.index.index_files import open_index
 from for_search.library import folder_watch
 from for_search.store.store import open_store
-from tests.for_search.store.test_embed import FakeMethod, make_images
+from tests.helpers.fake_method import FakeMethod, make_images
 
 
 def test_embed_watch_keeps_store_and_index_up_to_date(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.patience import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 # Chromium reads commands from descriptor 3 and writes answers to descriptor 4, each ended by a zero byte.
@@ -34,7 +36,7 @@ class Page:
         for domain in ("Page", "Network", "Runtime", "Log"):
             self.call(f"{domain}.enable")
 
-    def call(self, command: str, seconds: float = 60, **parameters: Any) -> dict[str, Any]:
+    def call(self, command: str, seconds: float = PATIENCE_S, **parameters: Any) -> dict[str, Any]:
         """Send a DevTools command and wait for its answer. Raises RuntimeError for an error, TimeoutError for none."""
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": command, "params": parameters}
@@ -55,10 +57,14 @@ class Page:
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.prefer(dark)
         if error := self.call("Page.navigate", url=url).get("errorText"):
             raise RuntimeError(f"{url}: {error}")
+
+    def prefer(self, dark: bool) -> None:
+        """Let the visitor prefer dark pages, or light ones, from now on."""
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
 
     def value(self, expression: str) -> Any:
         """The JSON value of a JavaScript expression. Raises RuntimeError when it throws."""
@@ -67,7 +73,7 @@ class Page:
             raise RuntimeError(f"{expression}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> None:
+    def wait(self, expression: str, seconds: float = PATIENCE_S) -> None:
         """Wait until a JavaScript expression is true. Raises TimeoutError."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ import gradio as gr
 from for_app.page import build_app
 from for_app.serve import serve
 from for_search.library.library import Library
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
 
 
@@ -48,7 +49,7 @@ def ask(url: str, path: str, body: bytes | None = None, headers: dict[str, str] 
     """The status and body of a request, whatever the status: a POST if there is a body to send."""
     request = urllib.request.Request(f"{url.rstrip('/')}{path}", body, headers or {"content-type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as response:
             return response.status, response.read()
     except HTTPError as refused:
         with refused:

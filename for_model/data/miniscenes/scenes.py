@@ -5,14 +5,15 @@ varied background with pixel noise. Scene `index` of a split depends on (seed, s
 arguments give the same bytes, whatever the number of processes. `write_scenes` writes COCO's own layout.
 """
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -25,6 +26,8 @@ from for_model.data.miniscenes.glyphs import ink_area, mask, styles
 from for_model.errors import DataError, UsageError
 from for_model.files import cache_dir, write_json
 
+Drawn = TypeVar("Drawn")
+
 VERSION = 1  # raise it when the same arguments give other scenes
 DEFAULT_COUNTS: dict[Split, int] = {"train": 48_000, "dev": 1000, "val": 2000}
 DEFAULT_SIZE = 160
@@ -32,6 +35,7 @@ BENCHMARK_SHARE = 0.7  # this share of the objects is of the 65 base and novel c
 HELD_BACK_SHARE = 0.6  # of the objects whose concept has drawings held back for the split, this share shows one
 OBJECT_PX = (28, 88)  # longest side, log-uniform; in pixels, not in shares of the canvas, so that crops match scenes
 FITS_TURNED = 0.77  # share of the canvas: an object of this length still fits when turned by 20 degrees
+_CHUNK = 64  # scenes that a process draws at a time
 MIN_VISIBLE = 0.6  # an object is placed only where this share of every other object's ink stays visible
 
 
@@ -200,7 +204,8 @@ def write_scenes(root: Path, counts: dict[Split, int], seed: int = 0, size: int 
 def _coco_json(root: Path, split: Split, count: int, seed: int, size: int) -> dict[str, Any]:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for index, objects in enumerate(_drawn(root, split, count, seed, size)):
+    draw = partial(_draw_one, root, split, seed, size)
+    for index, objects in enumerate(draw_all(draw, count, f"MiniScenes {split}", "scene")):
         image_id = index + 1
         images.append({"id": image_id, "file_name": _file_name(index), "width": size, "height": size})
         annotations += [_annotation(len(annotations) + i + 1, image_id, o) for i, o in enumerate(objects)]
@@ -236,14 +241,20 @@ def _file_name(index: int) -> str:
     return f"{index + 1:012d}.jpg"
 
 
-def _drawn(root: Path, split: Split, count: int, seed: int, size: int) -> Iterator[list[SceneObject]]:
-    draw = partial(_draw_one, root, split, seed, size)
+def draw_all(draw: Callable[[int], Drawn], count: int, title: str, unit: str) -> Iterator[Drawn]:
+    """What `draw` makes of 0 to count - 1, in this order; drawn by as many processes as there are cores to run on.
+
+    draw: a function that can be pickled.
+    title, unit: of the progress bar.
+    """
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    bar = tqdm(total=count, desc=f"MiniScenes {split}", unit="scene", disable=None)
-    with bar, ProcessPoolExecutor(workers) as pool:
-        for objects in pool.map(draw, range(count), chunksize=64):
+    with tqdm(total=count, desc=title, unit=unit, disable=None) as bar, contextlib.ExitStack() as stack:
+        drawn: Iterator[Drawn] = map(draw, range(count))
+        if count > _CHUNK:  # up to there one process would draw them all
+            drawn = stack.enter_context(ProcessPoolExecutor(workers)).map(draw, range(count), chunksize=_CHUNK)
+        for one in drawn:
             bar.update()
-            yield objects
+            yield one
 
 
 def _draw_one(root: Path, split: Split, seed: int, size: int, index: int) -> list[SceneObject]:

@@ -1,7 +1,7 @@
 """The settings that reach an asked recall: chosen with one half of some queries, measured with the other half.
 
 Everything is computed from the rows, nothing from the clock, so that the same rows give the same settings.
-Legend: R rows, N rows an image, M images, Q queries, Co joint width, P partitions.
+Legend: R rows, N rows an image, M images, Q queries, Co joint width.
 """
 
 from collections.abc import Callable
@@ -12,40 +12,39 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from for_search.index.compact.codes import sample_rows
+from for_search.index.compact.codes import Codes, sample_rows
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall
 
 KS = (50, 1000)  # images asked for that settings are chosen for; between them they are interpolated
 _N_QUERIES = {50: 128, 1000: 16}  # of each kind: texts, and the index's own embeddings
-_MAX_FETCH = 100  # times k rows are looked at for settings
+_MAX_FETCH = 50  # times k rows are read for settings
+_MAX_FIRST = (20_000, 100)  # so many rows, and so many times k, are chosen by their short codes for settings
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
 # What is aimed at lies above what is asked, as other queries find a little less than those the settings are chosen
 # with: a fifth of the way to 1. No query may fall short of it by more than this.
 _MARGIN = 0.2
 _WORST = 0.09
-# What it takes to read a row and score it, in units of one row's code: hundreds when the row is in the page cache
-# (docs/scale.md), far more when it isn't.
-_ROW_COST = 2000.0
+# What it takes to read a row and score it, in units of choosing one by its short code and looking at its finer one:
+# 3 microseconds and 0.2 when the row is in the page cache (docs/scale.md), far more when it isn't.
+_ROW_COST = 15.0
 # A text against images: a direction of its own, common to all texts and twice as long as what it says, and noise.
 _GAP, _NOISE = 2.0, 0.5
-
-# queries [Q, Co], rows to find, partitions to look at -> rows [Q, F] in the order of their codes' scores
-FirstPass = Callable[[NDArray[np.float32], int, int], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How to search for `k` images: choose `n_rows` by their codes from `n_probe` partitions, and score them."""
+    """How to search for `k` images: choose `n_first` rows by their short codes, and of these `n_rows` by their finer
+    ones, and score them."""
 
     k: int
     n_rows: int
-    n_probe: int
+    n_first: int
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Setting":
-        return cls(int(value["k"]), int(value["n_rows"]), int(value["n_probe"]))
+        return cls(int(value["k"]), int(value["n_rows"]), int(value["n_first"]))
 
 
 @dataclass(frozen=True)
@@ -56,23 +55,30 @@ class _Truth:
     rows: NDArray[np.int64]
 
 
-def choose(
-    rows: RowsFile, first_pass: FirstPass, partitions: int, most: int, options: BuildOptions
-) -> tuple[tuple[Setting, ...], Recall]:
+def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Texts to train codes with, and others to choose settings with and to measure: half of them or 128."""
+    if texts is None:
+        return None, None
+    mixed = np.random.default_rng(_SEED).permutation(len(texts))
+    count = min(max(_N_QUERIES.values()), (len(texts) + 1) // 2)
+    to_train, to_choose = (np.ascontiguousarray(texts[part], np.float32) for part in (mixed[count:], mixed[:count]))
+    return to_train, to_choose
+
+
+def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:
     """Choose the settings for each of KS (fewer where there are few images), and measure what they reach at the first.
 
-    partitions: P.
-    most: how many rows may be chosen by their codes; above, the scan is faster.
+    most: how many rows may be read; above, the scan is faster.
     """
     n_images = rows.n_rows // options.n_embeddings
     kinds = recall_queries(rows.n_rows, rows.block, options, max(_N_QUERIES.values()))
+    ks = [k for k in KS if 4 * k <= min(n_images, most)] or [max(1, min(KS[0], n_images))]
+    counts = [_N_QUERIES.get(k, _N_QUERIES[KS[0]]) for k in ks]
+    truths = _truths(rows, [(q[:n], k) for k, n in zip(ks, counts, strict=True) for q in kinds.values()], options)
     settings, recalls = [], []
-    for k in [k for k in KS if 4 * k <= min(n_images, most)] or [max(1, min(KS[0], n_images))]:
-        count = _N_QUERIES.get(k, _N_QUERIES[KS[0]])
-        truths = [_truth(rows, queries[:count], k, options.n_embeddings) for queries in kinds.values()]
-        setting, found = _choose_for(
-            k, truths, first_pass, rows.n_rows, partitions, min(most, _MAX_FETCH * k), options.recall
-        )
+    for number, k in enumerate(ks):
+        of_k = truths[number * len(kinds) : (number + 1) * len(kinds)]
+        setting, found = _choose_for(k, of_k, codes, min(most, _MAX_FETCH * k), options.recall)
         settings.append(setting)
         held_out = np.concatenate([shares[1::2] for shares in found])
         what = " and ".join(kinds)
@@ -107,74 +113,92 @@ def recall_queries(
     rng = np.random.default_rng(_SEED)
     chosen = rng.permutation(sample_rows(n_rows, 2 * count, _SEED))
     own = np.concatenate([read(int(row), 1) for row in chosen[:count]])
-    if options.texts is not None:
-        picked = rng.permutation(len(options.texts))[:count]
-        return {"texts": np.ascontiguousarray(options.texts[picked], dtype=np.float32), "its own embeddings": own}
+    _, texts = texts_apart(options.texts)
+    if texts is not None and len(texts):
+        return {"texts": texts[:count], "its own embeddings": own}
     said = np.concatenate([read(int(row), 1) for row in chosen[-count:]])
     said = said - said.mean(axis=0)  # what an embedding says, beyond what all of them have in common
     length = np.linalg.norm(said, axis=1, keepdims=True)
     directions = rng.standard_normal((1 + len(said), own.shape[1])).astype(np.float32)
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    texts = said + length * (_GAP * directions[:1] + _NOISE * directions[1:])
-    return {"embeddings moved away as texts are": texts.astype(np.float32), "its own embeddings": own}
+    moved = said + length * (_GAP * directions[:1] + _NOISE * directions[1:])
+    return {"embeddings moved away as texts are": moved.astype(np.float32), "its own embeddings": own}
 
 
-def _truth(rows: RowsFile, queries: NDArray[np.float32], k: int, n_embeddings: int) -> _Truth:
-    """The exact scan: the best rows of the k best images of each query."""
-    block = max(1, _BLOCK_ROWS // n_embeddings) * n_embeddings
-    best_scores = np.empty((len(queries), 0), np.float32)
-    best_rows = np.empty((len(queries), 0), np.int64)
-    for start in tqdm(range(0, rows.n_rows, block), f"best {k}, exactly", unit="block", disable=None):
-        count = min(block, rows.n_rows - start)
-        scores = (queries @ rows.block(start, count).T).reshape(len(queries), -1, n_embeddings)
-        which = scores.argmax(axis=2)
-        its_rows = start + np.arange(scores.shape[1]) * n_embeddings + which
-        best_scores = np.concatenate([best_scores, scores.max(axis=2)], axis=1)
-        best_rows = np.concatenate([best_rows, its_rows], axis=1)
-        if best_scores.shape[1] > k:
-            keep = np.argpartition(-best_scores, k - 1, axis=1)[:, :k]
-            best_scores = np.take_along_axis(best_scores, keep, axis=1)
-            best_rows = np.take_along_axis(best_rows, keep, axis=1)
-    return _Truth(queries, best_rows)
+def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
+    """The exact scan: for queries and a k each, the best rows of the k best images. Every row is read once."""
+    N = options.n_embeddings
+    block = max(1, _BLOCK_ROWS // N) * N
+    best = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)) for queries, _ in asked]
+    for start in tqdm(range(0, rows.n_rows, block), "exact answers", unit="block", disable=None):
+        values = rows.block(start, min(block, rows.n_rows - start))
+        for number, (queries, k) in enumerate(asked):
+            best[number] = _merged(best[number], queries, k, values, start, N)
+    return [_Truth(queries, its_rows) for (queries, _), (_, its_rows) in zip(asked, best, strict=True)]
+
+
+def _merged(
+    best: tuple[NDArray[np.float32], NDArray[np.int64]],
+    queries: NDArray[np.float32],
+    k: int,
+    values: NDArray[np.float32],
+    start: int,
+    n_embeddings: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The scores [Q, k] and rows [Q, k] of the k best images, of those so far and of the rows `values` from `start`."""
+    scores = (queries @ values.T).reshape(len(queries), -1, n_embeddings)
+    which = scores.argmax(axis=2)
+    its_rows = start + np.arange(scores.shape[1]) * n_embeddings + which
+    all_scores = np.concatenate([best[0], scores.max(axis=2)], axis=1)
+    all_rows = np.concatenate([best[1], its_rows], axis=1)
+    if all_scores.shape[1] <= k:
+        return all_scores, all_rows
+    keep = np.argpartition(-all_scores, k - 1, axis=1)[:, :k]
+    return np.take_along_axis(all_scores, keep, axis=1), np.take_along_axis(all_rows, keep, axis=1)
 
 
 def _choose_for(
-    k: int, truths: list[_Truth], first_pass: FirstPass, n_rows: int, partitions: int, most: int, asked: float
+    k: int, truths: list[_Truth], codes: Codes, most: int, asked: float
 ) -> tuple[Setting, list[NDArray[np.float64]]]:
-    """The cheapest setting that reaches the asked recall for the even queries of each kind; the one that finds most,
-    where none does. With it, the share that each query finds, one [Q] for each kind."""
+    """The cheapest setting that reaches the asked recall for the even queries of each kind, with none of them far below
+    it; the cheapest that reaches it, where some always are; the one that finds most, where none does. With it, the
+    share that each query finds, one [Q] for each kind."""
     aim = aimed_at(asked)
-    n_fetches = np.unique(np.geomspace(min(2 * k, most), most, 24).astype(np.int64))
-    reached: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
-    fallback: list[tuple[float, Setting, list[NDArray[np.float64]]]] = []
-    shares_of_partitions = np.unique(np.geomspace(max(1, partitions // 32), partitions, 8).astype(np.int64))
-    for n_probe in tqdm(shares_of_partitions.tolist(), f"settings for {k}", unit="setting", disable=None):
-        places = [_places(truth, first_pass(truth.queries, most, n_probe)) for truth in truths]  # [Q, k] each
-        for n_fetch in n_fetches.tolist():
-            found = [(its_places < n_fetch).mean(axis=1) for its_places in places]
-            cost = n_rows * n_probe / partitions + _ROW_COST * n_fetch
-            setting = Setting(k, n_fetch, n_probe)
+    most_first = max(most, min(codes.n_rows // 4, _MAX_FIRST[0] + _MAX_FIRST[1] * k))
+    places = [_places(truth, codes, most_first) for truth in truths]
+    choices: list[tuple[tuple[int, float], Setting, list[NDArray[np.float64]]]] = []
+    for n_first in np.unique(np.geomspace(min(2 * k, most_first), most_first, 40).astype(np.int64)).tolist():
+        largest = min(most, n_first)
+        for n_rows in np.unique(np.geomspace(min(2 * k, largest), largest, 40).astype(np.int64)).tolist():
+            found = [((short < n_first) & (fine < n_rows)).mean(axis=1) for short, fine in places]
             chosen_with = [shares[::2] for shares in found]
             mean, worst = min(s.mean() for s in chosen_with), min(s.min() for s in chosen_with)
-            if mean >= aim and worst >= asked - _WORST:
-                reached.append((cost, setting, found))
+            rank = 2 if mean < aim else 1 if worst < asked - _WORST else 0
+            cost = n_first + _ROW_COST * n_rows if rank < 2 else -mean
+            choices.append(((rank, cost), Setting(k, n_rows, n_first), found))
+            if not rank:
                 break
-            fallback.append((-mean, setting, found))
-    _, setting, found = min(reached or fallback, key=lambda choice: choice[0])
+    _, setting, found = min(choices, key=lambda choice: choice[0])
     return setting, found
 
 
-def _places(truth: _Truth, found: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of the true rows [Q, k] is among those found [Q, F]: F for one that isn't.
+def _places(truth: _Truth, codes: Codes, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where each of the true rows [Q, k] is by the short codes, and by the finer ones of those that the short codes
+    choose: `most` for one that isn't among so many.
 
     An image counts as found when its best row is: its score is then exact, and nothing that isn't as good precedes it.
+    The finer codes are those of all rows that may be chosen: among fewer, a row's place is the same or better.
     """
-    absent = found.shape[1]
-    place_of = np.full(int(max(truth.rows.max(), found.max())) + 1, absent, dtype=np.int64)
-    places = np.empty(truth.rows.shape, dtype=np.int64)
-    for number, (rows, its_found) in enumerate(zip(truth.rows, found, strict=True)):
-        its_found = its_found[its_found >= 0]
-        place_of[its_found] = np.arange(len(its_found))
-        places[number] = place_of[rows]
-        place_of[its_found] = absent
-    return places
+    short, fine = np.empty((2, *truth.rows.shape), np.int64)
+    for number, (query, rows) in enumerate(zip(truth.queries, truth.rows, strict=True)):
+        short[number] = _places_among(codes.by_short_codes(query[None], most)[0], rows)
+        chosen = codes.best(query[None], most, most)
+        fine[number] = most if chosen is None else _places_among(chosen[0], rows)
+    return short, fine
+
+
+def _places_among(found: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each of some rows among those found [F]; F for one that isn't there."""
+    order = np.argsort(found)
+    places = np.searchsorted(found, rows, sorter=order).clip(max=len(found) - 1)
+    return np.where(found[order[places]] == rows, order[places], len(found))

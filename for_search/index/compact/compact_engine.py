@@ -1,52 +1,56 @@
-"""An approximate engine: short codes choose rows, the rows on disk give their exact scores.
+"""An approximate engine: codes choose rows, the rows on disk give their exact scores.
 
-Legend: R rows in all, N rows an image, Q queries, Co joint width, F rows fetched for a query, P partitions.
+Legend: R rows in all, N rows an image, Q queries, Co joint width, F rows fetched for a query.
 """
 
 import contextlib
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import faiss
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from for_model.files import write_json
 from for_search.index.checked_file import damaged
-from for_search.index.compact import codes as row_codes
-from for_search.index.compact.calibration import Setting, choose, interpolated
+from for_search.index.compact.calibration import Setting, choose, interpolated, texts_apart
+from for_search.index.compact.codes import Codes, one_thread
+from for_search.index.compact.projection import Projection
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall
-from for_search.index.flat_engine import FlatEngine, search_parameters, selector
+from for_search.index.flat_engine import FlatEngine
 
 MIN_ROWS = 100_000  # below, the scan takes some 10 ms: there is little to gain
 _SCAN_BELOW = 16  # when so small a part of the rows is allowed, scoring all of them is as fast, and exact
 _SCAN_ABOVE = 40  # reading one row of its own takes as long as scanning so many
+_NONE = b"none\n"  # in the place of codes and projection, where there are none
 
 
 class CompactEngine:
     """Rows that are promising by their codes (see `codes`), scored exactly from disk (see `rows_file`).
 
-    In memory are the codes, Co / 8 + 8 bytes a row, and nothing of the rows. The settings that give the asked recall
-    are chosen by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed`
-    that leaves few rows they aren't used: the answer is then the exact scan's.
+    In memory are the codes, 80 bytes a row, and nothing of the rows. The settings that give the asked recall are chosen
+    by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed` that
+    leaves few rows they aren't used: the answer is then the exact scan's.
 
-    settings: None where there are no codes.
+    settings: empty where there are no codes.
     """
 
     kind: ClassVar[str] = "compact"
     small_kind: ClassVar[str] = "flat"
     on_server: ClassVar[bool] = False
-    file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, "codes.faiss", "compact.json")
+    file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, "codes.faiss", "projection.npy", "compact.json")
     resumes: ClassVar[bool] = True
 
     def __init__(
         self,
         flat: FlatEngine,
         rows: RowsFile,
-        codes: faiss.IndexPreTransform | None,
+        codes: Codes | None,
         settings: tuple[Setting, ...],
         recall: Recall | None,
     ) -> None:
@@ -67,57 +71,54 @@ class CompactEngine:
     ) -> None:
         work = options.partial or folder / "partial"
         work.mkdir(exist_ok=True)
-        rows_path, trained, encoded = (work / name for name in (FlatEngine.file_names[0], "trained", "encoded"))
+        rows_path = work / FlatEngine.file_names[0]
+        codes_path, projection_path = (folder / name for name in cls.file_names[1:3])
         if not rows_path.exists():
             (work / "rows").mkdir(exist_ok=True)
             FlatEngine.build(blocks, n_rows, dim, work / "rows", options)
             (work / "rows" / rows_path.name).replace(rows_path)
+            (work / "rows").rmdir()
         rows = RowsFile(rows_path, n_rows, dim)
         settings: tuple[Setting, ...] = ()
         recall = None
         if n_rows >= MIN_ROWS:
-            codes = row_codes.read(encoded, None, dim) or row_codes.read(trained, 0, dim)
-            if codes is None:
-                codes = row_codes.train_codes(rows)
-                row_codes.write(codes, trained)
-            row_codes.encode(codes, rows, lambda so_far: row_codes.write(so_far, encoded))
-            row_codes.write(codes, encoded)
-            row_codes.finish(codes)
-            settings, recall = choose(
-                rows,
-                lambda queries, count, n_probe: _first_pass(codes, queries, count, n_probe, None),
-                row_codes.partitioned(codes).nlist,
-                max(1, n_rows // _SCAN_ABOVE),
-                options,
-            )
-            row_codes.write(codes, folder / "codes.faiss")
+            codes = _encoded(rows, work, options)
+            settings, recall = choose(rows, codes, max(1, n_rows // _SCAN_ABOVE), options)
+            codes.write(codes_path, projection_path)
         else:
-            (folder / "codes.faiss").write_bytes(b"none\n")
+            for path in (codes_path, projection_path):
+                path.write_bytes(_NONE)
         note = {
             "settings": [vars(setting) for setting in settings],
             "recall": recall.to_json() if recall else None,
         }
         write_json(folder / "compact.json", note)
         rows_path.replace(folder / rows_path.name)
-        for path in (trained, encoded):
-            path.unlink(missing_ok=True)
-        for path in (work / "rows", work):
-            with contextlib.suppress(OSError):  # the caller's, with a lock of its own in it
-                path.rmdir()
+        for path in work.glob("codes-*"):
+            shutil.rmtree(path)
+        with contextlib.suppress(OSError):  # the caller's, with a lock of its own in it
+            work.rmdir()
 
     @classmethod
     def open(cls, folder: Path, n_rows: int, dim: int) -> "CompactEngine":
         flat = FlatEngine.open(folder, n_rows, dim)
-        note_path, codes_path = folder / "compact.json", folder / "codes.faiss"
+        codes_path, projection_path, note_path = (folder / name for name in cls.file_names[1:])
         try:
             note = json.loads(note_path.read_bytes())
             settings = tuple(Setting.from_json(value) for value in note["settings"])
             recall = None if note["recall"] is None else Recall(**note["recall"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(note_path, f"{type(error).__name__}") from error
-        codes = row_codes.read(codes_path, n_rows, dim)
-        if (codes is None) != (not settings) or (codes is None and not _is_none(codes_path)):
-            raise damaged(codes_path, f"it doesn't hold the codes of {n_rows} rows of width {dim}")
+        codes = None
+        if settings:
+            codes = Codes.read(codes_path, projection_path, n_rows, dim)
+            if codes is None:
+                bad = projection_path if Projection.read(projection_path, dim) is None else codes_path
+                raise damaged(bad, f"it doesn't hold the codes of {n_rows} rows of width {dim}")
+        else:
+            for path in (codes_path, projection_path):
+                if not _is_none(path):
+                    raise damaged(path, "it should hold nothing")
         return cls(flat, RowsFile(folder / FlatEngine.file_names[0], n_rows, dim), codes, settings, recall)
 
     @classmethod
@@ -141,12 +142,14 @@ class CompactEngine:
         few = n_allowed * _SCAN_BELOW <= total or n_rows * _SCAN_ABOVE >= n_allowed
         if self._codes is None or exact or few:
             return self._flat.search_rows(queries, n_rows, allowed)
-        # Where a part of the rows is allowed, as many of them lie in more partitions.
-        n_probe = interpolated(self.settings, n_rows, "n_rows", "n_probe") * total // n_allowed
-        chosen = _first_pass(self._codes, queries, n_rows, n_probe, allowed)
+        n_first = min(total, max(n_rows, interpolated(self.settings, n_rows, "n_rows", "n_first")))
+        chosen = self._codes.best(queries, n_first, n_rows, allowed)
+        if chosen is None:
+            return self._flat.search_rows(queries, n_rows, allowed)
         scores, rows = np.empty((len(queries), n_rows), np.float32), np.empty((len(queries), n_rows), np.int64)
-        for number, query in enumerate(queries):
-            scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
+        with one_thread():
+            for number, query in enumerate(queries):
+                scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
@@ -163,28 +166,24 @@ class CompactEngine:
         return scores[0], chosen[order[0]]
 
 
-def _first_pass(
-    codes: faiss.IndexPreTransform,
-    queries: NDArray[np.float32],
-    n_rows: int,
-    n_probe: int,
-    allowed: NDArray[np.bool_] | None,
-) -> NDArray[np.int64]:
-    """The rows whose codes score highest, [Q, n_rows] int64, best first; at least `n_rows` must be allowed."""
-    chosen_by = selector(allowed)
-    partitions = row_codes.partitioned(codes).nlist
-    while True:
-        n_probe = min(n_probe, partitions)
-        inner = search_parameters(faiss.SearchParametersIVF, nprobe=n_probe, sel=chosen_by)
-        outer = search_parameters(faiss.SearchParametersPreTransform, index_params=inner)
-        _, rows = codes.search(queries, n_rows, params=outer)
-        if n_probe == partitions or rows.min() >= 0:
-            return rows
-        n_probe *= 2  # the partitions held fewer rows than wanted
+def _encoded(rows: RowsFile, work: Path, options: BuildOptions) -> Codes:
+    """The codes of all rows; what an earlier build left in the folder `work` isn't done again."""
+    texts, _ = texts_apart(options.texts)
+    key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())
+    folder = work / f"codes-{key}"
+    folder.mkdir(exist_ok=True)
+    projection, trained, encoded = (folder / name for name in ("projection", "trained", "encoded"))
+    codes = Codes.read(encoded, projection, None, rows.dim) or Codes.read(trained, projection, 0, rows.dim)
+    if codes is None:
+        codes = Codes.train(rows, texts)
+        codes.write(trained, projection)
+    codes.encode(rows, lambda so_far: so_far.write(encoded, projection))
+    codes.write(encoded, projection)
+    return codes
 
 
 def _is_none(path: Path) -> bool:
     try:
-        return path.read_bytes() == b"none\n"
+        return path.read_bytes() == _NONE
     except OSError:
         return False

@@ -2,8 +2,8 @@
 
 A box bounds a few of D numbers of 8 bits. On one column that is a subtraction and a comparison, for a value v lies in
 low..high if v - low, which wraps around, is at most high - low. The same loop is there in numpy and, where numba is
-installed, compiled, which takes a third of the time or less (docs/refine.md); trees would be faster for single boxes,
-but have to be kept for each subset of the columns that a box may bound (`tests/benchmarks/boxes.py`).
+installed, compiled, which takes two thirds to a quarter of the time (docs/refine.md); trees would be faster for single
+boxes, but have to be kept for each subset of the columns that a box may bound (`tests/benchmarks/boxes.py`).
 
 Legend: X boxes, D columns, m points of a block.
 """

@@ -21,7 +21,7 @@ from for_search.store.changes import Stamp
 from for_search.store.shards import Shard
 from for_search.store.store import PARTIAL, SkippedImage
 
-_PLAN = "plan.json"
+PLAN = "plan.json"
 _LOCK = "lock"
 _OWN_FILE = re.compile(r"embeddings-\d+\.npy|images-\w+\.sqlite")
 # What a killed run may leave beside finished files; `files.atomic_path` names them so.
@@ -71,11 +71,11 @@ def begin_or_resume(out: Path, identity: str) -> None:
     identity: a hash of what must be the same. Raises StoreError when it isn't.
     """
     partial = out / PARTIAL
-    earlier = files.read_note(partial / _PLAN)
+    earlier = files.read_note(partial / PLAN)
     if earlier is None:  # killed before it began, or while it was cleaning up
         for note in partial.glob("shard-*.json"):
             note.unlink()
-        files.write_json(partial / _PLAN, {"plan": identity})
+        files.write_json(partial / PLAN, {"plan": identity})
     elif earlier.get("plan") != identity:
         raise StoreError(
             f"{out} holds an unfinished store of another method or dataset: choose another --out, or delete it"
@@ -93,9 +93,11 @@ def read_notes(out: Path) -> dict[int, FinishedShard]:
     return finished
 
 
-def write_note(out: Path, number: int, finished: FinishedShard) -> None:
-    """Say that a shard is finished; its file must be there."""
-    files.write_json(out / PARTIAL / f"shard-{number:05d}.json", finished.to_json())
+def write_note(out: Path, number: int, finished: FinishedShard) -> str:
+    """Say that a shard is finished; its file must be there. Returns the note's name within the store."""
+    name = f"{PARTIAL}/shard-{number:05d}.json"
+    files.write_json(out / name, finished.to_json())
+    return name
 
 
 def remove_leftovers(out: Path, known: Collection[str]) -> None:

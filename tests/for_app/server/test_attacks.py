@@ -10,6 +10,7 @@ import pytest
 
 from for_app.server.users import Users
 from tests.attack import junk_requests, slow_connections
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask, call, upload
 from tests.helpers.small_page import small_page
 
@@ -33,7 +34,9 @@ def _login(url: str, password: str, **headers: str) -> tuple[int, list[str], dic
     """The status, the cookies and all other headers of a login."""
     form = urlencode({"username": "ann", "password": password}).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"{url}login", form, headers), timeout=30) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}login", form, headers), timeout=PATIENCE_S
+        ) as response:
             return response.status, response.headers.get_all("set-cookie"), dict(response.headers)
     except urllib.error.HTTPError as refused:
         with refused:
@@ -50,7 +53,7 @@ def test_a_login_is_for_this_server_alone(guarded: str) -> None:
     assert len(cookies) == 2
     assert all(cookie.endswith("SameSite=Lax") for cookie in cookies)
     foreign = urllib.request.Request(guarded, headers={"Origin": "http://evil.com"})
-    with urllib.request.urlopen(foreign, timeout=30) as response:
+    with urllib.request.urlopen(foreign, timeout=PATIENCE_S) as response:
         assert not any(name.lower().startswith("access-control") for name in response.headers)
     body = json.dumps({"session_hash": "s", "fn_index": 0, "event_id": "e"}).encode()
     cookie = "; ".join(each.partition(";")[0] for each in cookies)

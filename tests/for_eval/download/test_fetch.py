@@ -28,6 +28,7 @@ from for_model.errors import DataError, UsageError
 from for_model.files import locked
 from tests.helpers.nuimages_making import write_nuimages
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 
 
 @dataclass
@@ -64,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body[start:][: state.cut])
         self.wfile.flush()
         if state.stall:
-            time.sleep(30)
+            time.sleep(PATIENCE_S)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -200,7 +201,7 @@ fetch({source!r}, Path({str(tmp_path)!r}), ("train2017",), ("images",))
 """
     part = tmp_path / "downloads" / "train2017.zip.part"
     with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)

@@ -223,14 +223,17 @@ def test_names_go_into_its_own_prompts(photo: PhotoBackbone) -> None:
 
 
 @photos
+def test_it_is_loaded_by_its_name(photo: PhotoBackbone) -> None:
+    built = build_method("clip", "photo-lite", image_size=224, device="cpu")
+    assert (built.info.backbone, built.info.weights) == ("photo-lite", "photo-lite")
+    assert built.info.weights_sha256 == photo.weights_sha256
+
+
+@photos
 @pytest.mark.parametrize(("method", "n"), [("clip", 1), ("dense-clip", 49), ("cluster-clip:5", 5)])
 def test_the_methods(photo: PhotoBackbone, method: str, n: int) -> None:
-    built = build_method(method, "photo-lite", image_size=224, device="cpu")
-    assert (built.info.backbone, built.info.weights, built.info.n_embeddings, built.info.dim) == (
-        *("photo-lite", "photo-lite"),
-        *(n, 385),
-    )
-    assert built.info.weights_sha256 == photo.weights_sha256
+    built = build_method(method, loaded=photo)
+    assert (built.info.backbone, built.info.n_embeddings, built.info.dim) == ("photo-lite", n, 385)
     pixels = torch.stack([built.preprocess(Image.new("RGB", (64, 48), color)) for color in ("red", "white")])
     assert built.encode_images(pixels).shape == (2, n, 385)
 

@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from for_model.data.images import DecodingRoom
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 
 
 def test_never_holds_more_than_it_has() -> None:
@@ -126,7 +127,7 @@ def test_decoding_takes_no_more_than_is_counted(tmp_path: Path) -> None:
         env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert run.returncode == 0, run.stderr

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,8 +30,8 @@ from for_model.training.config import TrainConfig, config_from
 from for_model.training.distributed import World
 from for_model.training.losses.ranking import best_cosines, ranking_loss
 from for_model.training.train import Training, load_training_data, train
-from tests.helpers.paths import REPOSITORY
 from tests.helpers.ports import free_port
+from tests.helpers.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +366,7 @@ def _stop_at(training: Training, step: int) -> None:
 
 
 _SECOND = """
-import sys, json
+import json, sys
 from pathlib import Path
 from for_model.training.train import train
 from for_model.training.config import config_from
@@ -385,13 +382,12 @@ def test_two_processes_train_the_same_head_as_one(
     settings = config(scenes, head={"dropout": 0.0}, data={"labelled": 0.7, "images": 33}, optimizer={"epochs": 1})
     (alone,) = train(settings, tmp_path / "one")
     monkeypatch.setattr("for_model.training.distributed._TIMEOUT", timedelta(minutes=5))  # should the second not come
-    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "PYTHONPATH": "."}
-    command = [sys.executable, "-c", _SECOND, json.dumps(settings.to_json()), str(tmp_path / "two")]
-    with subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, **world, "RANK": "1"}) as second:
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    with program(_SECOND, json.dumps(settings.to_json()), str(tmp_path / "two"), **world, RANK="1") as second:
         for name, value in {**world, "RANK": "0"}.items():
             monkeypatch.setenv(name, value)
         (together,) = train(settings, tmp_path / "two", "cpu")
-    assert second.returncode == 0
+        assert second.wait() == 0, second.said()
     for key in ("loss", "sup", "pse"):
         assert together[key] == pytest.approx(alone[key], rel=1e-4)
     assert together["images"] == alone["images"] == 33

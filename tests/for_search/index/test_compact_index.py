@@ -5,15 +5,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError
 from for_search.__main__ import main
-from for_search.index.compact import codes, compact_engine
+from for_search.index.compact import compact_engine
+from for_search.index.compact.codes import Codes
 from for_search.index.engine_protocol import Recall
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
+from for_search.library import vocabulary_sample
 from tests.helpers.store_making import make_store, random_units
 
 N_IMAGES, N_EMBEDDINGS, DIM = 120, 6, 16
+RN_MINI_WIDTH = 256
 QUERIES = random_units((5, DIM), seed=1)
 
 
@@ -69,7 +73,7 @@ def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             build_index(store, out, "compact")
     assert len(list(out.glob(".segment-*.tmp"))) == 1
-    monkeypatch.setattr(codes, "train_codes", None)  # not needed again
+    monkeypatch.setattr(Codes, "train", None)  # not needed again
     assert len(build_index(store, out, "compact").images) == N_IMAGES
     assert sorted(path.name for path in out.iterdir()) == [
         "images-000001.sqlite",
@@ -99,3 +103,24 @@ def test_few_images_have_no_codes(store: Path, monkeypatch: pytest.MonkeyPatch, 
     assert main(["index", str(store), "--out", str(store.parent / "index"), "--engine", "compact"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "so few images are scanned as fast"
     assert open_index(store.parent / "index").recall is None
+
+
+@pytest.mark.slow
+def test_the_command_builds_with_texts_of_the_stores_own_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store of RN-mini's width, with its text encoder; then one whose encoder nobody has."""
+    monkeypatch.setattr(vocabulary_sample, "MIN_ROWS", 50)
+    monkeypatch.setattr(vocabulary_sample, "random_names", lambda: ("dog", "umbrella", "train", "vase"))
+    known = load_backbone("RN-mini").weights_sha256
+    for sha256, expected in (
+        (known, "texts and its own embeddings"),
+        ("0" * 64, "embeddings moved away as texts are and its own embeddings"),
+    ):
+        embeddings = random_units((N_IMAGES, N_EMBEDDINGS, RN_MINI_WIDTH))
+        made = make_store(tmp_path / sha256, embeddings, weights_sha256=sha256)
+        out = tmp_path / f"{sha256}-index"
+        assert main(["index", str(made.path), "--out", str(out), "--engine", "compact"]) == 0
+        found = open_index(out).recall
+        assert found is not None
+        assert found.queries == expected

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from for_model.errors import StoreError
 from for_search.index.compact import codes, compact_engine
+from for_search.index.compact.codes import Codes
 from for_search.index.compact.compact_engine import CompactEngine
 from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engine_protocol import RowEngine as Engine
@@ -185,21 +186,24 @@ def test_a_build_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.Mo
     partial = tmp_path / "partial"
     options = BuildOptions(partial=partial)
     written: list[str] = []
-    write = codes.write
+    write = Codes.write
 
-    def write_twice(index: object, path: Path) -> None:
-        write(index, path)
+    def write_twice(of: Codes, path: Path, projection: Path) -> None:
+        write(of, path, projection)
         written.append(path.name)
         if len(written) == 3:  # what was trained, and two checkpoints
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(codes, "write", write_twice)
-    (tmp_path / "index").mkdir()
-    with pytest.raises(KeyboardInterrupt):
-        engine.build(iter([rows]), len(rows), DIM, tmp_path / "index", options)
+    with monkeypatch.context() as patched:
+        patched.setattr(Codes, "write", write_twice)
+        (tmp_path / "index").mkdir()
+        with pytest.raises(KeyboardInterrupt):
+            engine.build(iter([rows]), len(rows), DIM, tmp_path / "index", options)
     assert written == ["trained", "encoded", "encoded"]
-    assert codes.read(partial / "encoded", None, DIM).ntotal == 1000
-    monkeypatch.setattr(codes, "train_codes", None)  # neither this nor the rows are needed again
+    left = Codes.read(partial / "codes-" / "encoded", partial / "codes-" / "projection", None, DIM)
+    assert left is not None
+    assert left.n_rows == 1000
+    monkeypatch.setattr(Codes, "train", None)  # neither this nor the rows are needed again
     engine.build(iter([]), len(rows), DIM, tmp_path / "index", options)
     assert not partial.exists()
     for name in engine.file_names:

@@ -22,6 +22,7 @@ from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.index.index_manifest import MANIFEST
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.store_making import change_manifest, dyadic_units, make_store, method_info, random_units
 
 Answer = list[tuple[int, float, int]]
@@ -234,7 +235,7 @@ class TestOpen:
         (index.path / MANIFEST).unlink()
         self.check_refused(index.path, "has no manifest.json")
 
-    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/3"}', "\xff"])
+    @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"format": "for-index/4"}', "\xff"])
     def test_refuses_a_damaged_manifest(self, tmp_path: Path, text: str) -> None:
         index = make_index(tmp_path, random_units((3, 2, 8)))
         (index.path / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -243,7 +244,7 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("key", "value", "match"),
         [
-            ("format", "for-index/2", "'for-index/2', expected 'for-index/3': build the index again"),
+            ("format", "for-index/2", "'for-index/2', expected 'for-index/4': build the index again"),
             ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.folder", "../elsewhere", "leads out of the index"),
@@ -375,12 +376,12 @@ class TestBuild:
         script = (
             "import time\nfrom pathlib import Path\nfrom for_model import files\n"
             "from for_search.index.index_files import build_index\n"
-            "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(60)\n"
+            "def hang(path, value):\n    Path('hangs').touch()\n    time.sleep(3600)\n"
             "files.write_json = hang\nbuild_index(Path('store'), Path('index'), rebuild=True)\n"
         )
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         child = subprocess.Popen([sys.executable, "-c", script], cwd=folder, env=environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while not (folder / "hangs").exists():
             assert child.poll() is None, "the build ended"
             assert time.monotonic() < deadline, "the build never reached its end"

@@ -13,10 +13,8 @@ from for_search.library.background_builds import Builder, BuildState
 from for_search.library.folder_index import folder_index
 from for_search.library.library import Library
 from tests.helpers.fake_method import noise
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.tiny_index import make_searcher
-
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +44,7 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def wait(builder: Builder) -> BuildState:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while builder.state.running:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -107,11 +105,11 @@ def test_stopped_and_gone_on_with_while_others_search(
         original(self, done, total)
         if done == 3:
             reached.set()
-            assert go_on.wait(30)
+            assert go_on.wait(PATIENCE_S)
 
     monkeypatch.setattr(Builder, "_watch", watch)
     builder.start(photos, "clip", "RN-mini")
-    assert reached.wait(60)
+    assert reached.wait(PATIENCE_S)
     assert builder.state == BuildState(running=True, done=3, total=7, message="embedding")
     assert library.searcher(library.default).search("dog", 2).hits  # others search on
     with pytest.raises(UsageError, match="another folder is being indexed"):

@@ -12,9 +12,6 @@ from for_search.index.index_files import open_index
 from for_search.library import built_in_index as module
 from for_search.library.built_in_index import default_index
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 N_SCENES = 6
 
 

@@ -15,6 +15,7 @@ from for_search.library import folder_watch
 from for_search.library.folder_watch import follow, follow_index
 from for_search.library.library import Library
 from tests.helpers.paths import REPOSITORY
+from tests.helpers.patience import PATIENCE_S
 
 QUIET_MS = 20
 
@@ -37,11 +38,11 @@ class Followed:
             raise self.error
 
     def wait(self) -> None:
-        assert self._called.acquire(timeout=60)
+        assert self._called.acquire(timeout=PATIENCE_S)
 
     def end(self) -> None:
         self._stop.set()
-        self._thread.join(60)
+        self._thread.join(PATIENCE_S)
         assert not self._thread.is_alive()
 
 
@@ -96,14 +97,16 @@ def test_the_page_finds_what_has_just_come(tmp_path: Path, monkeypatch: pytest.M
     stop = threading.Event()
     thread = threading.Thread(target=follow_index, args=(FakeLibrary(), "mine", stop, QUIET_MS))
     thread.start()
-    assert reopened.wait(60)
+    assert reopened.wait(PATIENCE_S)
     stop.set()
-    thread.join(60)
+    thread.join(PATIENCE_S)
     assert asked[:2] == [(tmp_path, "method of mine"), "mine"]
 
 
+# Ctrl-C reaches it even where it is ignored, as in what a shell has put into the background.
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from for_model.cli import run_command
 from for_search.library.folder_watch import follow
@@ -112,17 +115,20 @@ sys.exit(run_command(lambda: follow(Path({root!r}), lambda: print("updated", flu
 
 
 def test_ctrl_c_ends_it_with_130(tmp_path: Path) -> None:
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", CHILD.format(root=str(tmp_path))],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "updated\n"
-    (tmp_path / "new.jpg").touch()
-    assert child.stdout.readline() == "updated\n"
-    os.kill(child.pid, signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "updated\n"
+        (tmp_path / "new.jpg").touch()
+        assert child.stdout.readline() == "updated\n"
+        os.kill(child.pid, signal.SIGINT)
+        try:
+            _, errors = child.communicate(timeout=PATIENCE_S)
+        finally:
+            child.kill()
     assert (child.returncode, "Traceback" in errors) == (130, False)

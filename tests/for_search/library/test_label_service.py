@@ -21,9 +21,6 @@ from for_search.query.image_labels import ImageLabel, ImageLabels, find_labels, 
 from for_search.query.vocabulary_texts import Embedding, VocabularyTexts
 from tests.helpers.tiny_index import make_searcher
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

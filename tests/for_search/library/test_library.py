@@ -16,11 +16,9 @@ from for_search.library import library as module
 from for_search.library.library import Library
 from for_search.query.searcher import Searcher
 from for_search.store.embed import embed
+from tests.helpers.patience import PATIENCE_S
 from tests.helpers.store_making import make_store, random_units
 from tests.helpers.tiny_index import make_searcher, random_method
-
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +85,13 @@ def test_others_search_while_one_opens(library: Library, monkeypatch: pytest.Mon
 
     def make(index: object, **options: object) -> Searcher:
         opening.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE_S)
         return original(index, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "searcher_of", make)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(library.searcher, slow)
-        assert opening.wait(20)
+        assert opening.wait(PATIENCE_S)
         assert library.searcher(quick).search("dog", 1).hits
         assert library.siblings(slow) == (quick,)
         assert not waiting.done()

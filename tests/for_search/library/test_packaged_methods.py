@@ -17,9 +17,7 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import built_in_methods
 from for_model.text import embed_queries
 from for_search.library.packaged_methods import packaged_method
-
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+from tests.helpers.patience import PATIENCE_S
 
 TEXTS = ("kite", "a red kite over the sea")
 
@@ -99,7 +97,7 @@ def test_a_lazy_method_is_loaded_once_however_many_ask(method: ClipMethod) -> No
     go_on = threading.Event()
 
     def load() -> Method:
-        loads.append(go_on.wait(30))
+        loads.append(go_on.wait(PATIENCE_S))
         return method
 
     lazy = LazyMethod(method.info, load)

@@ -24,9 +24,6 @@ from for_search.query.evidence import (
 from for_search.query.searcher import Searcher, searcher_of
 from tests.helpers.tiny_index import make_library
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 METHODS = ("cluster-clip", "clip", "dense-clip", "for")
 
 

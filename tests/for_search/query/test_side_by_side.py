@@ -15,9 +15,6 @@ from for_search.query.searcher import Searcher
 from for_search.query.side_by_side import SideBySide, ask_side_by_side, named_category
 from tests.helpers.tiny_index import make_library
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 QUERY = "Umbrella"
 
 

@@ -13,8 +13,7 @@ from for_model.errors import UsageError
 from for_model.methods.protocol import LazyMethod, MethodInfo
 from for_search.query import text_batches
 from for_search.query.text_batches import TextBatches
-
-WAIT_S = 30
+from tests.helpers.patience import PATIENCE_S
 
 
 class Blocking:
@@ -37,7 +36,7 @@ class Blocking:
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         if texts:
             self.begun.set()
-            assert self.go_on.wait(WAIT_S)
+            assert self.go_on.wait(PATIENCE_S)
             self.batches.append(len(texts))
         if "damaged" in texts:
             raise UsageError("this text can't be encoded")
@@ -55,12 +54,12 @@ def _ask(texts: TextBatches, method: Blocking, asked: Sequence[str]) -> list[obj
 
     with ThreadPoolExecutor(len(asked) + 1) as pool:
         first = pool.submit(answer, "0")
-        assert method.begun.wait(WAIT_S)
+        assert method.begun.wait(PATIENCE_S)
         others = [pool.submit(answer, text) for text in asked]
         while len(texts._waiting) < len(asked):
             pass
         method.go_on.set()
-        return [first.result(WAIT_S), *(other.result(WAIT_S) for other in others)]
+        return [first.result(PATIENCE_S), *(other.result(PATIENCE_S) for other in others)]
 
 
 def test_what_waits_is_encoded_together() -> None:

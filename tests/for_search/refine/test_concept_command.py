@@ -13,9 +13,6 @@ from for_search.library.library import Library
 from for_search.refine.feedback import feedback_of
 from tests.helpers.tiny_index import make_searcher
 
-# Python 3.12 warns when scenes are drawn in processes while torch has threads.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

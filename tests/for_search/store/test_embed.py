@@ -1,9 +1,6 @@
 import errno
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -27,7 +24,7 @@ from for_search.store import embed as embed_module
 from for_search.store.embed import embed
 from for_search.store.store import open_store
 from tests.helpers.fake_method import FakeMethod, contents, make_images
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.programs import program
 
 
 def run(dataset: Dataset, out: Path, method: Method | None = None, **options: int) -> embed_module.EmbedReport:
@@ -326,38 +323,33 @@ def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     }
 
 
-CHILD = """
+# Stands still after 20 batches, so that it can't end before it is killed.
+_EMBED = """
+import sys, time
 from pathlib import Path
-import torch
-torch.set_num_threads(1)
 from tests.helpers.fake_method import FakeMethod
 from for_search.store.embed import embed
 from for_model.data.folder import load_folder
-print("ready", flush=True)
-embed(load_folder(Path({images!r})), FakeMethod(delay_s=0.01), Path({out!r}), batch_size=3, shard_size=8, workers=2)
+
+class Stopping(FakeMethod):
+    def encode_images(self, pixels):
+        time.sleep(600 if len(self.batches) == 20 else 0)
+        return super().encode_images(pixels)
+
+images, out = map(Path, sys.argv[1:])
+embed(load_folder(images), Stopping(), out, batch_size=3, shard_size=8, workers=2)
 """
-
-
-def start_child(tmp_path: Path) -> "subprocess.Popen[str]":
-    code = CHILD.format(images=str(tmp_path / "images"), out=str(tmp_path / "store"))
-    child = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "ready\n"
-    return child
 
 
 @pytest.mark.slow
 def test_kill_9_then_resume_gives_the_same_bytes(tmp_path: Path) -> None:
     dataset = make_images(tmp_path / "images", 99, [0, 13, 50, 51])
     run(dataset, tmp_path / "whole")
-    child = start_child(tmp_path)
-    deadline = time.monotonic() + 60
-    while len(list((tmp_path / "store" / ".partial").glob("shard-*.json"))) < 4:
-        assert time.monotonic() < deadline
-        assert child.poll() is None
-        time.sleep(0.002)
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    with program(_EMBED, str(dataset.image_root), str(tmp_path / "store")) as child:
+        while len(list((tmp_path / "store" / ".partial").glob("shard-*.json"))) < 4:
+            assert not child.ended(), child.said()
+            time.sleep(0.002)
+        child.kill()
     assert not (tmp_path / "store" / "manifest.json").exists()
     report = run(dataset, tmp_path / "store")
     assert 32 <= report.resumed_images < 99
@@ -431,6 +423,7 @@ def test_a_folder_with_everything_wrong(tmp_path: Path) -> None:
     assert all(shard.sha256 == files.sha256_file(store.path / shard.file) for shard in store.shards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["clip", "cluster-clip:3"])
 def test_kept_feature_maps_give_the_same_bytes_as_the_images(tmp_path: Path, method: str) -> None:
     write_scenes(tmp_path / "scenes", {"dev": 40}, size=96)

@@ -12,7 +12,7 @@ from for_search.index.index_files import build_index
 from for_search.store.embed import embed
 from for_search.store.metadata import JoinedTable, Metadata, read_metadata
 from for_search.store.store import open_store
-from tests.for_search.store.test_embed import FakeMethod, contents
+from tests.helpers.fake_method import FakeMethod, contents
 
 NAMES = ("a.jpg", "trips/b.jpg", "trips/c.jpg")
 DATASET = Dataset("folder", "all", Path("/photos"), tuple(ImageRecord(name, name) for name in NAMES))

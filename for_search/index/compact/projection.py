@@ -1,0 +1,79 @@
+"""Fewer dimensions for rows and queries, such that their inner products change as little as possible.
+
+A query has a mean square weight in each direction: the second moment of queries, S [Co, Co]. The expected square of
+what an error e of a row does to its score is then e' S e: the squared length of e in the space S^(1/2) x. So there rows
+are projected onto their principal directions and coded by least squares, and queries go into the space S^(-1/2) q, in
+which all directions weigh the same. (LeanVec does this for queries that aren't distributed as rows are.)
+
+For texts over images it matters. A direction that all texts share tells images apart a little, and counts in every
+score; by the rows' own variance it would be among the last to be kept (measured: docs/scale.md).
+Legend: R rows, Co joint width, D dimensions kept, T texts.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from for_model.files import atomic_path
+
+_MOST = 128  # dimensions; of more than 512, what is left out is little
+_EVEN = 0.2  # of S: all directions alike, as a sample of queries doesn't show every direction that others have
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Two linear maps, which shift nothing: a shift of the queries would add to every row's score.
+
+    of_rows, of_queries: [Co, D] float32; columns by descending variance of the rows, then of zeros.
+    """
+
+    of_rows: NDArray[np.float32]
+    of_queries: NDArray[np.float32]
+
+    def write(self, path: Path) -> None:
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, np.stack([self.of_rows, self.of_queries]), allow_pickle=False)
+
+    @classmethod
+    def read(cls, path: Path, dim: int) -> "Projection | None":
+        """That in a file; None when it isn't there, can't be read or isn't of that width."""
+        try:
+            both = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if both.dtype != np.float32 or both.ndim != 3 or both.shape[:2] != (2, dim):
+            return None
+        return cls(both[0], both[1])
+
+
+def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, multiple: int) -> Projection:
+    """The projection onto up to 128 dimensions.
+
+    rows: [R, Co], a sample.
+    texts: [T, Co], texts as they will be searched for. Queries are taken to be these and rows, half and half; where it
+        is None or empty, all directions weigh the same.
+    multiple: D is one of it, filled with zeros.
+    """
+    dim = rows.shape[1]
+    moment = np.eye(dim)
+    if texts is not None and len(texts):
+        moment = (1 - _EVEN) * (_moment(texts) + _moment(rows)) / 2 + _EVEN * moment
+    weights, directions = np.linalg.eigh(moment)
+    root = (directions * np.sqrt(weights)) @ directions.T  # S^(1/2)
+    inverse = (directions / np.sqrt(weights)) @ directions.T
+    covariance = np.cov(rows.T.astype(np.float64)).reshape(dim, dim) if len(rows) > 1 else np.eye(dim)
+    _, principal = np.linalg.eigh(root @ covariance @ root)
+    kept = principal[:, ::-1][:, :_MOST]  # [Co, D]
+    filled = -(-kept.shape[1] // multiple) * multiple - kept.shape[1]
+    maps = [np.pad(side @ kept, ((0, 0), (0, filled))).astype(np.float32) for side in (root, inverse)]
+    return Projection(*maps)
+
+
+def _moment(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The second moment of the directions of some vectors, [Co, Co], with a trace of Co."""
+    wide = values.astype(np.float64)
+    lengths = np.linalg.norm(wide, axis=1, keepdims=True)
+    wide = wide / np.where(lengths > 0, lengths, 1)
+    return wide.T @ wide * (values.shape[1] / len(values))
