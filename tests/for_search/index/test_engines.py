@@ -131,6 +131,18 @@ def test_exact_gives_what_the_scan_gives_to_the_bit(engine: type[Engine], n_rows
             assert scanned.get(row, score) == score
 
 
+def test_near_ties_are_in_exact_order(engine: type[Engine], tmp_path: Path) -> None:
+    """Rows whose scores differ by less than a query changes them that is rounded to float16."""
+    query = random_units((1, DIM), seed=1)
+    rows = random_units((300, DIM), seed=9)
+    rows = half(0.5 * query + 0.8 * (rows - (rows @ query.T) * query))
+    expected = built(FlatEngine, rows, tmp_path / "flat").search_rows(query, 5)
+    for one, other in zip(
+        built(engine, rows, tmp_path / "index").search_rows(query, 5, exact=True), expected, strict=True
+    ):
+        assert (one == other).all()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.004, 0.04, 0.5, 1.0])
 @pytest.mark.parametrize("exact", [False, True])
 def test_only_allowed_rows_are_found(engine: type[Engine], share: float, exact: bool, tmp_path: Path) -> None:

@@ -109,3 +109,11 @@ def test_queries_of_no_length_and_of_any(make: Make, tmp_path: Path) -> None:
     images = random_units((40, N, DIM), seed=7)
     queries = random_units((3, DIM), seed=8) * np.array([[0], [1e-6], [1e6]], np.float32)
     check(make(images, np.arange(40)), images, tmp_path, queries)
+
+
+def test_near_ties_are_in_exact_order(make: Make, tmp_path: Path) -> None:
+    """Images whose scores differ by less than a query changes them that is rounded to float16."""
+    query = random_units((1, DIM), seed=1)
+    images = random_units((150, N, DIM), seed=9)
+    images = 0.5 * query + 0.8 * (images - (images @ query.T) * query)
+    check(make(images, np.arange(150)), images, tmp_path, query)
