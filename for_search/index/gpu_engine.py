@@ -61,6 +61,7 @@ class GpuEngine:
     def build(
         cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
     ) -> None:
+        scan_device()  # rather than after all has been written
         FlatEngine.build(blocks, n_rows, dim, folder, options)
 
     @classmethod

@@ -20,8 +20,9 @@ from for_search.index.engine_protocol import BuildOptions
 from for_search.index.engine_protocol import RowEngine as Engine
 from for_search.index.engines import ENGINES
 from for_search.index.flat_engine import FlatEngine
+from for_search.index.index_files import build_index
 from tests.helpers.row_engines import ROW_ENGINES, row_engine
-from tests.helpers.store_making import dyadic_units, random_units
+from tests.helpers.store_making import dyadic_units, make_store, random_units
 
 DIM = 24
 
@@ -60,6 +61,19 @@ def check_best(
     assert (np.diff(scores) <= 0).all()
     left_out = np.delete(expected, found)
     assert not complete or not len(left_out) or left_out.max() <= scores[-1] + tolerance
+
+
+def test_a_machine_without_a_gpu_gets_one_line_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    make_store(tmp_path / "store", random_units((10, 3, DIM)))
+    with pytest.raises(
+        StoreError, match="this machine has none: index the store with --engine flat or compact"
+    ) as caught:
+        build_index(tmp_path / "store", tmp_path / "index", "gpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "index").exists()
 
 
 def test_is_found_under_its_own_kind() -> None:
