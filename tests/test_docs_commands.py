@@ -40,6 +40,8 @@ NOT_RUN = {
     r"for_eval tables": "takes hours: tests/for_eval/leaderboard/test_run_tables.py runs it on some scenes",
     r"leaderboard --dataset (coco|lvis) ": "needs a download: tests/for_eval/leaderboard/test_evaluate.py has its own",
     r"from_pretrained": "needs a download",
+    r"--ray\b": "needs a cluster: tests/for_search/store/test_ray_workers.py starts one",
+    r"s3://": "needs a bucket: tests/for_search/store/test_mirror.py has folders behind URLs",
     r"--engine qdrant": "needs a server: tests/for_search/index/qdrant has its own",
     r"--engine gpu": "needs a GPU: tests/for_search/index/test_segments.py has the processor in its place",
     r"for_eval (calibration|combinations)": "takes minutes: tests/for_eval/queries runs both on a world of vectors",
