@@ -33,6 +33,7 @@ NOT_RUN = {
     r"for_app\.server\.users": "asks for a password: tests/for_app/server/test_users.py answers it",
     r"for_eval refine": "takes minutes: tests/for_eval/refinement/test_simulated_user.py has its own",
     r"for_eval loop (?!--help)": "takes minutes: tests/for_eval/refinement/test_loop.py runs it on some scenes",
+    r"for_model scenes .*--dev 600": "draws for a minute, for the command that follows it, which isn't run here either",
     r"^torchrun": "needs several GPUs: tests/for_model/training/test_train.py trains with two processes",
     r"for-coco\.toml|for-plus-flickr8k\.toml": "needs a download: tests/for_model/training/test_config.py reads it",
     r"pretrain-mini": "takes an hour: tests/for_model/training/test_pretrain.py runs it on some scenes",
