@@ -12,9 +12,11 @@ import os
 import random
 import re
 import resource
+import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +25,6 @@ import numpy as np
 from PIL import Image
 
 from for_search.store.store import open_store
-from tests.for_search.store.test_odd_images import png
 from tests.helpers.fake_method import noise
 from tests.helpers.paths import REPOSITORY
 
@@ -37,11 +38,26 @@ def _saved(image: Image.Image, kind: str, **options: object) -> bytes:
     return stream.getvalue()
 
 
+def grey_png(width: int, height: int) -> bytes:
+    """A black PNG of any size. Its lines are packed many at a time: this process's memory counts as the child's."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    packer = zlib.compressobj(9)
+    row = bytes(width + 1)
+    step = max(1, (1 << 20) // len(row))
+    rows = [packer.compress(row * min(step, height - start)) for start in range(0, height, step)]
+    packed = b"".join(rows) + packer.flush()
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
 def _odd(generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
     """Names and contents of images that are odd, and whole."""
     small = noise(generator, 64, 48)
-    yield "line.png", png(1, 20_000_000, 0, 1)
-    yield "wide.png", png(60_000, 900, 0, 1)
+    yield "line.png", grey_png(1, 20_000_000)
+    yield "wide.png", grey_png(60_000, 900)
     yield "cmyk.jpg", _saved(small.convert("CMYK"), "JPEG")
     yield "16.png", _saved(Image.fromarray(generator.integers(0, 2**16, (40, 50), dtype=np.uint16)), "PNG")
     yield "float.tif", _saved(Image.fromarray(generator.random((40, 50), dtype=np.float32)), "TIFF")
@@ -57,10 +73,10 @@ def _odd(generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
 
 def _large() -> Iterator[tuple[str, bytes]]:
     """Images of as many pixels as are decoded, and more."""
-    yield "line-2.png", png(1, 100_000_000, 0, 1)
-    yield "line-3.png", png(1, 49_000_000, 0, 1)
-    yield "large.png", png(11_000, 10_000, 0, 1)
-    yield "larger.png", png(20_000, 20_000, 0, 1)
+    yield "line-2.png", grey_png(1, 100_000_000)
+    yield "line-3.png", grey_png(1, 49_000_000)
+    yield "large.png", grey_png(11_000, 10_000)
+    yield "larger.png", grey_png(20_000, 20_000)
     yield "large.jpg", _saved(Image.new("RGB", (12_000, 9_000), (9, 99, 200)), "JPEG")
     yield "progressive.jpg", _saved(Image.new("RGB", (8_000, 6_000), (200, 9, 9)), "JPEG", progressive=True)
     yield "large.webp", _saved(Image.new("RGB", (8_000, 8_000), (9, 200, 9)), "WEBP")

@@ -43,6 +43,7 @@ class SomeTargets:
     absent: list[list[int]] | None = None
     frequencies: np.ndarray = field(default_factory=lambda: FREQUENCIES)
     base_texts: Tensor = field(default_factory=lambda: unit(4, DIM, seed=1))
+    nouns: list[list[int]] | None = None
     pseudo_texts: Tensor = field(default_factory=lambda: unit(5, DIM, seed=2))
     pseudo: SomePseudo | None = None
     teacher: Teacher | None = None
