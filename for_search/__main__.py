@@ -13,6 +13,7 @@ from for_model.methods.registry import methods_help
 from for_model.remote import location
 from for_search import commands
 from for_search.commands import add_method_options
+from for_search.embed_command import run_embed
 
 _EPILOG = """the way from a folder of photos to a search:
   python -m for_search embed --dataset folder --root ~/Pictures --backbone RN50 --method cluster-clip --out store
@@ -62,11 +63,16 @@ def _add_embed(parsers: Parsers) -> None:
         "belongs to, else all cores of this machine)",
     )
     parser.add_argument("--ray-workers", type=int, metavar="N", help="workers (default: as many as fit)")
-    parser.add_argument("--ray-cpus", type=float, default=1, metavar="N", help="CPUs a worker takes (default 1)")
+    parser.add_argument(
+        "--ray-cpus",
+        type=float,
+        metavar="N",
+        help="CPUs, and threads, of a worker (default: as many as here; 1 beside a GPU)",
+    )
     parser.add_argument(
         "--ray-gpus", type=float, metavar="N", help="GPUs a worker takes, 0.5 for two a GPU (1 with --device cuda)"
     )
-    parser.set_defaults(run=commands.run_embed)
+    parser.set_defaults(run=run_embed)
 
 
 def _add_index(parsers: Parsers) -> None:
@@ -81,7 +87,7 @@ def _add_index(parsers: Parsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--engine",
-        help="flat: exact, reads every embedding; compact: reads short codes of them, a sixteenth of the memory, and "
+        help="flat: exact, reads every embedding; compact: reads codes of them, 80 bytes each in memory, and "
         "finds nearly all of the best in a fraction of the time; gpu: as flat, on a GPU; qdrant: keeps the "
         "embeddings on a server or cluster (default: that of the index that is there, else flat)",
     )

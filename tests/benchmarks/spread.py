@@ -1,8 +1,9 @@
 """What a Ray cluster costs and brings on one machine: `python -m tests.benchmarks.spread`.
 
-Draws scenes, embeds them by RN-mini in one process, then by two workers of one CPU each on a cluster that is started
-for it, and compares the stores byte by byte. Prints seconds on the clock and seconds of CPU of each; those of the
-cluster include its daemons and the loading of FOR and the model in each worker.
+Draws scenes, embeds them by RN-mini in one process of one thread, then by two workers of one CPU each on a cluster that
+is started for it, and compares the stores byte by byte. Prints seconds on the clock and seconds of CPU of each; those
+of the cluster include its daemons and the loading of FOR and the model in each worker. Ends with an error if the stores
+differ.
 """
 
 import argparse
@@ -14,6 +15,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.data.registry import load_dataset
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         root = Path(folder)
         write_scenes(root / "scenes", {"val": arguments.images})
         dataset, method = load_dataset("miniscenes", root / "scenes"), build()
+        torch.set_num_threads(1)
         began, cpu = time.perf_counter(), cpu_seconds()
         embed(dataset, method, root / "one", shard_size=64)
         print(f"one process: {time.perf_counter() - began:.1f} s, {cpu_seconds() - cpu:.1f} s of CPU", flush=True)

@@ -35,6 +35,7 @@ def test_answers_are_kept_up_to_date_and_verified(tmp_path: Path, capsys: pytest
     assert "no sketch encoder at" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_encoder_is_trained_on_an_index_and_used_by_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = make_searcher(tmp_path, 12).index
     (tmp_path / "names.txt").write_text("dog\numbrella\n")

@@ -39,7 +39,8 @@ class RayCluster:
     address: of the cluster; None for the one that this machine belongs to (or that RAY_ADDRESS names), else one that
         is started on this machine and ends with the run.
     n_workers: at most so many; None for as many as the cluster has room for.
-    cpus, gpus: that each worker takes; a share of a GPU will do.
+    cpus, gpus: that each worker takes; a share of a GPU will do. PyTorch uses a thread a CPU, and on a CPU their number
+        shows in the last bits of what it computes.
     """
 
     build: Callable[[], Method]
@@ -191,7 +192,7 @@ def _connected(address: str | None) -> Iterator[Any]:
     own: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     try:
         ray.init(address=address, include_dashboard=None if address else False, **own)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+    except Exception as error:  # Ray raises a bare one for a machine too busy to start
         reason = " ".join(str(error).split())[:200]
         raise StoreError(f"no Ray cluster at {address or 'this machine'} ({reason}): check the address") from error
     try:

@@ -101,7 +101,7 @@ def test_a_worker_that_sees_other_images_is_found_out(tmp_path: Path) -> None:
 def test_without_ray_one_line_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("for_search.commands.find_spec", lambda _: None)
+    monkeypatch.setattr("for_search.embed_command.find_spec", lambda _: None)
     make_images(tmp_path / "images", 1)
     options = ["--dataset", "folder", "--root", str(tmp_path / "images"), "--out", str(tmp_path / "store"), "--ray"]
     assert main(["embed", *options]) == 2

@@ -38,6 +38,7 @@ def test_narrow_embeddings_have_fewer_numbers() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_file_gives_the_same_encoder_and_the_same_bytes(tmp_path: Path) -> None:
     rows = random_units((200, 48), seed=0)
     encoder = _trained(rows)
@@ -64,6 +65,7 @@ def test_a_file_gives_the_same_encoder_and_the_same_bytes(tmp_path: Path) -> Non
         read_sketch_encoder(tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_training_learns_which_of_an_images_embeddings_a_text_means() -> None:
     """What texts name is a direction of little variance, which principal axes leave out."""
     generator = np.random.default_rng(0)
