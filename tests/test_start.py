@@ -41,6 +41,7 @@ miniscenes.DEFAULT_COUNTS = {"val": int(sys.argv[1])}
 from for_app.answers import answer
 from for_app.examples import EXAMPLES
 from for_app.page import build_app
+from for_app.question import Question
 from for_search.library.library import Library
 texts = EXAMPLES["miniscenes"]
 library = Library.built_in(texts=texts)
@@ -48,7 +49,7 @@ build_app(library, allow_build=True)
 searcher = library.searcher(library.default)
 
 def best():
-    shown = answer(searcher, searcher.text_query(texts[0]), 0, 5)
+    shown = answer(Question(searcher, searcher.text_query(texts[0])), 0, 5)
     return [[hit.image.id for hit in shown.hits], "encoded" in shown.about["details"]]
 
 look("first answer", best())

@@ -103,10 +103,8 @@ def test_the_page_finds_what_has_just_come(tmp_path: Path, monkeypatch: pytest.M
     assert asked[:2] == [(tmp_path, "method of mine"), "mine"]
 
 
-# Ctrl-C reaches it even where it is ignored, as in what a shell has put into the background.
 CHILD = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys
 from pathlib import Path
 from for_model.cli import run_command
 from for_search.library.folder_watch import follow
