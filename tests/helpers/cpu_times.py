@@ -31,13 +31,12 @@ def _has_children() -> bool:
 def _running_below_s(pid: int) -> float:
     """CPU seconds of the programs that run below a process, and of those below them that have ended."""
     spent_s, below = {}, defaultdict(list)
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():  # noqa: PTH110, PTH208; tests replace Path's methods
-        if not name.isdecimal():
-            continue
-        with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as stat:  # noqa: PTH123; it may just have ended
-            fields = stat.read().rpartition(") ")[2].split()  # those behind the program's name
-            below[int(fields[1])].append(int(name))
-            spent_s[int(name)] = sum(map(int, fields[11:15])) / _TICKS_PER_S  # own, and of ended children
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        # Not Path.open, which a test may just have replaced; and what the program was may just have ended.
+        with contextlib.suppress(OSError), open(stat) as file:  # noqa: PTH123
+            fields = file.read().rpartition(") ")[2].split()  # those behind the program's name
+            below[int(fields[1])].append(int(stat.parent.name))
+            spent_s[int(stat.parent.name)] = sum(map(int, fields[11:15])) / _TICKS_PER_S  # own, and of ended children
     found, waiting = 0.0, below[pid]
     while waiting:
         found += spent_s[child := waiting.pop()]
