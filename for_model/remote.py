@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from for_model.errors import DataError, UsageError
-from for_model.files import atomic_path, is_safe_path
+from for_model.files import atomic_path, cache_dir, is_safe_path, sha256_json, slug
 
 _THREADS = 16  # that wait for the network
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -64,6 +64,10 @@ class RemoteFolder:
         except Exception as error:  # a provider's package may look for credentials already now
             raise self._why(error) from None
         self._path = path.rstrip("/")
+
+    def cache_folder(self, kind: str) -> Path:
+        """A folder of its own in FOR's cache, among others of that kind."""
+        return cache_dir() / kind / slug(self.url.rpartition("/")[2], sha256_json(self.url)[:12])
 
     def files(self) -> dict[str, RemoteFile]:
         """All files under the folder, by their paths relative to it; none where it isn't there. Names that would lead

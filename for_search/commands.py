@@ -97,17 +97,16 @@ def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
     from for_search.store.mirror import local_store
 
-    texts = None
+    store, texts = local_store(arguments.store), None
     if arguments.engine == "compact":
         from for_search.library.vocabulary_sample import texts_for
 
-        texts = texts_for(arguments.store)
+        texts = texts_for(store)
     asked: SketchEncoder | bool = arguments.answers is not None
     if arguments.answers:
         from for_search.index.sketches.sketch_encoder import read_sketch_encoder
 
         asked = read_sketch_encoder(Path(arguments.answers))
-    store = local_store(arguments.store)
     index = build_with_sketches(
         arguments.out,
         lambda: build_index(
@@ -222,7 +221,7 @@ def run_search(arguments: argparse.Namespace) -> None:
 
 
 def _ask_server(arguments: argparse.Namespace, several: Sequence[Sequence[str]]) -> dict[str, Any]:
-    from for_search.remote import RemotePage, search_remotely
+    from for_search.running_page import RemotePage, search_remotely
 
     own = {"--weights": arguments.weights, "--image-root": arguments.image_root, "--device": arguments.device}
     given = [name for name, value in {**own, "--exact": arguments.exact or None}.items() if value is not None]

@@ -46,15 +46,16 @@ def run_embed(arguments: argparse.Namespace) -> None:
 def _fetched_root(arguments: argparse.Namespace) -> Path:
     """A folder in FOR's cache that holds the images under the URL of --root."""
     from for_model.data.images import IMAGE_SUFFIXES
-    from for_model.files import cache_dir, sha256_json, slug
     from for_model.remote import RemoteFolder, fetch_images
 
-    url = RemoteFolder(arguments.root).url
+    remote = RemoteFolder(arguments.root)
     if arguments.dataset != "folder" or arguments.watch:
         what = "--watch" if arguments.watch else f"--dataset {arguments.dataset}"
-        raise UsageError(f"--root {url} with {what}: a URL is for --dataset folder alone; copy it to a folder first")
-    folder = cache_dir() / "remote-images" / slug(url.rpartition("/")[2], sha256_json(url)[:12])
-    fetch_images(url, folder, IMAGE_SUFFIXES)
+        raise UsageError(
+            f"--root {remote.url} with {what}: a URL is for --dataset folder alone; copy it to a folder first"
+        )
+    folder = remote.cache_folder("remote-images")
+    fetch_images(remote.url, folder, IMAGE_SUFFIXES)
     return folder
 
 

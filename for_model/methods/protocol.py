@@ -45,6 +45,12 @@ class MethodInfo:
         return asdict(self)
 
     @property
+    def recorded_weights(self) -> str | None:
+        """What to load the weights by; None for those that come with FOR, whose label isn't a name to load them by: it
+        is their model's name in lower case."""
+        return None if self.weights == self.backbone.lower() else self.weights
+
+    @property
     def text_space(self) -> tuple[str, str, int]:
         """What a query's embedding depends on: an index answers only queries of its own text space."""
         return (self.backbone, self.weights_sha256, self.dim)

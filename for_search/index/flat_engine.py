@@ -18,6 +18,7 @@ from for_search.index.checked_file import damaged
 from for_search.index.engine_protocol import BuildOptions
 
 _FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
+SUM_ERROR = 1e-5  # bound of the relative error of a sum of products in float32, whatever its order
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from for_model.errors import StoreError
 from for_search.index.engine_protocol import BuildOptions
-from for_search.index.flat_engine import FlatEngine, score_rows
+from for_search.index.flat_engine import SUM_ERROR, FlatEngine, score_rows
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,6 @@ _SCORE_BYTES = 1 << 30  # of scores at once, 4 for each query and row
 _CHUNK_BYTES = 1 << 28  # of rows sent to the device at once
 _LEAST_FETCH = 256
 _SCALE = 2048
-_SUMS = 1e-5  # bound of the relative error of a sum of products in float32, whatever its order
 
 
 class GpuEngine:
@@ -111,8 +110,8 @@ class GpuEngine:
                 if forbidden is not None:
                     scores.masked_fill_(forbidden, -torch.inf)
                 last = scores.topk(n_rows, dim=1).values[:, -1:]
-                # A row may be wrong by `_SUMS`, and so may be the one that it has to beat.
-                near = (scores >= last - 2 * _SUMS * self._longest) & (scores > -torch.inf)
+                # A row may be wrong by `SUM_ERROR`, and so may be the one that it has to beat.
+                near = (scores >= last - 2 * SUM_ERROR * self._longest) & (scores > -torch.inf)
                 found = [row.nonzero()[:, 0].cpu().numpy() for row in near]
             yield from found
 

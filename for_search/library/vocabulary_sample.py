@@ -37,9 +37,8 @@ def texts_for(store_path: Path) -> NDArray[np.float32] | None:
 
     entry = METHODS.get(info.method)
     name = "clip" if entry is None or entry.trained else info.method  # the text encoder is the same with every head
-    weights = None if info.weights == info.backbone.lower() else info.weights
     try:
-        method = build_method(name, info.backbone, weights, image_size=info.image_size)
+        method = build_method(name, info.backbone, info.recorded_weights, image_size=info.image_size)
         if method.info.text_space != info.text_space:
             raise ForError(f"its weights are {method.info.weights_sha256[:12]}, not {info.weights_sha256[:12]}")
         return np.ascontiguousarray(embed_categories(method, random_names(), progress=True).numpy(force=True))

@@ -373,11 +373,14 @@ def _rebuild(
     from for_model.methods.build import build_method
 
     info = index.info
-    # The packaged weights are labelled by their model's name in lower case, which isn't a name to load them by.
-    recorded = None if info.weights == info.backbone.lower() else info.weights
     try:
         return build_method(
-            spec, info.backbone, weights or recorded, image_size=info.image_size, device=device, loaded=loaded
+            spec,
+            info.backbone,
+            weights or info.recorded_weights,
+            image_size=info.image_size,
+            device=device,
+            loaded=loaded,
         )
     except WeightsError as error:
         if weights is not None:

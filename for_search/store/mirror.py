@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from for_model.errors import DataError, StoreError
-from for_model.files import cache_dir, sha256_json, slug, write_bytes
+from for_model.files import write_bytes
 from for_model.remote import RemoteFolder
 from for_search.store.store import MANIFEST, PARTIAL, TIMING, Store, open_store
 
@@ -27,8 +27,7 @@ class StoreMirror:
 
     def __init__(self, url: str) -> None:
         self.remote = RemoteFolder(url)
-        name = slug(self.remote.url.rpartition("/")[2], sha256_json(self.remote.url)[:12])
-        self.folder = cache_dir() / "remote-stores" / name
+        self.folder = self.remote.cache_folder("remote-stores")
         self._seen: bytes | None = None  # the manifest there, as it was last read or written
         self._pushed: set[str] = set()
 

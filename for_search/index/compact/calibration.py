@@ -191,9 +191,10 @@ def _places(truth: _Truth, codes: Codes, most: int) -> tuple[NDArray[np.int64], 
     """
     short, fine = np.empty((2, *truth.rows.shape), np.int64)
     for number, (query, rows) in enumerate(zip(truth.queries, truth.rows, strict=True)):
-        short[number] = _places_among(codes.by_short_codes(query[None], most)[0], rows)
-        chosen = codes.best(query[None], most, most)
-        fine[number] = most if chosen is None else _places_among(chosen[0], rows)
+        found = codes.by_short_codes(query[None], most)[0]
+        short[number] = _places_among(found, rows)
+        told = found.min() >= 0  # else so many rows have equal codes that these choose nothing
+        fine[number] = _places_among(codes.by_finer_codes(query, np.sort(found), most), rows) if told else most
     return short, fine
 
 

@@ -114,6 +114,11 @@ class Codes:
         found: NDArray[np.int64] = self._index.base_index.search(projected, count)[1]
         return found
 
+    def by_finer_codes(self, query: NDArray[np.float32], chosen: NDArray[np.int64], n_rows: int) -> NDArray[np.int64]:
+        """Of some rows, ascending, the `n_rows` whose finer codes score highest for a query [Co], best first."""
+        with one_thread():
+            return self._by_finer_codes(query @ self._projection.of_queries, chosen, n_rows)
+
     def best(
         self, queries: NDArray[np.float32], n_first: int, n_rows: int, allowed: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int64] | None:
@@ -150,7 +155,7 @@ class Codes:
     def _by_finer_codes(
         self, projected: NDArray[np.float32], chosen: NDArray[np.int64], n_rows: int
     ) -> NDArray[np.int64]:
-        """Of some rows, ascending, the `n_rows` whose finer codes score highest, best first."""
+        """The same for a query that is projected."""
         fine = self._fine
         codes = faiss.rev_swig_ptr(fine.codes.data(), fine.ntotal * fine.code_size).reshape(fine.ntotal, -1)
         # Three times as fast as FAISS's own refinement, which computes them one by one.

@@ -21,7 +21,7 @@ from for_model.errors import ForError, StoreError, UsageError
 from for_model.files import write_json
 from for_search.index.checked_file import damaged
 from for_search.index.engine_protocol import BuildOptions, FoundImages, Recall
-from for_search.index.flat_engine import score_rows
+from for_search.index.flat_engine import SUM_ERROR, score_rows
 from for_search.index.qdrant.collection import Collection
 from for_search.index.qdrant.connection import check_url, name_server
 from for_search.index.qdrant.graph_recall import choose_ef
@@ -32,7 +32,6 @@ _MARGIN = 16  # images asked for beyond twice those that are wanted, as the serv
 _GROWTH = 4
 _MOST_IDS = 10_000  # a filter that allows at most so many images is sent to the server
 _MOST_FETCHED = 10_000  # of a filter that allows more, so many images are looked at before it is sent in parts
-_SUMS = 1e-5  # bound of the relative error of a sum of products in float32, whatever its order
 _N_PROBES = 8
 
 _log = logging.getLogger(__name__)
@@ -248,7 +247,7 @@ class QdrantEngine:
         """
         note = self._note
         unit = query / _length(query)
-        doubt = note.longest * (float(np.linalg.norm(unit - unit.astype(np.float16).astype(np.float32))) + _SUMS)
+        doubt = note.longest * (float(np.linalg.norm(unit - unit.astype(np.float16).astype(np.float32))) + SUM_ERROR)
         ef = None if exact or note.ef is None else note.ef
         n_allowed = note.n_images if allowed is None else int(np.count_nonzero(allowed))
         k = min(k, n_allowed)

@@ -11,7 +11,6 @@ Legend: R rows of a segment, D numbers of a sketch, N embeddings an image.
 """
 
 import contextlib
-import json
 import logging
 import shutil
 import tempfile
@@ -30,6 +29,7 @@ from for_model import files
 from for_model.errors import StoreError, WeightsError
 from for_search.index.checked_file import CheckedFile, FileHashes
 from for_search.index.index import SearchIndex
+from for_search.index.index_updating import writing_index
 from for_search.index.segment import Segment
 from for_search.index.sketches.box_scan import BoxBounds, count_members
 from for_search.index.sketches.sketch_encoder import SketchEncoder, principal_encoder, read_sketch_encoder
@@ -119,9 +119,8 @@ def make_sketches(index: SearchIndex, encoder: SketchEncoder | None = None) -> S
         of them already, else the principal axes of the index's own embeddings.
     Raises StoreError for an encoder of another text space, when they can't be written, or somebody else is writing.
     """
-    busy = StoreError(f"the index {index.path} is being written by another process: wait for it to finish")
     try:
-        with _making, files.locked(index.path / "lock", busy):
+        with _making, writing_index(index.path):
             sound = True
             try:
                 found = open_sketches(index)
@@ -180,16 +179,18 @@ def _note(segment: Segment) -> dict[str, Any] | None:
 
 def _read_note(folder: Path) -> dict[str, Any]:
     try:
-        note = json.loads((folder / _NOTE).read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        return files.read_own_json(folder / _NOTE, FORMAT, _again(folder), StoreError)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise _damaged(folder / _NOTE, type(error).__name__) from error
-    if not isinstance(note, dict) or not files.is_sealed(note) or note.get("format") != FORMAT:
-        raise _damaged(folder / _NOTE, f"it isn't sound or not of format {FORMAT}")
-    return note
 
 
 def _damaged(path: Path, reason: str) -> StoreError:
-    return StoreError(f"{path} is damaged, {reason}: delete the folder {path.parent}, and make it anew with --answers")
+    return StoreError(f"{path} is damaged, {reason}: {_again(path.parent)}")
+
+
+def _again(folder: Path) -> str:
+    """What to do about damage."""
+    return f"delete the folder {folder}, and make it anew with --answers"
 
 
 def _principal(index: SearchIndex) -> SketchEncoder:
