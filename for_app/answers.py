@@ -126,13 +126,18 @@ def answer(asked: Question, start: int, count: int, least: float | None = None) 
     return Answer(query.label, hits, shapes, 1, n_images, about, probabilities, cutoff)
 
 
-def _marks_json(asked: Question) -> dict[str, Any] | None:
-    """What is said of what was learnt: how many marks, and how many images it means. None where nothing was learnt."""
+def _marks_json(asked: Question, whole: WholeAnswer | None = None) -> dict[str, Any] | None:
+    """What is said of what was learnt: how many marks, and how many images it means. None where nothing was learnt.
+
+    whole: these images, if they are at hand.
+    """
     learnt = asked.learnt
     if learnt is None:
         return None if not asked.n_gone else {"right": 0, "wrong": 0, "gone": asked.n_gone, "words": ""}
     examples = learnt.examples
-    words = whole_answer(learnt, allowed=asked.allowed).in_words() if learnt.calibration is not None else ""
+    if whole is None and learnt.calibration is not None:
+        whole = whole_answer(learnt, allowed=asked.allowed)
+    words = "" if whole is None else whole.in_words()
     gone = asked.n_gone + len(examples.gone)
     return {"right": len(examples.right), "wrong": len(examples.wrong), "gone": gone, "words": words}
 
@@ -147,7 +152,7 @@ def answer_of_all(asked: Question, start: int, count: int) -> Answer:
     hits = tuple(learnt.hit(place) for place in places)
     shapes = tuple(shapes_of(asked.searcher, [hit.image for hit in hits]))
     probabilities = tuple(whole.probabilities[start : start + count].tolist())
-    about = {} if start else {"marks": {**(_marks_json(asked) or {}), "words": whole.in_words()}}
+    about = {} if start else {"marks": _marks_json(asked, whole)}
     return Answer(asked.query.label, hits, shapes, start + 1, len(whole.images), about, probabilities, whole.threshold)
 
 

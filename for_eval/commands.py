@@ -126,6 +126,7 @@ def run_combinations(arguments: argparse.Namespace) -> None:
 def run_sketches(arguments: argparse.Namespace) -> None:
     from for_eval.refinement.sketch_table import SKETCHES, study_sketches
 
+    check_writable(arguments.out)
     for method, to_measure, to_fit in _studied(arguments):
         assert to_fit is not None, "--fit-split is required"
         result = study_sketches(method, to_fit, to_measure, arguments.texts, arguments.stores)
@@ -257,6 +258,7 @@ def run_loop(arguments: argparse.Namespace) -> None:
     from for_model.training.config import load_config
 
     config = load_config(arguments.config, arguments.settings)
+    check_writable(arguments.out)
     catalogue = load_dataset(arguments.dataset, arguments.root, arguments.split)
     unseen = load_dataset(arguments.dataset, arguments.root, arguments.unseen)
     if (catalogue.image_root, catalogue.split) == (unseen.image_root, unseen.split):

@@ -97,10 +97,8 @@ class NumpyText:
         """Each token sees itself and what comes before it: [Q, L, W] -> [Q, L, W]."""
         n_texts, length, width = x.shape
         packed = x @ self._state[f"{name}.in_proj_weight"].T + self._state[f"{name}.in_proj_bias"]
-        q, k, v = packed.reshape(n_texts, length, 3, self._heads, -1).transpose(
-            2, 0, 3, 1, 4
-        )  # [Q, heads, L, W / heads]
-        # each [Q, heads, L, W / heads]
+        # Each of q, k and v is [Q, heads, L, W / heads].
+        q, k, v = packed.reshape(n_texts, length, 3, self._heads, -1).transpose(2, 0, 3, 1, 4)
         logits = q @ k.transpose(0, 1, 3, 2) / np.float32((width // self._heads) ** 0.5)
         logits += np.triu(np.full((length, length), -np.inf, np.float32), 1)
         shares = np.exp(logits - logits.max(axis=-1, keepdims=True))

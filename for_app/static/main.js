@@ -12,6 +12,9 @@ import { Viewer } from "./viewer.js";
 
 const of = (id) => document.getElementById(id);
 
+/** What of the state says what is looked for, and what was made of it: none of it. */
+const NOTHING_ASKED = { q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, marks: [], show: undefined, all: [], any: [], none: [] };
+
 class Page {
   constructor() {
     this.state = readAddress();
@@ -50,7 +53,7 @@ class Page {
   /** Search for something else: words, an image of the index, a part of it, an upload. */
   searchFor(what) {
     const tab = this.tab === "compare" && what.q ? "compare" : "search";
-    this.go({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, k: undefined, marks: [], show: undefined, all: [], any: [], none: [], ...what, tab });
+    this.go({ ...NOTHING_ASKED, k: undefined, ...what, tab });
     if (tab === "search") window.scrollTo(0, 0);
   }
 
@@ -134,7 +137,7 @@ class Page {
       this.searchFor({ upload });
     } catch (error) {
       if (this.searching !== file) return;
-      this.note({ q: undefined, like: undefined, part: undefined, upload: undefined, open: undefined, marks: [], show: undefined, all: [], any: [], none: [], tab: "search" }, false);
+      this.note({ ...NOTHING_ASKED, tab: "search" }, false);
       document.body.dataset.tab = "search";
       this.showAsked();
       this.results.fail(error.message);

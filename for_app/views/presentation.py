@@ -39,7 +39,7 @@ def search_details_html(
     """
     info = index.info
     facts = {
-        "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
+        "Method": _method_words(info),
         "Embeddings": f"{info.n_embeddings} of width {info.dim} an image",
         "Index": f"{len(index.images):,} images, {_engine_words(index)}",
         "Time": (f"query encoded in {result.encode_ms:.0f} ms, " if result.encode_ms else "")
@@ -53,7 +53,7 @@ def combined_details_html(result: CombinedResult, index: SearchIndex) -> str:
     """The same of a search for several things at once; it has no histogram."""
     info = index.info
     facts = {
-        "Method": f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels",
+        "Method": _method_words(info),
         "Things": ", ".join(f"{_ROLES[role]} {text}" for role, text in result.combination.things),
         "Rule": "the probability of each thing, multiplied",
         "Time": f"query encoded in {result.encode_ms:.0f} ms, searched in {result.search_ms:.1f} ms",
@@ -121,6 +121,10 @@ def about_html(index: SearchIndex) -> str:
     skipped = index.skipped[:SHOWN_SKIPPED]
     n_more = len(index.skipped) - len(skipped)
     return render("about", facts=facts, skipped=skipped, n_more=f"{n_more:,}" if n_more else "")
+
+
+def _method_words(info: MethodInfo) -> str:
+    return f"{method_title(info.method, info.n_embeddings)}, {info.backbone} at {info.image_size} pixels"
 
 
 def _engine_words(index: SearchIndex) -> str:

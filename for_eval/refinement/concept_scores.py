@@ -10,7 +10,7 @@ import numpy as np
 
 from for_eval.leaderboard.columns import Column
 from for_eval.leaderboard.studies import Study
-from for_eval.refinement.refine_table import indexed, title_of
+from for_eval.refinement.refine_table import indexed, result_file, title_of
 from for_eval.refinement.simulated_user import full_average_precision
 from for_model.data.dataset import Dataset
 from for_model.errors import UsageError
@@ -66,12 +66,11 @@ def measure_concept(
             "recall": float(right.sum() / relevant.sum()),
             "estimated_precision": answer.precision,
         }
-    info = method.info
     result = {
         "format": CONCEPT_SCORES.format,
         "dataset": dataset.name,
         "split": dataset.split,
-        "method": info.to_json(),
+        "method": method.info.to_json(),
         "concept": concept.name,
         "label": category,
         "refiner": concept.refiner,
@@ -82,8 +81,7 @@ def measure_concept(
         "ap": ap,
         "answer": said,
     }
-    names = (dataset.name, dataset.split, info.backbone, f"{info.method}-{info.n_embeddings}", concept.name, category)
-    path = CONCEPT_SCORES.path(out, *names)
+    path = result_file(CONCEPT_SCORES, out, dataset, method, concept.name, category)
     write_json(path, result)
     return path
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from for_eval.leaderboard.columns import Column
 from for_eval.leaderboard.evaluate import run_facts
 from for_eval.leaderboard.studies import Study
-from for_eval.refinement.refine_table import Searches, indexed, searches, title_of
+from for_eval.refinement.refine_table import Searches, indexed, result_file, searches, title_of
 from for_eval.refinement.simulated_user import full_average_precision, rounds_of
 from for_model.data.dataset import Dataset
 from for_model.errors import UsageError
@@ -93,10 +93,9 @@ def measure_loop(
         ],
         **run_facts(),
     }
-    info = method.info
-    parts = (catalogue.name, catalogue.split, info.backbone, f"{info.method}-{info.n_embeddings}", config.method)
     what = "all" if not names else names[0] if len(names) == 1 else f"{len(names)}-names"
-    path = LOOP.path(out, *parts, what, f"{rounds}-rounds", "judged" if judged else "all-judged")
+    more = (config.method, what, f"{rounds}-rounds", "judged" if judged else "all-judged")
+    path = result_file(LOOP, out, catalogue, method, *more)
     write_json(path, result)
     return path
 

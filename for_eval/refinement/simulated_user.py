@@ -144,8 +144,9 @@ def simulate(
     sample: of the index.
     rounds: after how many the answer is scored, ascending; fewer where every image has been shown.
     """
-    text_scores, results = index.score_images(text[None])[0], []
+    text_scores, results = None, []
     for seen in rounds_of(index, text, relevant, refiner, sample, max(rounds)):
+        text_scores = seen.scores if text_scores is None else text_scores  # before anything is learnt
         if seen.rounds in rounds:
             shown, scores = seen.shown, seen.scores
             ranked = np.where(shown, np.where(relevant, np.inf, -np.inf), scores)

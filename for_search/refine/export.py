@@ -79,7 +79,7 @@ def export_answer(searcher: Searcher, answer: WholeAnswer, learnt: Refinement, n
         elif form == "links":
             _write_links(searcher, shown, len(str(len(answer.images))), out)
         else:
-            _write_coco(searcher, answer, learnt, name, out)
+            write_labels(searcher, [concept_labels(learnt, answer, name)], out)
     except OSError as error:
         raise DataError(f"the answer can't be written to {out}: {error.strerror or error}") from error
 
@@ -122,10 +122,6 @@ def _write_links(searcher: Searcher, rows: Iterable[AnswerRow], width: int, out:
     for rank, row in enumerate(rows, start=1):
         path = searcher.image_path(row.image)
         (out / f"{rank:0{width}d}-{slug(path.stem)}{path.suffix}").symlink_to(path)
-
-
-def _write_coco(searcher: Searcher, answer: WholeAnswer, learnt: Refinement, name: str, out: Path) -> None:
-    write_labels(searcher, [concept_labels(learnt, answer, name)], out)
 
 
 @dataclass(frozen=True, eq=False)

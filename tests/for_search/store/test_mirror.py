@@ -169,6 +169,7 @@ def test_the_commands_take_urls(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert f"{store}: 4 images, 1 skipped" in capsys.readouterr().out
     assert main(["verify", store]) == 0
     assert main(["index", store, "--out", str(tmp_path / "index")]) == 0
+    assert main(["index", store, "--out", str(tmp_path / "compact"), "--engine", "compact"]) == 0
     manifest = json.loads((tmp_path / "bucket" / "store" / "manifest.json").read_text())
     assert Path(manifest["image_root"]).is_dir()
     assert main(["embed", *options, "--out", "memory://x", "--watch"]) == 2
