@@ -7,6 +7,7 @@
 """
 
 import argparse
+import atexit
 import contextlib
 import errno
 import json
@@ -191,3 +192,5 @@ def _end_quietly(kind: type[BaseException], error: BaseException, trace: Traceba
 
 # Every command's `__main__` imports this module before what takes long.
 sys.excepthook = _end_quietly
+# A Ctrl-C while Python itself ends finds nothing to stop any more; it would end the program as killed.
+atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

@@ -279,6 +279,13 @@ def test_ctrl_c_at_any_moment_of_a_program(command: str, world: Path, tmp_path: 
 
 
 @pytest.mark.slow
+def test_ctrl_c_when_all_is_done_changes_nothing() -> None:
+    code = "import atexit, os, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT); import for_model.cli"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
 def test_a_closed_pipe_and_a_full_device_of_a_program(world: Path, tmp_path: Path) -> None:
     program = f"{sys.executable} -m for_search"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "FOR_CACHE": str(tmp_path), "PYTHONIOENCODING": "ascii"}
