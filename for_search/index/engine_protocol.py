@@ -64,7 +64,8 @@ class Recall:
 
 class Engine(Protocol):
     """Keeps the rows of images, and finds those with the largest inner products: rows, as a `RowEngine`, or images, as
-    an `ImageEngine`. Whatever it keeps on disk is files of a folder of its own.
+    an `ImageEngine`. Whatever it keeps on disk is files of a folder of its own. One that is made as a subclass has what
+    most of them have: exact answers, files that are read whole, nothing kept elsewhere.
 
     `SearchIndex` relies on what every engine promises here, and `tests/for_search/index/test_engines.py` checks it for
     each engine of the registry:
@@ -93,10 +94,12 @@ class Engine(Protocol):
     resumes: ClassVar[bool]
 
     @property
-    def recall(self) -> Recall | None: ...
+    def recall(self) -> Recall | None:
+        return None
 
     @property
-    def read_in_parts(self) -> tuple[str, ...]: ...
+    def read_in_parts(self) -> tuple[str, ...]:
+        return ()
 
     @classmethod
     def build(
@@ -129,7 +132,7 @@ class Engine(Protocol):
     def discard(cls, folder: Path) -> None:
         """Called before a folder is removed that may be of this engine, complete or not: remove what it keeps
         elsewhere. Raises nothing; what can't be removed is logged."""
-        ...
+        return None
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
         """The `count` rows from `start`, [count, Co] float32, an array of its own that the caller may change.

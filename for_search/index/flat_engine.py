@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_search.index.checked_file import damaged
-from for_search.index.engine_protocol import BuildOptions
+from for_search.index.engine_protocol import BuildOptions, RowEngine
 
 _FIRST_FETCH = 1024  # rows; a scan of 250,000 rows takes nearly as long for 10 of them as for 1,024
 SUM_ERROR = 1e-5  # bound of the relative error of a sum of products in float32, whatever its order
@@ -23,7 +23,7 @@ SUM_ERROR = 1e-5  # bound of the relative error of a sum of products in float32,
 log = logging.getLogger(__name__)
 
 
-class FlatEngine:
+class FlatEngine(RowEngine):
     """Exact inner product by a full scan (FAISS `IndexScalarQuantizer`, `QT_fp16`), memory-mapped.
 
     A store is float16, so the float16 quantizer keeps it bit for bit, in half the bytes of `IndexFlatIP` and at about
@@ -40,14 +40,6 @@ class FlatEngine:
 
     def __init__(self, index: faiss.IndexScalarQuantizer) -> None:
         self._index = index
-
-    @property
-    def recall(self) -> None:
-        return None
-
-    @property
-    def read_in_parts(self) -> tuple[str, ...]:
-        return ()
 
     @classmethod
     def build(
@@ -78,10 +70,6 @@ class FlatEngine:
         if (index.ntotal, index.d, index.code_size) != (n_rows, dim, 2 * dim):
             raise damaged(path, f"it holds {index.ntotal} rows of width {index.d}; its manifest says {n_rows} of {dim}")
         return cls(index)
-
-    @classmethod
-    def discard(cls, folder: Path) -> None:
-        """Nothing is kept elsewhere."""
 
     def first_fetch(self, k: int) -> int:
         return max(_FIRST_FETCH, 2 * k)

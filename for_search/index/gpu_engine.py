@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError
-from for_search.index.engine_protocol import BuildOptions
+from for_search.index.engine_protocol import BuildOptions, RowEngine
 from for_search.index.flat_engine import SUM_ERROR, FlatEngine, score_rows
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _LEAST_FETCH = 256
 _SCALE = 2048
 
 
-class GpuEngine:
+class GpuEngine(RowEngine):
     """Rows are chosen by products on the device, and scored again by the flat engine's own sums.
 
     The product is one of float16 matrices, summed in float32. So that queries lose nothing, each goes there twice:
@@ -48,14 +48,6 @@ class GpuEngine:
         self._longest = 0.0  # norm of a row
         self._lock = threading.Lock()  # two scans at once would take the memory of two, and no less time
 
-    @property
-    def recall(self) -> None:
-        return None
-
-    @property
-    def read_in_parts(self) -> tuple[str, ...]:
-        return ()
-
     @classmethod
     def build(
         cls, blocks: Iterable[NDArray[np.float16]], n_rows: int, dim: int, folder: Path, options: BuildOptions
@@ -66,10 +58,6 @@ class GpuEngine:
     @classmethod
     def open(cls, folder: Path, n_rows: int, dim: int) -> "GpuEngine":
         return cls(FlatEngine.open(folder, n_rows, dim), n_rows, dim, scan_device())
-
-    @classmethod
-    def discard(cls, folder: Path) -> None:
-        """Nothing is kept elsewhere."""
 
     def first_fetch(self, k: int) -> int:
         return max(_LEAST_FETCH, 4 * k)

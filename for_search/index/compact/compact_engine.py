@@ -21,7 +21,7 @@ from for_search.index.compact.calibration import Setting, choose, interpolated, 
 from for_search.index.compact.codes import Codes, one_thread
 from for_search.index.compact.projection import Projection
 from for_search.index.compact.rows_file import RowsFile
-from for_search.index.engine_protocol import BuildOptions, Recall
+from for_search.index.engine_protocol import BuildOptions, Recall, RowEngine
 from for_search.index.flat_engine import FlatEngine
 
 MIN_ROWS = 100_000  # below, the scan takes some 10 ms: there is little to gain
@@ -30,7 +30,7 @@ _SCAN_ABOVE = 40  # reading one row of its own takes as long as scanning so many
 _NONE = b"none\n"  # in the place of codes and projection, where there are none
 
 
-class CompactEngine:
+class CompactEngine(RowEngine):
     """Rows that are promising by their codes (see `codes`), scored exactly from disk (see `rows_file`).
 
     In memory are the codes, 80 bytes a row, and nothing of the rows. The settings that give the asked recall are chosen
@@ -120,10 +120,6 @@ class CompactEngine:
                 if not _is_none(path):
                     raise damaged(path, "it should hold nothing")
         return cls(flat, RowsFile(folder / FlatEngine.file_names[0], n_rows, dim), codes, settings, recall)
-
-    @classmethod
-    def discard(cls, folder: Path) -> None:
-        """Nothing is kept elsewhere."""
 
     def first_fetch(self, k: int) -> int:
         if self._codes is None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from for_model.errors import ForError, StoreError, UsageError
 from for_model.files import write_json
 from for_search.index.checked_file import damaged
-from for_search.index.engine_protocol import BuildOptions, FoundImages, Recall
+from for_search.index.engine_protocol import BuildOptions, FoundImages, ImageEngine, Recall
 from for_search.index.flat_engine import SUM_ERROR, score_rows
 from for_search.index.qdrant.collection import Collection
 from for_search.index.qdrant.connection import check_url, name_server
@@ -86,7 +86,7 @@ class _Note:
         return Collection(self.url, self.collection, self.n_embeddings, self.dim, self.quantised)
 
 
-class QdrantEngine:
+class QdrantEngine(ImageEngine):
     """Images on a server, one point each, see `collection`.
 
     The server finds images by its own sums, for which it rounds the query to float16, so they may be wrong by as much
@@ -111,10 +111,6 @@ class QdrantEngine:
     @property
     def recall(self) -> Recall | None:
         return self._note.recall
-
-    @property
-    def read_in_parts(self) -> tuple[str, ...]:
-        return ()
 
     @classmethod
     def build(
