@@ -25,7 +25,7 @@ from for_search.query.evidence import find_evidence
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query, without_paths
 from for_search.refine.answer import Refinement, whole_answer
-from for_search.refine.concepts import concept_name, concept_names, find_by_concept, learnt_query, read_concept
+from for_search.refine.concepts import concept_name, concept_names, find_by_concept, read_concept
 from for_search.refine.feedback import NO_MARKS, feedback_of
 from for_search.refine.telling import telling_images
 
@@ -116,10 +116,9 @@ def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -
     """Where in an image the embedding comes from that matches a text best; see `Evidence`."""
     searcher = _searcher(library, index)
     if concept_name(query) is None:
-        asked = searcher.text_query(clean_query(query)).embeddings
-    else:
-        asked = learnt_query(learn(library, index or library.default, query, NO_MARKS), query)[None]
-    return find_evidence(searcher, image_id, asked).to_json()
+        return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
+    learnt = learn(library, index or library.default, query, NO_MARKS)
+    return find_evidence(searcher, image_id, learnt.scorer.score).to_json()
 
 
 def pseudo_label(

@@ -25,7 +25,6 @@ from for_search.query.searcher import Query, Searcher, clean_query
 from for_search.refine.answer import Refinement, refine_index
 from for_search.refine.concepts import concept_name, learnt_thing, refine_by_concept
 from for_search.refine.feedback import Feedback, feedback_of
-from for_search.refine.refiner_protocol import LinearScorer
 
 MAX_AT_ONCE = 8  # requests that are worked on at a time, as many as Gradio's own queue takes
 _KEPT_QUERIES, _KEPT_LEARNT = 64, 64
@@ -87,8 +86,7 @@ class Questions:
         learnt = self._learn(params, searcher, marks)
         label = text or self._query(params, searcher).label
         marked = frozenset(mark.image for mark in marks.marks)
-        vector = learnt.scorer.query[None] if isinstance(learnt.scorer, LinearScorer) else _NO_QUERY
-        return Question(searcher, Query(label, vector, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
+        return Question(searcher, Query(label, _NO_QUERY, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
 
     def marks(self, params: QueryParams) -> tuple[Feedback, int]:
         """The marks, and how many of them are of images that the index doesn't have."""

@@ -3,9 +3,9 @@
 Shapes: N embeddings an image, g x g = K cells, Q queries, Co joint width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from for_search.query.searcher import HEAD_MISSING, Searcher
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# What embeddings are scored by: queries [Q, Co], unit-norm, or a function from embeddings [N, Co] to their scores [N].
+Wanted: TypeAlias = NDArray[np.float32] | Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 # An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
 _SAME = 0.999
@@ -58,23 +61,21 @@ class Evidence:
         }
 
 
-def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.float32]) -> Evidence:
+def find_evidence(searcher: Searcher, image_id: ImageId, wanted: Wanted) -> Evidence:
     """The evidence for a match of an image of the index.
 
-    queries: [Q, Co] float32, unit-norm: a text's one embedding, or the embeddings of an image that was searched with.
+    wanted: a text's one embedding, the embeddings of an image that was searched with, or what scores embeddings.
     Of embeddings that score the same, the lowest-numbered one.
     Raises UsageError for an id that the index doesn't have or a method that can't tell, WeightsError when the index's
     trained head isn't at hand, ImageError when the image can't be decoded, StoreError when it lies outside its folder.
     """
-    return find_evidences(searcher, image_id, [queries])[0]
+    return find_evidences(searcher, image_id, [wanted])[0]
 
 
-def find_evidences(
-    searcher: Searcher, image_id: ImageId, things: Sequence[NDArray[np.float32]]
-) -> tuple[Evidence, ...]:
+def find_evidences(searcher: Searcher, image_id: ImageId, things: Sequence[Wanted]) -> tuple[Evidence, ...]:
     """The evidence for each of several things that were searched for at once; the image is looked at once.
 
-    things: the queries of each, as `find_evidence` takes them. Raises as that does.
+    things: each as `find_evidence` takes it. Raises as that does.
     """
     image = searcher.index.image(image_id)
     indexed = searcher.index.embeddings(image.id)  # [N, Co]
@@ -83,8 +84,8 @@ def find_evidences(
     picture = load_image(searcher.image_path(image), target=2 * method.info.image_size)
     made, shares = method.explain_images(method.preprocess(picture)[None])
     found = []
-    for queries in things:
-        scores = (indexed @ queries.T).max(axis=1)  # [N]
+    for wanted in things:
+        scores = wanted(indexed) if callable(wanted) else (indexed @ wanted.T).max(axis=1)  # [N]
         embedding = int(scores.argmax())
         found.append(
             Evidence(

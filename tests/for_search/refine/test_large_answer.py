@@ -9,8 +9,8 @@ from for_search.index.index_files import open_index
 from for_search.index.sketches.sketch_files import open_sketches
 from for_search.refine import catalogue_sample
 from for_search.refine.answer import Refinement, WholeAnswer, refine_index, whole_answer
-from for_search.refine.branches import SketchScorer
 from for_search.refine.feedback import feedback_of
+from for_search.refine.learners.branches import SketchScorer
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -36,8 +36,8 @@ def _learn(planted: Planted, refiner: str, count: int = 40) -> Refinement:
     return refine_index(index, planted.text, feedback_of(planted.marks(count)), refiner)
 
 
-@pytest.mark.parametrize("refiner", ["linear", "rocchio", "marks-only"])
-def test_a_linear_answer_is_the_scans_without_a_scan(
+@pytest.mark.parametrize("refiner", ["linear", "rocchio", "marks-only", "similarity"])
+def test_an_answer_that_a_vector_leads_to_is_the_scans_without_a_scan(
     large: Planted, refiner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learnt = _learn(large, refiner)
