@@ -18,7 +18,7 @@ from for_model.data.dataset import ImageRecord
 from for_model.errors import ForError, UsageError
 from for_search.index.index import Hit
 from for_search.query.combination import Combination, find_combination
-from for_search.query.evidence import THING_COLOURS, find_evidence, find_evidences, heat_map, things_map
+from for_search.query.evidence import THING_COLOURS, find_evidence, find_evidences, find_parts, heat_map, things_map
 from for_search.query.searcher import Searcher, SearchResult, without_paths
 from for_search.refine.answer import Refinement, WholeAnswer, whole_answer
 from for_search.refine.export import answer_rows, write_csv
@@ -234,6 +234,15 @@ def evidence_of(asked: Question, record: ImageRecord) -> dict[str, Any]:
         return {"heat": None, "words": [line], "part": None}
     words = evidence_words(found, searcher.index.info)
     return {"heat": data_uri(heat_map(image, found.cells)), "words": words, "part": found.embedding}
+
+
+def parts_of(searcher: Searcher, record: ImageRecord) -> dict[str, Any]:
+    """Which part of an image each place belongs to, see `ImageParts`; else the `problem`."""
+    try:
+        return find_parts(searcher, record.id).to_json()
+    except ForError as error:
+        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
+        return {"part": None, "problem": line}
 
 
 def _evidence_of_things(

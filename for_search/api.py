@@ -21,7 +21,7 @@ from for_search.library.concept_texts import (
 from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
 from for_search.query.combination import Combination, find_combination
-from for_search.query.evidence import find_evidence
+from for_search.query.evidence import find_evidence, find_parts
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query, without_paths
 from for_search.refine.answer import Refinement, whole_answer
@@ -119,6 +119,11 @@ def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -
         return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
     learnt = learn(library, index or library.default, query, NO_MARKS)
     return find_evidence(searcher, image_id, learnt.scorer.score).to_json()
+
+
+def parts(library: Library, image_id: ImageId, index: str = "") -> dict[str, Any]:
+    """Which embedding stands for which place of an image, to mark one of them; see `find_parts` and `ImageParts`."""
+    return find_parts(_searcher(library, index), image_id).to_json()
 
 
 def pseudo_label(

@@ -89,17 +89,24 @@ class Questions:
         return Question(searcher, Query(label, _NO_QUERY, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
 
     def marks(self, params: QueryParams) -> tuple[Feedback, int]:
-        """The marks, and how many of them are of images that the index doesn't have."""
+        """The marks, and how many of them are of images that the index doesn't have.
+
+        `right` and `wrong` are ids of images, `right-part` and `wrong-part` the number of a part, @ and the id.
+        """
         searcher, n_gone = self.searcher(params), 0
         marks: list[dict[str, Any]] = []
         for kind in ("right", "wrong"):
-            for each in params.getlist(kind):
+            given = [(each, None) for each in params.getlist(kind)]
+            for each in params.getlist(f"{kind}-part"):
+                part, _, image_id = each.partition("@")
+                given.append((image_id, whole_number(part, f"the part of {kind}-part")))
+            for image_id, part in given:
                 try:
-                    image = searcher.index.image(each).id
+                    image = searcher.index.image(image_id).id
                 except UsageError:
                     n_gone += 1
                     continue
-                marks.append({"image": image, "right": kind == "right"})
+                marks.append({"image": image, "right": kind == "right", "embedding": part})
         return feedback_of(marks), n_gone
 
     def _learn(self, params: QueryParams, searcher: Searcher, marks: Feedback) -> Refinement:
