@@ -14,7 +14,7 @@ export class Places {
       if (this.viewer.marks && !event.target.closest("button")) this.choose(event.clientX, event.clientY);
     });
     of("viewer-image").addEventListener("load", () => this.fit());
-    addEventListener("resize", () => this.fit());
+    new ResizeObserver(() => this.fit()).observe(of("viewer-image")); // what is said beside it takes room as well
   }
 
   /** Another picture is shown: nothing is known of its parts yet. */

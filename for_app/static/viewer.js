@@ -9,7 +9,7 @@ import { askJson, routeTo } from "./server.js";
 const of = (id) => document.getElementById(id);
 const SWIPE_PX = 50;
 const WORDS = { right: "✓ Right", wrong: "✗ Wrong" };
-const PART_WORDS = { right: "✓ This part is right", wrong: "✗ This part is wrong" };
+const PART_WORDS = { right: "✓ Right part", wrong: "✗ Wrong part" };
 
 export class Viewer {
   constructor(page) {

@@ -121,7 +121,7 @@ def test_a_part_is_marked_by_keys_and_by_a_click(served: Served, browser: Page) 
     assert browser.value(PART) == str(chosen)
     press(browser, "w")
     assert browser.value("document.querySelector('#wrong').ariaPressed") == "true"
-    assert browser.value("document.querySelector('#wrong').innerText") == "✗ This part is wrong"
+    assert browser.value("document.querySelector('#wrong').innerText") == "✗ Wrong part"
     browser.click("#next")  # another picture, of which no part is chosen
     assert browser.value(f"{PART} === undefined && document.querySelector('#places').hidden")
     browser.wait(
@@ -134,7 +134,10 @@ def test_a_part_is_marked_by_keys_and_by_a_click(served: Served, browser: Page) 
     browser.wait(f"{PART} !== undefined")
     clicked = api.parts(served.library, ids[3])["part"][1][3]
     assert browser.value(PART) == str(clicked)
-    browser.click("#right", "This part is right")
+    laid = browser.value("document.querySelector('#places').getBoundingClientRect().toJSON()")
+    box = browser.value("FOR.viewer.places.box()")  # beside it there is less room now
+    assert [laid[side] for side in box] == pytest.approx(list(box.values()), abs=1)
+    browser.click("#right", "Right part")
     browser.click("#close")
     browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST}")
     given = [f"{chosen}@{ids[2]}"], [f"{clicked}@{ids[3]}"]
