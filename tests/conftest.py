@@ -4,13 +4,21 @@ import importlib.util
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.helpers.axe import AXE
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import REPOSITORY, SHARED
+
+# Where the environment forbids Python to keep compiled modules, each program that a test starts would compile torch and
+# all the rest anew, which takes longer than what it is started for. So they are kept, but out of the way.
+if sys.dont_write_bytecode:
+    sys.dont_write_bytecode, sys.pycache_prefix = False, str(REPOSITORY / ".cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Where tests run in as many processes as there are cores, threads of torch's would only wait for each other. Set before
 # torch is imported, and inherited by the programs that tests start; benchmarks have all cores.
