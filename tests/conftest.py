@@ -55,8 +55,17 @@ def _heard_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
+_WARNINGS_OF_GRADIO = ("DeprecationWarning", "ResourceWarning", "pytest.PytestUnraisableExceptionWarning")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that hold slow tests first: processes that take a file each then end at about the same time."""
+    """Let what Gradio warns of pass where a page is served; and put files that hold slow tests first: processes that
+    take a file each then end at about the same time."""
+    for item in items:
+        if item.get_closest_marker("gradio"):
+            for warning in _WARNINGS_OF_GRADIO:
+                item.add_marker(pytest.mark.filterwarnings(f"ignore::{warning}"))
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 

@@ -15,14 +15,7 @@ from tests.helpers.axe import violations
 from tests.helpers.browser import Page
 from tests.helpers.pages import Served, found
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.gradio]
 
 STEP = 24
 OPEN = 'document.querySelector("#viewer").open'
