@@ -5,13 +5,17 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.helpers.axe import AXE
 from tests.helpers.paths import REPOSITORY, SHARED
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Where the environment forbids Python to keep compiled modules, each program that a test starts would compile torch and
 # all the rest anew, which takes longer than what it is started for. So they are kept, but out of the way.
@@ -45,6 +49,27 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _random_weights_drawn_once() -> Iterator[None]:
+    """Random weights are the same each time, and hundreds of tests load RN-mini with them: they are drawn once, copied
+    for who asks again. `test_model_weights.py` draws them itself."""
+    from for_model.backbones import model_weights
+
+    draw, drawn = model_weights.random_state, {}
+
+    def copied(expected: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+        if sum(value.numel() for value in expected.values()) > 10_000_000:  # RN50, say, would only take up memory
+            return draw(expected)
+        shapes = tuple((name, tuple(value.shape), value.dtype) for name, value in expected.items())
+        if shapes not in drawn:
+            drawn[shapes] = draw(expected)
+        return {name: value.clone() for name, value in drawn[shapes].items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_weights, "random_state", copied)
         yield
 
 
