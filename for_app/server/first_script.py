@@ -15,6 +15,6 @@ def add_first_script() -> None:
     if original is None or isinstance(original, ChoiceLoader):
         return
     sources = {page: original.get_source(environment, page)[0] for page in _PAGES}
-    script = render("first_script")
-    changed = {page: source.replace("<head>", f"<head>{script}", 1) for page, source in sources.items()}
+    head = "<head>"
+    changed = {page: source.replace(head, head + render("first_script"), 1) for page, source in sources.items()}
     environment.loader = ChoiceLoader([DictLoader(changed), original])
