@@ -96,10 +96,10 @@ class Questions:
         searcher, n_gone = self.searcher(params), 0
         marks: list[dict[str, Any]] = []
         for kind in ("right", "wrong"):
-            given = [(each, None) for each in params.getlist(kind)]
+            given: list[tuple[str, int | None]] = [(each, None) for each in params.getlist(kind)]
             for each in params.getlist(f"{kind}-part"):
-                part, _, image_id = each.partition("@")
-                given.append((image_id, whole_number(part, f"the part of {kind}-part")))
+                number, _, image_id = each.partition("@")
+                given.append((image_id, whole_number(number, f"the part of {kind}-part")))
             for image_id, part in given:
                 try:
                     image = searcher.index.image(image_id).id
