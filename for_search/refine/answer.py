@@ -22,6 +22,7 @@ from for_search.refine.learners.branches import SketchScorer
 from for_search.refine.learners.refiner_protocol import LinearScorer, Refiner, Scorer, image_scores
 from for_search.refine.learners.refiners import DEFAULT_REFINER, refiner_of
 from for_search.refine.learners.similarity import SimilarityScorer
+from for_search.refine.one_thread import one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,8 @@ class Refinement:
         """From scores to probabilities, found when it is first asked for; None without any mark: nothing is known."""
         if self.sample is None:
             return None
-        return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
+        with one_thread():
+            return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
 
     @property
     def marked(self) -> frozenset[ImageId]:
@@ -109,8 +111,9 @@ class Refinement:
         if isinstance(self.scorer, SketchScorer):
             scores[:] = self.scorer.images(0)[1]
             return scores
-        for places, embeddings in self.index.iter_embeddings():
-            scores[places] = image_scores(self.scorer, embeddings)
+        with one_thread():
+            for places, embeddings in self.index.iter_embeddings():
+                scores[places] = image_scores(self.scorer, embeddings)
         return scores
 
     def some_scores(self) -> NDArray[np.float32]:
@@ -223,7 +226,8 @@ def refine_index(
         return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
     sample = sample or sample_catalogue(index)
     start = time.perf_counter()
-    scorer = learner.fit(text, examples, sample)
+    with one_thread():
+        scorer = learner.fit(text, examples, sample)
     return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 
 
