@@ -152,7 +152,8 @@ class Refinement:
         """How a large index is searched for what no single vector says; None where nothing like one is known."""
         if not isinstance(self.scorer, SimilarityScorer) or self.sample is None:
             return None
-        return GuidedSearch(self.index, self.scorer, self.scorer.guide, self.sample)
+        marked = np.array([self.index.position(image) for image in self.marked], np.int64)
+        return GuidedSearch(self.index, self.scorer, self.scorer.guide, self.sample, marked)
 
     def _best_by_sketches(self, scorer: SketchScorer, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:
         """The best images by the boxes that hold them, and, where they hold too few, by the text."""
