@@ -113,7 +113,7 @@ def recall_queries(
     rng = np.random.default_rng(_SEED)
     chosen = rng.permutation(sample_rows(n_rows, 2 * count, _SEED))
     own = np.concatenate([read(int(row), 1) for row in chosen[:count]])
-    _, texts = texts_apart(options.texts)
+    _, texts = texts_apart(options.texts())
     if texts is not None and len(texts):
         return {"texts": texts[:count], "its own embeddings": own}
     said = np.concatenate([read(int(row), 1) for row in chosen[-count:]])

@@ -164,7 +164,7 @@ class CompactEngine(RowEngine):
 
 def _encoded(rows: RowsFile, work: Path, options: BuildOptions) -> Codes:
     """The codes of all rows; what an earlier build left in the folder `work` isn't done again."""
-    texts, _ = texts_apart(options.texts)
+    texts, _ = texts_apart(options.texts())
     key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())
     folder = work / f"codes-{key}"
     folder.mkdir(exist_ok=True)
