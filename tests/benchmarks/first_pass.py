@@ -43,7 +43,7 @@ def codes_alone(
     ):
         yield f"{title} ({factory})", searching(trained(factory, values))
     for given, title in ((None, "made without texts"), (texts, "made with texts")):
-        ours = Codes.train(rows, given)
+        ours = Codes.train(rows, given, N_EMBEDDINGS)
         ours.encode(rows, lambda _: None)
         yield f"ours, 16 bytes, {title}", ours.by_short_codes
         for n_first in N_FIRST:

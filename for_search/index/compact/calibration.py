@@ -194,7 +194,7 @@ def _places(truth: _Truth, codes: Codes, most: int) -> tuple[NDArray[np.int64], 
         found = codes.by_short_codes(query[None], most)[0]
         short[number] = _places_among(found, rows)
         told = found.min() >= 0  # else so many rows have equal codes that these choose nothing
-        fine[number] = _places_among(codes.by_finer_codes(query, np.sort(found), most), rows) if told else most
+        fine[number] = _places_among(codes.by_finer_codes(query, np.sort(found)), rows) if told else most
     return short, fine
 
 
