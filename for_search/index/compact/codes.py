@@ -1,8 +1,9 @@
 """Two codes of each row, in memory: a short one that is read of every row, and a finer one of those that it leaves.
 
-A row is projected onto up to 128 dimensions (see `projection`). The short code is product quantisation, 32 parts of 4
-bits, 16 bytes, which a query reads of all rows, at one to two nanoseconds each, as fast as memory gives them (FAISS
-`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best.
+A row is projected onto up to 128 dimensions (see `projection`). The short code is product quantisation, 40 parts of 4
+bits, 20 bytes, which a query reads of all rows, at one to two nanoseconds each, as fast as memory gives them (FAISS
+`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best: with
+20 bytes these are half as many as with 16.
 
 Each part of the short code has dimensions of large and of small variance, so that all 4 bits carry about as much (the
 allocation that optimised product quantisation starts from; its rotation, learnt from there, found no more).
@@ -30,7 +31,8 @@ from for_search.index.compact.rows_file import RowsFile
 
 _SEED = 0
 _TRAINING_ROWS = 1 << 15
-_PARTS = 32  # of the short code
+_PARTS = 40  # of the short code
+_WIDTHS = (40, 80, 120, 128)  # that D may have; the short code leaves the last 8 of 128 out
 _BLOCK_ROWS = 1 << 16
 _CHECKPOINTS = 8  # in the course of encoding
 _BATCH = 1 << 22  # rows chosen at once, over all queries: 24 bytes each
@@ -76,7 +78,7 @@ class Codes:
         self, short: faiss.IndexPQFastScan, finer: FinerCodes, projection: Projection, n_embeddings: int
     ) -> None:
         self._short, self._finer, self._projection, self._n_embeddings = short, finer, projection, n_embeddings
-        # Part p of the short code has dimensions p, 2 * 32 - 1 - p, 2 * 32 + p, ...: there and back.
+        # Part p of the short code has dimensions p, 2 * 40 - 1 - p, 2 * 40 + p: there and back.
         rounds = np.arange(short.d).reshape(-1, _PARTS)
         rounds[1::2] = rounds[1::2, ::-1]
         self._order = rounds.T.reshape(-1)
@@ -93,9 +95,10 @@ class Codes:
         """
         chosen = sample_rows(rows.n_rows, _TRAINING_ROWS, _SEED)
         sample = rows.at(chosen).view("<f2").astype(np.float32)
-        projection = train_projection(sample, texts, _PARTS)
+        projection = train_projection(sample, texts, _WIDTHS)
         sample = sample @ projection.of_rows
-        short = faiss.IndexPQFastScan(sample.shape[1], _PARTS, 4, faiss.METRIC_INNER_PRODUCT)
+        width = sample.shape[1] // _PARTS * _PARTS
+        short = faiss.IndexPQFastScan(width, _PARTS, 4, faiss.METRIC_INNER_PRODUCT)
         short.pq.cp.min_points_per_centroid = 1  # FAISS warns on stdout of few; tiny indexes have no more
         made = cls(short, FinerCodes.train(sample, rows.n_rows), projection, n_embeddings)
         with one_thread():
@@ -222,7 +225,11 @@ class Codes:
         except (RuntimeError, MemoryError) as error:
             log.debug("faiss could not read %s", short, exc_info=error)
             return short
-        if not isinstance(codes, faiss.IndexPQFastScan) or codes.d != width or n_rows not in {None, codes.ntotal}:
+        if (
+            not isinstance(codes, faiss.IndexPQFastScan)
+            or codes.d != width // _PARTS * _PARTS
+            or n_rows not in {None, codes.ntotal}
+        ):
             return short
         steps = _loaded(ranges, np.float32, (2, width))
         if steps is None:

@@ -33,9 +33,9 @@ _NOTE = "compact.json"
 class CompactEngine(RowEngine):
     """Rows that are promising by their codes (see `codes`), scored exactly from disk (see `rows_file`).
 
-    In memory are the codes, 96 bytes a row, and nothing of the rows. The settings that give the asked recall are chosen
-    by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed` that
-    leaves few rows they aren't used: the answer is then the exact scan's.
+    In memory are the codes, 100 bytes a row, and nothing of the rows. The settings that give the asked recall are
+    chosen by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed`
+    that leaves few rows they aren't used: the answer is then the exact scan's.
 
     settings: empty where there are no codes.
     """
