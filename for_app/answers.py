@@ -18,11 +18,10 @@ from for_model.data.dataset import ImageRecord
 from for_model.errors import ForError, UsageError
 from for_search.index.index import Hit
 from for_search.query.combination import Combination, find_combination
-from for_search.query.evidence import THING_COLOURS, find_evidence, find_evidences, heat_map, things_map
+from for_search.query.evidence import THING_COLOURS, find_evidence, find_evidences, find_parts, heat_map, things_map
 from for_search.query.searcher import Searcher, SearchResult, without_paths
 from for_search.refine.answer import Refinement, WholeAnswer, whole_answer
 from for_search.refine.export import answer_rows, write_csv
-from for_search.refine.refiner_protocol import LinearScorer
 from for_search.refine.telling import telling_images
 
 _GOOD = 0.5  # the least probability of a good match, learnt from marks
@@ -114,10 +113,10 @@ def answer(asked: Question, start: int, count: int, least: float | None = None) 
         probabilities, cutoff = tuple(of_hits.tolist()), _GOOD
     if start:
         return Answer(query.label, hits, shapes, start + 1, n_images, {}, probabilities, cutoff)
-    if learnt is None or isinstance(learnt.scorer, LinearScorer):
+    if learnt is None:
         scores = searcher.index.score_images(query.embeddings, _COUNTED_ROWS).mean(axis=0)
     else:
-        scores = learnt.scores()
+        scores = learnt.some_scores()
     low = math.floor(float(scores.min()) * 100) / 100
     best = max([float(scores.max()), *(hit.score for hit in hits[:1])])  # the best hit may be outside the sample
     high = math.ceil(best * 100) / 100
@@ -228,13 +227,8 @@ def evidence_of(asked: Question, record: ImageRecord) -> dict[str, Any]:
     try:
         if asked.combination is not None:
             return _evidence_of_things(asked, asked.combination, record, image)
-        if not len(asked.query.embeddings):
-            return {
-                "heat": None,
-                "words": ["what was learnt is no single vector, so where it looks isn't known"],
-                "part": None,
-            }
-        found = find_evidence(searcher, record.id, asked.query.embeddings)
+        learnt = asked.learnt
+        found = find_evidence(searcher, record.id, asked.query.embeddings if learnt is None else learnt.scorer.score)
     except ForError as error:
         line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
         return {"heat": None, "words": [line], "part": None}
@@ -242,15 +236,22 @@ def evidence_of(asked: Question, record: ImageRecord) -> dict[str, Any]:
     return {"heat": data_uri(heat_map(image, found.cells)), "words": words, "part": found.embedding}
 
 
+def parts_of(searcher: Searcher, record: ImageRecord) -> dict[str, Any]:
+    """Which part of an image each place belongs to, see `ImageParts`; else the `problem`."""
+    try:
+        return find_parts(searcher, record.id).to_json()
+    except ForError as error:
+        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
+        return {"part": None, "problem": line}
+
+
 def _evidence_of_things(
     asked: Question, combination: Combination, record: ImageRecord, image: Image.Image
 ) -> dict[str, Any]:
     searcher = asked.searcher
     wanted = [text for role, text in combination.things if role != "none"]
-    queries = [
-        asked.things[text].query[None] if text in asked.things else searcher.text_query(text).embeddings
-        for text in wanted
-    ]
+    known = asked.things
+    queries = [known[text].score if text in known else searcher.text_query(text).embeddings for text in wanted]
     found = find_evidences(searcher, record.id, queries)
     words = [
         f"{text}: {line}"

@@ -66,6 +66,10 @@ def add_endpoints(library: Library) -> None:
         """Where in an image the embedding comes from that matches a text best: shares of the cells, 0 to 1."""
         return api.evidence(library, query, image_id, index)
 
+    def parts(image_id: str, index: str = "") -> dict:
+        """Which embedding stands for which place of an image: a mark may name it."""
+        return api.parts(library, image_id, index)
+
     def pseudo_label(
         image: dict | None = None,
         image_id: str = "",
@@ -96,7 +100,7 @@ def add_endpoints(library: Library) -> None:
         """The best images that aren't marked, by a text and marks on earlier results, each with its probability.
 
         marks: {"image": id, "right": true or false, "embedding": number or null} each; none of them is kept.
-        refiner: what learns from them: `linear`, `rocchio`, `marks-only` or `branches`.
+        refiner: what learns from them: `similarity`, if left out, `linear`, `rocchio`, `marks-only` or `branches`.
         """
         return api.refine(library, query, marks, k, index, refiner)
 
@@ -130,7 +134,7 @@ def add_endpoints(library: Library) -> None:
         return api.stats(library, index)
 
     functions = (
-        *(search, search_image, search_like, compare, evidence, pseudo_label),
+        *(search, search_image, search_like, compare, evidence, parts, pseudo_label),
         *(refine, most_telling, answer_all, concepts, stats),
     )
     for function in functions:

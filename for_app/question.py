@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageId
-from for_search.query.combination import Combination, LearntThing
+from for_search.query.combination import Combination, Thing
 from for_search.query.searcher import Query, Searcher
 from for_search.refine.answer import Refinement
 
@@ -31,7 +31,7 @@ class Question:
     marked: frozenset[ImageId] = frozenset()
     n_gone: int = 0
     combination: Combination | None = None
-    things: Mapping[str, LearntThing] = field(default_factory=dict)
+    things: Mapping[str, Thing] = field(default_factory=dict)
     allowed: NDArray[np.bool_] | None = None
 
     @property

@@ -30,15 +30,18 @@ def serve(
     """
     from for_app.gate import Gate
     from for_app.server.connections import MAX_CONNECTIONS, TimedProtocol
+    from for_app.server.first_script import add_first_script
     from for_app.server.hosts import Hosts
     from for_app.server.junk import OneLineErrors
     from for_app.server.logins import Logins
     from for_app.server.quota import UploadQuota
     from for_app.style import HEAD, theme
     from for_app.uploads import MAX_UPLOAD
+    from for_app.views.templates import render
 
     check_address(host, port)
     hosts: list[Hosts] = []
+    add_first_script(render("first_script"))
 
     @contextlib.asynccontextmanager
     async def guarded(served: Any) -> AsyncIterator[None]:

@@ -4,6 +4,7 @@ A kind of settings is a subclass of `Settings`. `read_table` reads its file, `ov
 `parse` turns the nested tables into the model, or says in one line what is wrong.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
@@ -84,13 +85,14 @@ def parse(
         raise UsageError(_message(kind, first, prefix, valid_keys(kind) if valid is None else valid)) from None
 
 
-def valid_keys(kind: type[Settings], prefix: str = "") -> list[str]:
+@functools.cache
+def valid_keys(kind: type[Settings], prefix: str = "") -> tuple[str, ...]:
     """Every setting that there is, as `section.key`."""
     keys: list[str] = []
     for name, field in kind.model_fields.items():
         section = _section(field)
         keys += [f"{prefix}{name}"] if section is None else valid_keys(section, f"{prefix}{name}.")
-    return keys
+    return tuple(keys)
 
 
 def _message(kind: type[Settings], error: ErrorDetails, prefix: str, valid: Sequence[str]) -> str:

@@ -223,7 +223,9 @@ def _add_concept(parsers: Parsers) -> None:
     create.add_argument(
         "--marks", type=Path, required=True, metavar="FILE", help="JSON; another concept's file will do"
     )
-    create.add_argument("--refiner", default="linear", help="linear (default), rocchio, marks-only or branches")
+    create.add_argument(
+        "--refiner", default="similarity", help="similarity (default), linear, rocchio, marks-only or branches"
+    )
     create.add_argument("--threshold", type=float, default=0.5, help="least probability in the whole answer (0.5)")
     create.add_argument("--replace", action="store_true", help="a concept of that name gives way")
     create.set_defaults(run=commands.run_concept_create)

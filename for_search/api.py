@@ -21,11 +21,11 @@ from for_search.library.concept_texts import (
 from for_search.library.label_service import default_vocabulary, label_image
 from for_search.library.library import Library
 from for_search.query.combination import Combination, find_combination
-from for_search.query.evidence import find_evidence
+from for_search.query.evidence import find_evidence, find_parts
 from for_search.query.image_labels import OWN
 from for_search.query.searcher import Query, Searcher, clean_query, without_paths
 from for_search.refine.answer import Refinement, whole_answer
-from for_search.refine.concepts import concept_name, concept_names, find_by_concept, learnt_query, read_concept
+from for_search.refine.concepts import concept_name, concept_names, find_by_concept, read_concept
 from for_search.refine.feedback import NO_MARKS, feedback_of
 from for_search.refine.telling import telling_images
 
@@ -116,10 +116,14 @@ def evidence(library: Library, query: str, image_id: ImageId, index: str = "") -
     """Where in an image the embedding comes from that matches a text best; see `Evidence`."""
     searcher = _searcher(library, index)
     if concept_name(query) is None:
-        asked = searcher.text_query(clean_query(query)).embeddings
-    else:
-        asked = learnt_query(learn(library, index or library.default, query, NO_MARKS), query)[None]
-    return find_evidence(searcher, image_id, asked).to_json()
+        return find_evidence(searcher, image_id, searcher.text_query(clean_query(query)).embeddings).to_json()
+    learnt = learn(library, index or library.default, query, NO_MARKS)
+    return find_evidence(searcher, image_id, learnt.scorer.score).to_json()
+
+
+def parts(library: Library, image_id: ImageId, index: str = "") -> dict[str, Any]:
+    """Which embedding stands for which place of an image, to mark one of them; see `find_parts` and `ImageParts`."""
+    return find_parts(_searcher(library, index), image_id).to_json()
 
 
 def pseudo_label(

@@ -15,6 +15,7 @@ from for_model.data.registry import datasets_help
 from for_model.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from for_model.backbones.protocol import ImageTextBackbone
     from for_model.methods.protocol import Method
     from for_search.index.index import SearchIndex
     from for_search.index.sketches.sketch_encoder import SketchEncoder
@@ -58,8 +59,11 @@ def add_method_options(parser: argparse.ArgumentParser, root_type: Callable[[str
     )
 
 
-def method_of(arguments: argparse.Namespace, name: str) -> "Method":
-    """The method of a name, with the options that every command that embeds has."""
+def method_of(arguments: argparse.Namespace, name: str, loaded: "ImageTextBackbone | None" = None) -> "Method":
+    """The method of a name, with the options that every command that embeds has.
+
+    loaded: what its head is put on, see `build_method`.
+    """
     from for_model.methods.build import build_method
 
     return build_method(
@@ -69,6 +73,7 @@ def method_of(arguments: argparse.Namespace, name: str) -> "Method":
         image_size=arguments.image_size,
         device=arguments.device,
         cluster_engine=arguments.cluster_engine,
+        loaded=loaded,
     )
 
 

@@ -24,13 +24,7 @@ from tests.helpers.programs import program
 from tests.helpers.serving import close_builders_loop, end_page
 from tests.helpers.tiny_index import make_searcher
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 
 @dataclass(frozen=True)

@@ -27,12 +27,7 @@ from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask, call, served_page, upload
 from tests.helpers.tiny_index import make_searcher
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 SECRET = b"the secret of this machine"
 REST = ["", None, None, None, ""]  # of what a search takes: the first index, no combination, no condition

@@ -22,15 +22,7 @@ from tests.helpers.serving import close_builders_loop
 COCO_TINY = SHARED / "coco-tiny"
 GAMES = {"tennis racket", "baseball bat", "baseball glove", "frisbee"}
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.photos,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.data, pytest.mark.photos, pytest.mark.slow, pytest.mark.gradio]
 
 
 def shown(coco: Dataset) -> dict[str, set[str]]:

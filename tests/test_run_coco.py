@@ -70,8 +70,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def recipe(coco: Path) -> list[str]:
     """What `make run-coco` would run, without the installation."""
     model = "MODEL=--backbone RN-mini --weights random"
-    asked = ["make", "-n", "--no-print-directory", "run-coco", f"COCO={coco}", model]
-    # under `make test` the outer make would tell this one how to print
+    asked = ["make", "-n", "--no-print-directory", "run-coco", f"COCO={coco}", model, "ARGS="]
+    # under `make test ARGS=...` the outer make would tell this one how to print, and its ARGS
     outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     told = subprocess.run(asked, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True).stdout

@@ -25,7 +25,6 @@ from for_search.query.searcher import Query, Searcher, clean_query
 from for_search.refine.answer import Refinement, refine_index
 from for_search.refine.concepts import concept_name, learnt_thing, refine_by_concept
 from for_search.refine.feedback import Feedback, feedback_of
-from for_search.refine.refiner_protocol import LinearScorer
 
 MAX_AT_ONCE = 8  # requests that are worked on at a time, as many as Gradio's own queue takes
 _KEPT_QUERIES, _KEPT_LEARNT = 64, 64
@@ -87,21 +86,27 @@ class Questions:
         learnt = self._learn(params, searcher, marks)
         label = text or self._query(params, searcher).label
         marked = frozenset(mark.image for mark in marks.marks)
-        vector = learnt.scorer.query[None] if isinstance(learnt.scorer, LinearScorer) else _NO_QUERY
-        return Question(searcher, Query(label, vector, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
+        return Question(searcher, Query(label, _NO_QUERY, learnt.fit_ms), learnt, marked, n_gone, allowed=allowed)
 
     def marks(self, params: QueryParams) -> tuple[Feedback, int]:
-        """The marks, and how many of them are of images that the index doesn't have."""
+        """The marks, and how many of them are of images that the index doesn't have.
+
+        `right` and `wrong` are ids of images, `right-part` and `wrong-part` the number of a part, @ and the id.
+        """
         searcher, n_gone = self.searcher(params), 0
         marks: list[dict[str, Any]] = []
         for kind in ("right", "wrong"):
-            for each in params.getlist(kind):
+            given: list[tuple[str, int | None]] = [(each, None) for each in params.getlist(kind)]
+            for each in params.getlist(f"{kind}-part"):
+                number, _, image_id = each.partition("@")
+                given.append((image_id, whole_number(number, f"the part of {kind}-part")))
+            for image_id, part in given:
                 try:
-                    image = searcher.index.image(each).id
+                    image = searcher.index.image(image_id).id
                 except UsageError:
                     n_gone += 1
                     continue
-                marks.append({"image": image, "right": kind == "right"})
+                marks.append({"image": image, "right": kind == "right", "embedding": part})
         return feedback_of(marks), n_gone
 
     def _learn(self, params: QueryParams, searcher: Searcher, marks: Feedback) -> Refinement:

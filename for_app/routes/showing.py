@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Respon
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
-from for_app.answers import answer, answer_of_all, describe_hit, evidence_of, table_of_all, telling_hits
+from for_app.answers import answer, answer_of_all, describe_hit, evidence_of, parts_of, table_of_all, telling_hits
 from for_app.examples import examples_of
 from for_app.routes.asking import MAX_AT_ONCE, Questions, plain_route, whole_number
 from for_app.views.board_tables import leaderboard_html
@@ -47,6 +47,7 @@ def plain_routes(library: Library, own: bool = False) -> list[BaseRoute]:
         "picture": show.picture,
         "hit": show.hit,
         "evidence": show.evidence,
+        "parts": show.parts,
         "compare": show.compare,
         "leaderboard": show.leaderboard,
         **({"original": show.original} if own else {}),
@@ -143,6 +144,11 @@ class _Answers:
         """Where in an image the match comes from."""
         asked = self._questions.asked(params)
         return JSONResponse(evidence_of(asked, asked.searcher.index.image(params.get("id", ""))))
+
+    def parts(self, params: QueryParams) -> Response:
+        """Which part of an image each of its places belongs to."""
+        searcher = self._questions.searcher(params)
+        return JSONResponse(parts_of(searcher, searcher.index.image(params.get("id", ""))))
 
     def compare(self, params: QueryParams) -> Response:
         """The query through several methods, as HTML."""

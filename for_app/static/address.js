@@ -7,8 +7,11 @@ const LISTS = ["method", "all", "any", "none"];
 /** What an image can be marked as. */
 export const KINDS = ["right", "wrong"];
 
-/** The state that the address says; those of LISTS are lists, `marks` are [kind, id] in the order in which they were
- * given, the later of two of one image; all else is text or undefined. */
+/** What names a mark of a part of an image: `right-part=3@ID`. */
+export const PART = "-part";
+
+/** The state that the address says; those of LISTS are lists, `marks` are [kind, id], or [kind, id, part], in the order in
+ * which they were given, the later of two of one image; all else is text or undefined. */
 export function readAddress() {
   const params = new URLSearchParams(location.search);
   const state = {};
@@ -16,20 +19,29 @@ export function readAddress() {
   for (const name of SINGLE) if (params.get(name)) state[name] = params.get(name);
   const marks = new Map();
   for (const [name, value] of params) {
-    if (!KINDS.includes(name) || !value) continue;
-    marks.delete(value);
-    marks.set(value, name);
+    const kind = name.endsWith(PART) ? name.slice(0, -PART.length) : name;
+    if (!KINDS.includes(kind)) continue;
+    const [part, id] = kind === name ? [undefined, value] : [value.slice(0, value.indexOf("@")), value.slice(value.indexOf("@") + 1)];
+    if (!id || part === "") continue;
+    marks.delete(id);
+    marks.set(id, part === undefined ? [kind, id] : [kind, id, part]);
   }
-  state.marks = [...marks].map(([id, kind]) => [kind, id]);
+  state.marks = [...marks.values()];
   return state;
 }
+
+/** The name and value that say a mark, in the page's address and to the server. */
+export const parameterOf = ([kind, id, part]) => (part === undefined ? [kind, id] : [kind + PART, `${part}@${id}`]);
+
+/** The lists of these, empty. */
+export const unmarked = () => Object.fromEntries(KINDS.flatMap((kind) => [[kind, []], [kind + PART, []]]));
 
 /** The address of a state. */
 export function addressOf(state) {
   const params = new URLSearchParams();
   for (const name of SINGLE) if (state[name] && !(name === "tab" && state.tab === "search")) params.set(name, state[name]);
   for (const name of LISTS) for (const each of state[name] || []) params.append(name, each);
-  for (const [kind, id] of state.marks || []) params.append(kind, id);
+  for (const mark of state.marks || []) params.append(...parameterOf(mark));
   const text = params.toString();
   return location.pathname + (text ? `?${text}` : "");
 }

@@ -1,6 +1,6 @@
 // The page's state, and what each part of the page makes of it.
 
-import { addressOf, readAddress, writeAddress } from "./address.js";
+import { addressOf, parameterOf, readAddress, unmarked, writeAddress } from "./address.js";
 import { askJson, uploadImage } from "./server.js";
 import { tell } from "./gradio_side.js";
 import { Boards } from "./boards.js";
@@ -64,8 +64,11 @@ class Page {
   /** What is searched with, for a route. */
   get asked() {
     const { index, q, like, part, upload, where, marks, all, any, none } = this.state;
-    const of_kind = (kind) => marks.filter(([each]) => each === kind).map(([, id]) => id);
-    const marked = { index, where, right: of_kind("right"), wrong: of_kind("wrong") };
+    const marked = { index, where, ...unmarked() };
+    for (const mark of marks) {
+      const [name, value] = parameterOf(mark);
+      marked[name].push(value);
+    }
     if (like) return { ...marked, like, part };
     return upload ? { ...marked, upload } : { ...marked, q, all, any, none };
   }

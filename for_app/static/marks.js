@@ -108,23 +108,23 @@ export class Marks {
     of("keep-open").hidden = !keeps;
     const shown = marks.slice(-SHOWN).reverse();
     of("marked").hidden = !shown.length;
-    of("marked").replaceChildren(...shown.map(([kind, id]) => this.markedItem(kind, id)));
+    of("marked").replaceChildren(...shown.map((mark) => this.markedItem(...mark)));
     this.tellMost();
   }
 
-  markedItem(kind, id) {
+  markedItem(kind, id, part) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
     button.dataset.id = id;
     button.className = kind;
     button.title = "Take this mark back";
-    button.ariaLabel = `Marked ${kind}: image ${id}. Take this mark back`;
+    button.ariaLabel = `Marked ${kind}: ${part === undefined ? "" : "a part of "}image ${id}. Take this mark back`;
     const picture = document.createElement("img");
     picture.alt = "";
     picture.src = routeTo("picture", { index: this.page.state.index, id });
     const sign = document.createElement("i");
-    sign.textContent = SIGNS[kind];
+    sign.textContent = SIGNS[kind] + (part === undefined ? "" : "▪"); // a part of it
     sign.ariaHidden = "true";
     button.append(picture, sign);
     item.append(button);

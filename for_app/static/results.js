@@ -1,5 +1,6 @@
 // The Search tab: hits as rows of pictures of one height, more of them as one scrolls, a line where matches end.
 
+import { unmarked } from "./address.js";
 import { badgeOf } from "./marks.js";
 import { askJson, routeTo } from "./server.js";
 
@@ -56,9 +57,9 @@ export class Results {
     const { k, least } = this.page.state;
     const key = this.keyOf(this.page.asked);
     if (key === this.key && Number(k || STEP) <= this.hits.length) return this.openAsked();
-    const unmarked = this.keyOf({ ...this.page.asked, right: [], wrong: [] });
-    const moves = unmarked === this.unmarked && this.hits.length > 0; // what is shown only moves to where marks put it
-    Object.assign(this, { key, unmarked });
+    const plain = this.keyOf({ ...this.page.asked, ...unmarked() });
+    const moves = plain === this.unmarked && this.hits.length > 0; // what is shown only moves to where marks put it
+    Object.assign(this, { key, unmarked: plain });
     this.controller?.abort();
     const controller = (this.controller = new AbortController());
     if (moves) document.body.classList.add("searching");
@@ -81,7 +82,7 @@ export class Results {
         this.page.note({ q: first.label });
         this.page.showAsked();
         this.key = this.keyOf(this.page.asked);
-        this.unmarked = this.keyOf({ ...this.page.asked, right: [], wrong: [] });
+        this.unmarked = this.keyOf({ ...this.page.asked, ...unmarked() });
       } else if (this.page.state.like) this.page.nameAsked(first.label);
       if (first.examples) this.showChips(first.examples);
       if (first.details) of("technical").querySelector("div").innerHTML = first.details;

@@ -2,17 +2,21 @@
 
 import { KINDS } from "./address.js";
 import { KEYS } from "./marks.js";
+import { Places } from "./places.js";
 import { sureness } from "./results.js";
 import { askJson, routeTo } from "./server.js";
 
 const of = (id) => document.getElementById(id);
 const SWIPE_PX = 50;
+const WORDS = { right: "✓ Right", wrong: "✗ Wrong" };
+const PART_WORDS = { right: "✓ Right part", wrong: "✗ Wrong part" };
 
 export class Viewer {
   constructor(page) {
     this.page = page;
     this.heat = false;
     this.dialog = of("viewer");
+    this.places = new Places(this);
     this.connect();
   }
 
@@ -20,12 +24,13 @@ export class Viewer {
    *
    * list: {n, hits, total, index, asked, thumbnail}: which, of what; where its thumbnail is; and functions that are
    * called when there shall be more hits (`more`), when another is shown (`moved`), when it is closed (`closed`).
-   * marks: [kind, id] of what is marked, if hits can be marked; `marked` is called on closing with others. */
+   * marks: [kind, id] or [kind, id, part] of what is marked, if hits can be marked; `marked` is called on closing with
+   * others. */
   open(list) {
     const isOpen = this.dialog.open;
     if (isOpen && this.list?.hits[this.list.n]?.id === list.hits[list.n].id) return;
     this.list = list;
-    this.marks = list.marks && new Map(list.marks.map(([kind, id]) => [id, kind]));
+    this.marks = list.marks && new Map(list.marks.map((mark) => [mark[1], mark]));
     if (!isOpen) this.dialog.showModal();
     this.show();
   }
@@ -69,22 +74,32 @@ export class Viewer {
     this.describe(of_index, this.controller.signal);
     if (this.heat) this.showHeat();
     this.markHeat();
+    this.places.forget();
     this.showMarks();
   }
 
+  /** The buttons that mark the hit, or the part of it that is chosen. */
   showMarks() {
+    const { part } = this.places;
+    const [marked, , marked_part] = this.marks?.get(String(this.hit.id)) || [];
     for (const kind of KINDS) {
       of(kind).hidden = !this.marks;
-      of(kind).setAttribute("aria-pressed", this.marks?.get(String(this.hit.id)) === kind);
+      of(kind).setAttribute("aria-pressed", marked === kind && (part === undefined || part === marked_part));
+      of(kind).textContent = (part === undefined ? WORDS : PART_WORDS)[kind];
     }
+    of("choose-part").hidden = !this.marks;
   }
 
-  /** Say that this hit is right or wrong, or take that back. What is learnt from it is shown on closing. */
+  /** Say that this hit, or the part of it that is chosen, is right or wrong, or take that back. What is learnt from it is
+   * shown on closing. */
   mark(kind) {
     const id = String(this.hit.id);
-    const taken = this.marks.get(id) === kind;
+    const { part } = this.places;
+    const mark = part === undefined ? [kind, id] : [kind, id, part];
+    const [known, , known_part] = this.marks.get(id) || [];
+    const taken = known === kind && (part === undefined || part === known_part);
     this.marks.delete(id);
-    if (!taken) this.marks.set(id, kind);
+    if (!taken) this.marks.set(id, mark);
     this.showMarks();
     of("viewer-said").textContent = taken ? "" : "Close this to see what is found with your marks, or go on marking.";
   }
@@ -146,7 +161,7 @@ export class Viewer {
   leaveMarks() {
     this.list.closed?.();
     if (!this.marks) return;
-    const marks = [...this.marks].map(([id, kind]) => [kind, id]);
+    const marks = [...this.marks.values()];
     if (JSON.stringify(marks) !== JSON.stringify(this.list.marks)) this.list.marked(marks);
   }
 
@@ -157,6 +172,7 @@ export class Viewer {
     of("next").addEventListener("click", () => this.step(1));
     of("heat").addEventListener("click", () => {
       this.heat = !this.heat;
+      if (this.heat) this.places.close();
       this.markHeat();
       if (!this.heat) of("viewer-heat").hidden = of("viewer-things").hidden = true;
       else if (of("viewer-heat").src) {
@@ -182,6 +198,7 @@ export class Viewer {
     });
     dialog.addEventListener("click", (event) => { if (event.target === dialog) this.close(); });
     dialog.addEventListener("keydown", (event) => {
+      if (this.places.pressed(event)) return;
       if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
         event.preventDefault();
         this.step(event.key === "ArrowLeft" ? -1 : 1);

@@ -55,7 +55,7 @@ def _build_form(library: Library, app: gr.Blocks) -> None:
     with gr.Row():
         folder = gr.Textbox(label="Folder of images, on the machine that serves this page", scale=3, elem_id="folder")
         choices = list(built_in_methods())
-        method = gr.Dropdown(choices, value=PHOTO_METHOD, label="Method", min_width=140, elem_id="build-method")
+        method = gr.Dropdown(choices, value=PHOTO_METHOD, label="Method", min_width=180, elem_id="build-method")
         own = library.searcher(library.default).index.info.backbone
         backbones = list(dict.fromkeys([own, *([] if missing_packages() else ["photo-lite"]), "RN50"]))
         backbone = gr.Dropdown(

@@ -156,7 +156,7 @@ def _interval(row: "pd.Series[Any]", group: str, value: float) -> tuple[float | 
 
 def _spread_words(frame: pd.DataFrame) -> str:
     if "base low" in frame.columns:
-        return "The dark end of a bar is the 95% interval."
+        return "The stripe on a bar is the 95% interval."
     std = [name for name in frame.columns if name.endswith(" std")]
     known = bool(std) and bool(frame[std].notna().any(axis=None))
-    return "The dark end of a bar is the standard deviation over seeds." if known else ""
+    return "The stripe on a bar is the standard deviation over seeds." if known else ""

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def run_tables(
             ok, line = _compare(row, {protocol: result for protocol, (result, _) in measured.items()}, committed)
             if committed is None or accept:
                 _write_measured(_folder(out, suite), suite, row, seed, measured)
-            write_table_csvs(out)
+            write_table_csvs(out, [suite])
             yield RowOutcome(suite.dataset, name, row, seed, ok, line)
 
 
@@ -235,14 +235,15 @@ def _moved(result: dict[str, Any], committed: dict[str, Any], group: str) -> flo
     return abs(found - expected)
 
 
-def write_table_csvs(out: Path) -> list[Path]:
+def write_table_csvs(out: Path, suites: Iterable[Suite] | None = None) -> list[Path]:
     """Write `OUT/DATASET-TABLE.csv` of every table that has a result; a row without one is left empty.
 
+    suites: whose tables; None for those of all.
     A row is the mean over the seeds that all trained rows of its table have (those without any left aside), as seeds
     differ more than many settings do.
     """
     paths = []
-    for suite in SUITES.values():
+    for suite in SUITES.values() if suites is None else suites:
         for name, table in suite.tables.items():
             found = [results_of_row(out, suite, row) for row in table.rows]
             if not any(found):

@@ -22,7 +22,7 @@ from for_search.refine.answer import refine_index
 from for_search.refine.feedback import Feedback, Mark
 
 LABELLED = (20, 100, 500)  # images, before all of them
-_LEARNERS = ("linear", "marks-only")
+_LEARNERS = ("similarity", "linear", "marks-only")
 _SEED = 0
 
 
@@ -50,7 +50,7 @@ def measure_ceiling(dataset: Dataset, method: Method, out: Path, stores: Path | 
                 found[name] = {}
                 for count in counts:
                     marks = [Mark(index.images[i].id, bool(relevant[i])) for i in drawn[:count].tolist()]
-                    if name != "linear" and not any(mark.right for mark in marks):
+                    if name == "marks-only" and not any(mark.right for mark in marks):
                         continue  # nothing to learn from without a text
                     learnt = refine_index(index, text, Feedback(tuple(marks)), name, looked_for.sample)
                     ap = full_average_precision(learnt.scores()[~half], relevant[~half])
@@ -69,7 +69,7 @@ def _lines(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
                     (name["ap_text"], name["ap"][learner][str(count)])
                     for name in result["names"]
                     if group in ("all", name["group"]) or (group == "hard" and name["ap_text"] < HARD)
-                    if str(count) in name["ap"][learner]
+                    if str(count) in name["ap"].get(learner, {})
                 ]
                 if pairs:
                     text, learnt = (float(np.mean(values)) for values in zip(*pairs, strict=True))

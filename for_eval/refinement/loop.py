@@ -32,7 +32,7 @@ from for_search.query.searcher import searcher_of
 from for_search.refine.answer import refine_index, whole_answer
 from for_search.refine.export import COCO_SPLIT, ConceptLabels, concept_labels, write_labels
 from for_search.refine.feedback import Feedback
-from for_search.refine.refiners import DEFAULT_REFINER
+from for_search.refine.learners.refiners import DEFAULT_REFINER
 
 
 def measure_loop(

@@ -19,7 +19,7 @@ from for_model.files import write_json
 from for_model.methods.protocol import Method
 from for_search.refine.answer import refine_index
 from for_search.refine.feedback import Feedback, Mark
-from for_search.refine.refiners import REFINERS
+from for_search.refine.learners.refiners import REFINERS
 
 COUNTS = (1, 2, 4, 8, 16)  # right images that are marked
 _SEED = 0

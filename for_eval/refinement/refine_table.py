@@ -31,7 +31,7 @@ from for_model.training.features import Kept, open_features
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index
 from for_search.refine.catalogue_sample import CatalogueSample, sample_catalogue
-from for_search.refine.refiners import REFINERS
+from for_search.refine.learners.refiners import REFINERS
 from for_search.store.embed import embed
 from for_search.store.store import MANIFEST, store_path
 

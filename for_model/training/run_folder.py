@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,16 @@ from for_model.files import locked, write_bytes, write_json
 from for_model.training.config import VERSION, TrainConfig
 from for_model.training.distributed import World
 
+# What a training that was killed while it wrote a file leaves beside it; `files.atomic_path` names them so, and
+# safetensors those that it writes first.
+_LEFTOVER = re.compile(
+    r"\.(checkpoint\.safetensors|head\.safetensors|config\.json|log\.jsonl|log\.csv)\..+\.tmp|\.tmp\w{6}"
+)
+
 
 @contextlib.contextmanager
 def hold_lock(out: Path, world: World) -> Iterator[None]:
-    """Hold the run folder's lock, in the first process.
+    """Hold the run folder's lock, in the first process, and clear away what killed trainings have left over.
 
     out: the run folder.
     world: the training's processes.
@@ -26,7 +33,14 @@ def hold_lock(out: Path, world: World) -> Iterator[None]:
     """
     busy = UsageError(f"another training is writing to {out}: wait for it, or choose another --out")
     with locked(out / "lock", busy) if world.first else contextlib.nullcontext():
+        if world.first:
+            for path in filter(_is_left_over, out.iterdir()):
+                path.unlink(missing_ok=True)
         yield
+
+
+def _is_left_over(path: Path) -> bool:
+    return bool(_LEFTOVER.fullmatch(path.name))
 
 
 def claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:
@@ -50,7 +64,7 @@ def claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, wo
         raise UsageError(f"{path} is damaged ({error}): choose another --out, or delete {out}") from error
     if earlier is not None and earlier != json.loads(json.dumps(plan)):
         raise UsageError(f"{out} holds a training with other settings: choose another --out, or delete it")
-    if earlier is None and out.exists() and any(out.iterdir()):
+    if earlier is None and out.exists() and not all(map(_is_left_over, out.iterdir())):
         raise UsageError(f"{out} holds files that are not a training's: choose another --out")
     world.wait()  # until all have looked
     if earlier is None and world.first:

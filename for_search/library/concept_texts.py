@@ -4,7 +4,7 @@ from pathlib import Path
 
 from for_model.errors import UsageError
 from for_search.library.library import Library
-from for_search.query.combination import Combination, LearntThing
+from for_search.query.combination import Combination, Thing
 from for_search.query.searcher import Searcher, SearchResult, clean_query
 from for_search.query.side_by_side import SideBySide, ask_side_by_side
 from for_search.refine.answer import Refinement, refine_index
@@ -19,7 +19,7 @@ from for_search.refine.concepts import (
     write_concept,
 )
 from for_search.refine.feedback import NO_MARKS, Feedback
-from for_search.refine.refiners import DEFAULT_REFINER
+from for_search.refine.learners.refiners import DEFAULT_REFINER
 
 
 def named_concept(library: Library, text: str) -> KeptConcept | None:
@@ -77,7 +77,7 @@ def keep(library: Library, name: str, index: str, text: str, marks: Feedback, re
     return kept
 
 
-def learnt_things(library: Library, index: str, combination: Combination) -> dict[str, LearntThing]:
+def learnt_things(library: Library, index: str, combination: Combination) -> dict[str, Thing]:
     """The things of a combination that are concepts. Raises as `learn` and `learnt_thing` do."""
     concepts = [text for _, text in combination.things if concept_name(text) is not None]
     return {text: learnt_thing(learn(library, index, text, NO_MARKS), text) for text in concepts}

@@ -9,6 +9,7 @@ Shapes: T things, M images, Co joint width.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
-from for_search.query.presence import MIN_IMAGES
+from for_search.index.index import SearchIndex
+from for_search.query.presence import MIN_IMAGES, IndexScale
 from for_search.query.ranking import best_columns
 from for_search.query.searcher import Query, Searcher, clean_query, count_good
 
@@ -79,14 +81,16 @@ class Combination:
 
 
 @dataclass(frozen=True, eq=False)
-class LearntThing:
-    """A thing that marks have taught, in the place of a text.
+class Thing:
+    """A text, or what marks have taught in its place: how images are scored for it.
 
-    query: [Co] float32, what an index is searched for it with.
+    scores: of every image of the index, [M] float32.
+    score: of embeddings, [R, Co] float32 -> [R] float32; an image's score is that of its best one.
     probability: scores of images -> that each shows the thing.
     """
 
-    query: NDArray[np.float32]
+    scores: Callable[[], NDArray[np.float32]]
+    score: Callable[[NDArray[np.float32]], NDArray[np.float32]]
     probability: Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
@@ -179,7 +183,7 @@ def find_combination(
     combination: Combination,
     k: int = 10,
     allowed: NDArray[np.bool_] | None = None,
-    learnt: Mapping[str, LearntThing] | None = None,
+    learnt: Mapping[str, Thing] | None = None,
 ) -> CombinedResult:
     """The k images that most probably hold what a combination asks for (all of them when there are fewer).
 
@@ -197,21 +201,19 @@ def find_combination(
             f"{MIN_IMAGES}"
         )
     known = learnt or {}
-    queries = [_thing_query(searcher, text, known.get(text)) for _, text in combination.things]
+    texts = list(dict.fromkeys(text for _, text in combination.things if text not in known))
+    queries = [searcher.text_query(text) for text in texts]
     start = time.perf_counter()
-    embeddings = np.concatenate([query.embeddings for query in queries])  # [T, Co]
-    scales = scale.of_texts(embeddings)
-    scores = index.score_images(embeddings)  # [T, M]
-    means = [
-        known[text].probability if text in known else each.probability
-        for (_, text), each in zip(combination.things, scales, strict=True)
-    ]
-    of_things = np.stack([probability(row) for probability, row in zip(means, scores, strict=True)])
+    things = {**known, **_as_things(index, scale, texts, queries)}
+    wanted = [things[text] for _, text in combination.things]
+    scores = np.stack([thing.scores() for thing in wanted])  # [T, M]
+    of_things = np.stack([thing.probability(row) for thing, row in zip(wanted, scores, strict=True)])
     together = combination.probability(of_things)
     hits = []
     for column in best_columns(together, k, allowed):
         image = index.images[column]
-        best = (index.embeddings(image.id) @ embeddings.T).argmax(axis=0)  # [T]
+        parts = index.embeddings(image.id)  # [N, Co]
+        best = [thing.score(parts).argmax() for thing in wanted]
         matches = tuple(
             ThingMatch(role, text, float(scores[i, column]), float(of_things[i, column]), int(best[i]))
             for i, (role, text) in enumerate(combination.things)
@@ -219,9 +221,19 @@ def find_combination(
         hits.append(CombinedHit(image, float(together[column]), matches))
     search_ms = (time.perf_counter() - start) * 1e3
     encode_ms = sum(query.encode_ms for query in queries)
-    cutoff = combination.cutoff(scales[0].numbers.cutoff)
+    cutoff = combination.cutoff(scale.numbers.cutoff)
     return CombinedResult(combination, k, tuple(hits), cutoff, encode_ms, search_ms)
 
 
-def _thing_query(searcher: Searcher, text: str, learnt: LearntThing | None) -> Query:
-    return searcher.text_query(text) if learnt is None else Query(text, learnt.query[None], 0.0)
+def _as_things(
+    index: SearchIndex, scale: IndexScale, texts: Sequence[str], queries: Sequence[Query]
+) -> dict[str, Thing]:
+    """Texts, as things that are scored by their embeddings; the index is scanned once for all of them."""
+    if not texts:
+        return {}
+    embeddings = np.concatenate([query.embeddings for query in queries])  # [texts, Co]
+    scores = index.score_images(embeddings)  # [texts, M]
+    return {
+        text: Thing(partial(scores.__getitem__, i), partial(np.dot, b=embeddings[i]), each.probability)
+        for i, (text, each) in enumerate(zip(texts, scale.of_texts(embeddings), strict=True))
+    }

@@ -3,9 +3,9 @@
 Shapes: N embeddings an image, g x g = K cells, Q queries, Co joint width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,8 @@ from for_model.methods.protocol import ExplainingMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.query.searcher import HEAD_MISSING, Searcher
 
-if TYPE_CHECKING:
-    from torch import Tensor
+# What embeddings are scored by: queries [Q, Co], unit-norm, or a function from embeddings [N, Co] to their scores [N].
+Wanted: TypeAlias = NDArray[np.float32] | Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 # An embedding kept as float16 has a cosine of 1 with itself to about 1e-6; another image's, or another decoder's, less.
 _SAME = 0.999
@@ -58,45 +58,92 @@ class Evidence:
         }
 
 
-def find_evidence(searcher: Searcher, image_id: ImageId, queries: NDArray[np.float32]) -> Evidence:
+def find_evidence(searcher: Searcher, image_id: ImageId, wanted: Wanted) -> Evidence:
     """The evidence for a match of an image of the index.
 
-    queries: [Q, Co] float32, unit-norm: a text's one embedding, or the embeddings of an image that was searched with.
+    wanted: a text's one embedding, the embeddings of an image that was searched with, or what scores embeddings.
     Of embeddings that score the same, the lowest-numbered one.
     Raises UsageError for an id that the index doesn't have or a method that can't tell, WeightsError when the index's
     trained head isn't at hand, ImageError when the image can't be decoded, StoreError when it lies outside its folder.
     """
-    return find_evidences(searcher, image_id, [queries])[0]
+    return find_evidences(searcher, image_id, [wanted])[0]
 
 
-def find_evidences(
-    searcher: Searcher, image_id: ImageId, things: Sequence[NDArray[np.float32]]
-) -> tuple[Evidence, ...]:
+def find_evidences(searcher: Searcher, image_id: ImageId, things: Sequence[Wanted]) -> tuple[Evidence, ...]:
     """The evidence for each of several things that were searched for at once; the image is looked at once.
 
-    things: the queries of each, as `find_evidence` takes them. Raises as that does.
+    things: each as `find_evidence` takes it. Raises as that does.
     """
-    image = searcher.index.image(image_id)
-    indexed = searcher.index.embeddings(image.id)  # [N, Co]
-    method = explaining_method(searcher)
-    # decoded as embedding decodes it, so that the same pixels give the same embedding
-    picture = load_image(searcher.image_path(image), target=2 * method.info.image_size)
-    made, shares = method.explain_images(method.preprocess(picture)[None])
+    image, indexed, method, made, shares = _explained(searcher, image_id)
     found = []
-    for queries in things:
-        scores = (indexed @ queries.T).max(axis=1)  # [N]
+    for wanted in things:
+        scores = wanted(indexed) if callable(wanted) else (indexed @ wanted.T).max(axis=1)  # [N]
         embedding = int(scores.argmax())
         found.append(
             Evidence(
                 image=image,
                 embedding=embedding,
                 score=float(scores[embedding]),
-                cells=cell_map(shares[0, embedding]),
+                cells=cell_map(shares[embedding]),
                 meaning=meaning(method),
-                as_indexed=float(made[0, embedding].numpy() @ indexed[embedding]) > _SAME,
+                as_indexed=float(made[embedding] @ indexed[embedding]) > _SAME,
             )
         )
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class ImageParts:
+    """The embeddings of an image as its parts, so that a place in it can be told from the others.
+
+    cells: [N, g, g] float32 in 0..1, as `Evidence` has them for one embedding.
+    part: [g, g] int64, the embedding that has most to do with each place, of those that have as much the first.
+    as_indexed: whether the image still gives the embeddings that were indexed.
+    """
+
+    image: ImageRecord
+    cells: NDArray[np.float32]
+    part: NDArray[np.int64]
+    meaning: str
+    as_indexed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The parts as JSON values; the image by its id alone."""
+        return {
+            "id": self.image.id,
+            "part": self.part.tolist(),
+            "cells": np.round(self.cells.astype(np.float64), 3).tolist(),
+            "meaning": self.meaning,
+            "as_indexed": self.as_indexed,
+        }
+
+
+def find_parts(searcher: Searcher, image_id: ImageId) -> ImageParts:
+    """The parts of an image of the index. Raises as `find_evidence` does.
+
+    A place belongs to the embedding of which it is the largest share: to a small part rather than to a large one that
+    covers it too.
+    """
+    image, indexed, method, made, shares = _explained(searcher, image_id)
+    cells = np.stack([cell_map(each) for each in shares])  # [N, g, g]
+    of_all = shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)  # [N, K]
+    part = of_all.argmax(axis=0).reshape(cells.shape[1:])
+    same = bool(((made * indexed).sum(axis=1) > _SAME).all())
+    return ImageParts(image, cells, part, meaning(method), same)
+
+
+def _explained(
+    searcher: Searcher, image_id: ImageId
+) -> tuple[ImageRecord, NDArray[np.float32], ExplainingMethod, NDArray[np.float32], NDArray[np.float32]]:
+    """An image, its embeddings in the index [N, Co], the method, the embeddings that it makes now [N, Co], and the
+    cells' shares in them [N, K]."""
+    image = searcher.index.image(image_id)
+    method = explaining_method(searcher)
+    # decoded as embedding decodes it, so that the same pixels give the same embedding
+    picture = load_image(searcher.image_path(image), target=2 * method.info.image_size)
+    made, shares = method.explain_images(method.preprocess(picture)[None])
+    arrays = [tensor[0].numpy(force=True).astype(np.float32) for tensor in (made, shares)]
+    return image, searcher.index.embeddings(image.id), method, arrays[0], arrays[1]
 
 
 def explaining_method(searcher: Searcher) -> ExplainingMethod:
@@ -117,10 +164,10 @@ def meaning(method: Method) -> str:
     return entry.evidence
 
 
-def cell_map(shares: "Tensor") -> NDArray[np.float32]:
+def cell_map(shares: NDArray[np.float32]) -> NDArray[np.float32]:
     """[K] shares, K = g * g, row by row -> [g, g] float32 in 0..1, over the largest share; zeros stay zeros."""
     side = round(len(shares) ** 0.5)
-    cells = shares.reshape(side, side).numpy(force=True).astype(np.float32)
+    cells = shares.reshape(side, side)
     largest = float(cells.max())
     return cells / largest if largest > 0 else cells
 

@@ -94,14 +94,14 @@ class IndexScale:
     def __init__(self, sample: NDArray[np.float32], names: "NameScores", numbers: PresenceNumbers) -> None:
         self._sample = sample
         self._names = names
-        self._numbers = numbers
+        self.numbers = numbers
 
     def of_texts(self, embeddings: NDArray[np.float32]) -> list[TextScale]:
         """[Q, Co] float32, unit-norm, of Q texts -> the scale of each."""
         scales = []
         for scores in _sample_scores(embeddings, self._sample):
             mean, deviation, level, spread = text_statistics(scores, self._names)
-            scales.append(TextScale(mean, deviation, level, spread, self._numbers))
+            scales.append(TextScale(mean, deviation, level, spread, self.numbers))
         return scales
 
 

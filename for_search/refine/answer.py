@@ -14,12 +14,14 @@ from for_model.data.dataset import ImageId
 from for_model.errors import UsageError
 from for_search.index.index import Hit, SearchIndex
 from for_search.query.ranking import best_columns
-from for_search.refine.branches import SketchScorer
 from for_search.refine.calibration import Calibration, calibrate
 from for_search.refine.catalogue_sample import CatalogueSample, is_small, sample_catalogue
 from for_search.refine.feedback import Examples, Feedback, marked_embeddings
-from for_search.refine.refiner_protocol import LinearScorer, Refiner, Scorer
-from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
+from for_search.refine.guided_search import GuidedSearch
+from for_search.refine.learners.branches import SketchScorer
+from for_search.refine.learners.refiner_protocol import LinearScorer, Refiner, Scorer, image_scores
+from for_search.refine.learners.refiners import DEFAULT_REFINER, refiner_of
+from for_search.refine.learners.similarity import SimilarityScorer
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +83,26 @@ class Refinement:
             return self.index.search(self.scorer.query[None], k, allowed, exact)[0]
         if isinstance(self.scorer, SketchScorer) and k >= 1 and not exact:
             return self._best_by_sketches(self.scorer, k, allowed)
-        scores = self.scores()
-        return [self.hit(column) for column in best_columns(scores, k, allowed)]
+        if self._guided is not None and k >= 1 and not exact and not is_small(self.index):
+            found = self._guided.best(k, allowed)
+            if found is not None:
+                return [self.hit(place) for place in found.tolist()]
+        return [self.hit(column) for column in best_columns(self.scores(), k, allowed)]
 
     def scores(self) -> NDArray[np.float32]:
-        """The score of every image, [M] float32, in the order of the index's images: that of its best embedding."""
+        """The score of every image, [M] float32, in the order of the index's images: that of its best embedding.
+
+        Of a small index they are found once.
+        """
+        return self._scores_once if is_small(self.index) else self._scan()
+
+    @cached_property
+    def _scores_once(self) -> NDArray[np.float32]:
+        scores = self._scan()
+        scores.setflags(write=False)
+        return scores
+
+    def _scan(self) -> NDArray[np.float32]:
         if isinstance(self.scorer, LinearScorer):
             return self.index.score_images(self.scorer.query[None])[0]
         scores = np.empty(len(self.index.images), np.float32)
@@ -93,9 +110,14 @@ class Refinement:
             scores[:] = self.scorer.images(0)[1]
             return scores
         for places, embeddings in self.index.iter_embeddings():
-            rows = embeddings.reshape(-1, self.index.info.dim)
-            scores[places] = self.scorer.score(rows).reshape(embeddings.shape[:2]).max(axis=1)
+            scores[places] = image_scores(self.scorer, embeddings)
         return scores
+
+    def some_scores(self) -> NDArray[np.float32]:
+        """The scores of every image of a small index, and of a larger one of some images: enough for a histogram."""
+        if is_small(self.index) or self.sample is None:
+            return self.scores()
+        return self.sampled_scores(self.sample)
 
     def hit(self, position: int) -> Hit:
         """An image by its position in the index's images, its score and its best embedding."""
@@ -106,8 +128,7 @@ class Refinement:
 
     def sampled_scores(self, sample: CatalogueSample) -> NDArray[np.float32]:
         """The scores of the sample's images, [S] float32."""
-        n_images, n_embeddings, dim = sample.images.shape
-        return self.scorer.score(sample.images.reshape(-1, dim)).reshape(n_images, n_embeddings).max(axis=1)
+        return image_scores(self.scorer, sample.images)
 
     def at_least(self, score: float) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """The images of that score or more: their places [m] and scores [m]. None where only a scan tells which.
@@ -121,7 +142,14 @@ class Refinement:
         if isinstance(self.scorer, SketchScorer) and self.scorer.least(score):
             places, scores = self.scorer.images(self.scorer.least(score))
             return places[scores >= score], scores[scores >= score]
-        return None
+        return None if self._guided is None else self._guided.at_least(score)
+
+    @cached_property
+    def _guided(self) -> GuidedSearch | None:
+        """How a large index is searched for what no single vector says; None where nothing like one is known."""
+        if not isinstance(self.scorer, SimilarityScorer) or self.sample is None:
+            return None
+        return GuidedSearch(self.index, self.scorer, self.scorer.guide, self.sample)
 
     def _best_by_sketches(self, scorer: SketchScorer, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:
         """The best images by the boxes that hold them, and, where they hold too few, by the text."""
@@ -190,7 +218,7 @@ def refine_index(
     if text is None and not examples.right:
         gone = f" ({len(examples.gone)} marked images are gone)" if examples.gone else ""
         raise UsageError(f"there is neither a text nor a right image to go by{gone}: give one of the two")
-    if not examples.right and not len(examples.wrong):
+    if not examples.right and not examples.wrong:
         assert text is not None
         return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
     sample = sample or sample_catalogue(index)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
-from for_search.refine.refiner_protocol import Refiner, Scorer
+from for_search.refine.learners.refiner_protocol import Refiner, Scorer, image_scores
 
 _FOLDS = 3
 _SAMPLE_WEIGHT = 0.5  # of all sampled images, in marks of each mark
@@ -74,8 +74,7 @@ def calibrate(
 
 def _standard(scorer: Scorer, sample: CatalogueSample) -> tuple[float, float, NDArray[np.float64]]:
     """Mean and deviation of the sampled images' scores, and those scores standardised by them, [S]."""
-    n_images, n_embeddings, dim = sample.images.shape
-    best = scorer.score(sample.images.reshape(-1, dim)).reshape(n_images, n_embeddings).max(axis=1).astype(np.float64)
+    best = image_scores(scorer, sample.images).astype(np.float64)
     mean, deviation = float(best.mean()), max(float(best.std()), 1e-9)
     return mean, deviation, (best - mean) / deviation
 

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 from for_model.errors import DataError, StoreError, UsageError
 from for_model.files import read_own_json, sha256_json, write_json
 from for_search.index.index import SearchIndex
-from for_search.query.combination import LearntThing
+from for_search.query.combination import Thing
 from for_search.query.searcher import Searcher, SearchResult, clean_query
 from for_search.refine.answer import Refinement, refine_index
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import NO_MARKS, Feedback, feedback_of, read_marks
-from for_search.refine.refiner_protocol import LinearScorer
-from for_search.refine.refiners import DEFAULT_REFINER, refiner_of
+from for_search.refine.learners.refiners import DEFAULT_REFINER, refiner_of
 
 FORMAT = "for-concept/2"
 PREFIX = "concept:"  # of a text that names a concept
@@ -239,17 +238,8 @@ def refine_by_concept(
     return refine_index(index, text, feedback.then(more), refiner or concept.refiner, sample)
 
 
-def learnt_query(learnt: Refinement, name: str) -> NDArray[np.float32]:
-    """[Co], what an index is searched with for what was learnt. Raises UsageError where that is no single vector."""
-    if not isinstance(learnt.scorer, LinearScorer):
-        raise UsageError(
-            f"{name} is learnt by {learnt.learner.name}, which makes no single vector: search for it alone"
-        )
-    return learnt.scorer.query
-
-
-def learnt_thing(learnt: Refinement, name: str) -> LearntThing:
-    """What was learnt as one of several things to search for at once. Raises UsageError where it can't be that."""
+def learnt_thing(learnt: Refinement, name: str) -> Thing:
+    """What was learnt as one of several things to search for at once. Raises UsageError where nothing was."""
     if learnt.calibration is None:
         raise UsageError(f"{name} has no marks of images of this index, so nothing is known of its scores")
-    return LearntThing(learnt_query(learnt, name), learnt.calibration.probabilities)
+    return Thing(learnt.scores, learnt.scorer.score, learnt.calibration.probabilities)

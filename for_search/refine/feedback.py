@@ -5,7 +5,8 @@ An image is several embeddings, and a mark is given to an image. What it says of
 - Right: one of the image's parts shows what is meant, and nothing is said of the others. It is the embedding that the
   mark names (the one that matched, or that of the region that was clicked), or else the image's best part under the
   current model, chosen anew after each of a few fits, as MI-SVM does (Andrews et al. 2002).
-- Wrong: no part shows it, so all of the image's parts are negative.
+- Wrong: no part shows it, so all of the image's parts are negative. If the mark names a part, it is that one that isn't
+  meant, and nothing is learnt from the others; the image counts as wrong all the same.
 
 Legend: P right images, Q wrong images, N embeddings an image, Co joint width.
 """
@@ -31,7 +32,8 @@ class Mark:
     """What a user said of one image.
 
     right: whether it shows what is meant.
-    embedding: which of the image's embeddings shows it, in 0..N-1; None to find it out. A wrong image has none.
+    embedding: which of the image's embeddings is spoken of, in 0..N-1; None to find out which shows it, and for all
+        embeddings of a wrong image.
     """
 
     image: ImageId
@@ -77,13 +79,13 @@ class Examples:
     """The embeddings of marked images.
 
     right: P arrays, each [n, Co] float32, the parts one of which is meant: all N, or the one that the mark names.
-    wrong: [Q, N, Co] float32, none of which is meant.
+    wrong: Q arrays, each [n, Co] float32, none of which is meant: likewise.
     right_marks, wrong_marks: the mark of each.
     gone: marks whose image, or whose embedding, the index doesn't have; nothing was learnt from them.
     """
 
     right: tuple[NDArray[np.float32], ...]
-    wrong: NDArray[np.float32]
+    wrong: tuple[NDArray[np.float32], ...]
     right_marks: tuple[Mark, ...]
     wrong_marks: tuple[Mark, ...]
     gone: tuple[Mark, ...]
@@ -94,7 +96,7 @@ class Examples:
         keep_wrong = [i for i in range(len(self.wrong)) if i not in wrong]
         return Examples(
             tuple(self.right[i] for i in keep_right),
-            self.wrong[keep_wrong],
+            tuple(self.wrong[i] for i in keep_wrong),
             tuple(self.right_marks[i] for i in keep_right),
             tuple(self.wrong_marks[i] for i in keep_wrong),
             self.gone,
@@ -119,7 +121,7 @@ def feedback_of(values: Any) -> Feedback:
             raise UsageError(f"image {mark.image!r} is marked right and wrong: take one of the two marks away")
         if known is not None and None not in (known.embedding, mark.embedding) and known.embedding != mark.embedding:
             raise UsageError(
-                f"image {mark.image!r} is marked right with embedding {known.embedding} and with {mark.embedding}: "
+                f"image {mark.image!r} is marked with embedding {known.embedding} and with {mark.embedding}: "
                 "take one of the two marks away"
             )
         if known is None or known.embedding is None:
@@ -145,8 +147,6 @@ def _mark(value: Any, number: int) -> Mark:
         is_id = isinstance(image, int | str) and not isinstance(image, bool)
         is_number = isinstance(embedding, int) and not isinstance(embedding, bool) and embedding >= 0
         if is_id and isinstance(right, bool) and (embedding is None or is_number):
-            if not right and embedding is not None:
-                raise UsageError(f"mark {number} calls embedding {embedding} wrong: a wrong image is wrong as a whole")
             return Mark(image, right, embedding)  # type: ignore[arg-type]
     shown = repr(value)
     shown = shown if len(shown) <= 80 else shown[:77] + "..."
@@ -169,25 +169,20 @@ def read_marks(path: Path) -> Feedback:
 
 def marked_embeddings(index: SearchIndex, feedback: Feedback) -> Examples:
     """The embeddings of the marked images; what the index doesn't have is left out and listed as `gone`."""
-    right, wrong, right_marks, wrong_marks, gone = [], [], [], [], []
+    found: dict[bool, list[NDArray[np.float32]]] = {True: [], False: []}
+    marks: dict[bool, list[Mark]] = {True: [], False: []}
+    gone = []
     for mark in feedback.marks:
         try:
             parts = index.embeddings(mark.image)  # [N, Co]
         except UsageError:
             gone.append(mark)
             continue
-        if not mark.right:
-            wrong.append(parts)
-            wrong_marks.append(mark)
-        elif mark.embedding is not None:
-            if mark.embedding < len(parts):
-                right.append(parts[mark.embedding : mark.embedding + 1])
-                right_marks.append(mark)
-            else:
-                gone.append(mark)
-        else:
-            right.append(parts)
-            right_marks.append(mark)
-    shape = (0, index.info.n_embeddings, index.info.dim)
-    stacked = np.stack(wrong) if wrong else np.zeros(shape, np.float32)
-    return Examples(tuple(right), stacked, tuple(right_marks), tuple(wrong_marks), tuple(gone))
+        if mark.embedding is not None:
+            parts = parts[mark.embedding : mark.embedding + 1]
+        if not len(parts):
+            gone.append(mark)
+            continue
+        found[mark.right].append(parts)
+        marks[mark.right].append(mark)
+    return Examples(tuple(found[True]), tuple(found[False]), tuple(marks[True]), tuple(marks[False]), tuple(gone))

@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,12 @@ def _indexing(folder: Path) -> Callable[[Path, int], None]:
 
 def _training(folder: Path) -> Callable[[Path, int], None]:
     import for_model.training.train as training
+    from for_model.open_clip_import import import_open_clip
     from for_model.training.config import config_from
 
+    # What a training imports takes longer than this one: it would leave few kills for what comes then.
+    import_open_clip()
+    import_module("torch._dynamo")  # by an optimiser
     training.CHECKPOINT_SECONDS = 0.0
     _without_threads(lambda: write_scenes(folder / "scenes", {"train": 8}, size=96))
     settings = config_from(

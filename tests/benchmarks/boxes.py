@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from for_search.index.sketches.box_scan import BoxBounds, box_bounds, count_members
 from for_search.index.sketches.sketch_encoder import SketchEncoder, principal_encoder
 from for_search.index.sketches.sketch_files import Sketches
-from for_search.refine.branches import BranchesRefiner, SketchScorer
 from for_search.refine.catalogue_sample import catalogue_sample
 from for_search.refine.feedback import Examples, Mark
+from for_search.refine.learners.branches import BranchesRefiner, SketchScorer
 from tests.benchmarks.scale import World
 
 DIM, N_EMBEDDINGS, LEAF, BLOCK = 256, 8, 512, 1 << 16
@@ -63,7 +63,7 @@ def learn(encoder: SketchEncoder, world: World, n_right: int, seed: int) -> BoxB
         tuple(Mark(i, True, None) for i in range(n_right)),
         tuple(Mark(-1 - i, False, None) for i in range(len(wrong))),
     )
-    scorer = BranchesRefiner().fit(text, Examples(right, wrong, *marks, ()), sample)
+    scorer = BranchesRefiner().fit(text, Examples(right, tuple(wrong), *marks, ()), sample)
     assert isinstance(scorer, SketchScorer)
     return scorer.bounds
 

@@ -17,12 +17,7 @@ from tests.helpers.serving import ask
 
 DOCS = REPOSITORY / "docs" / "api.md"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 
 def blocks(language: str) -> list[str]:

@@ -12,12 +12,7 @@ from for_search.query.image_labels import DATASET
 from tests.helpers.browser import Page
 from tests.helpers.pages import Served
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 
 LISTED = '[...document.querySelectorAll("#label-list li")]'

@@ -15,14 +15,7 @@ from tests.helpers.axe import violations
 from tests.helpers.browser import Page
 from tests.helpers.pages import Served, found
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.gradio]
 
 STEP = 24
 OPEN = 'document.querySelector("#viewer").open'
@@ -62,6 +55,29 @@ def drop(page: Page, name: str, content: bytes) -> None:
       dropped.items.add(new File([bytes], "{name}", {{ type: "image/png" }}));
       document.body.dispatchEvent(new DragEvent("drop", {{ dataTransfer: dropped, bubbles: true, cancelable: true }}));
     }})()""")
+
+
+def test_a_page_at_rest_draws_nothing(served: Served, browser: Page) -> None:
+    """Not even what isn't seen: it took a sixth of a visitor's processor, see `for_app.server.first_script`."""
+    counting = browser.call(
+        "Page.addScriptToEvaluateOnNewDocument",
+        source="""(() => {
+          const frame = window.requestAnimationFrame.bind(window);
+          window.frames_asked = 0;
+          window.requestAnimationFrame = (callback) => { window.frames_asked += 1; return frame(callback); };
+        })()""",
+    )
+    try:
+        browser.open(f"{served.url}?q=guitar")
+        browser.wait(found(STEP, "guitar"))
+        assert browser.value("window.frames_asked") > 0
+        in_half_a_second = """new Promise((resolve) => {
+          const before = window.frames_asked;
+          setTimeout(() => resolve(window.frames_asked - before), 500);
+        })"""
+        assert 0 in (browser.value(in_half_a_second) for _ in range(20))
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=counting["identifier"])
 
 
 def test_a_link_shows_what_its_sender_saw(served: Served, browser: Page) -> None:

@@ -8,20 +8,14 @@ import pytest
 
 from for_app.page import build_app
 from for_app.serve import serve
+from for_search import api
 from for_search.library.library import Library
 from tests.helpers.browser import Page
 from tests.helpers.pages import Served, found
 from tests.helpers.ports import free_port
 from tests.helpers.serving import end_page
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.gradio]
 
 AT_REST = "!document.body.matches('.searching')"
 SAID = 'document.querySelector("#marks-said").innerText'
@@ -31,9 +25,15 @@ MARKED = '[...document.querySelectorAll("#marked button")].map(e => [e.className
 FOCUSED = "Number(document.activeElement.dataset.n)"
 
 
+ARROWS = {
+    name: {"code": name, "windowsVirtualKeyCode": number} for name, number in (("ArrowLeft", 37), ("ArrowRight", 39))
+}
+
+
 def press(page: Page, letter: str) -> None:
     for kind in ("keyDown", "keyUp"):
-        code = {"key": letter, "code": f"Key{letter.upper()}", "windowsVirtualKeyCode": ord(letter.upper())}
+        code = ARROWS.get(letter) or {"code": f"Key{letter.upper()}", "windowsVirtualKeyCode": ord(letter.upper())}
+        code = {"key": letter, **code}
         page.call("Input.dispatchKeyEvent", type=kind, **code)
 
 
@@ -90,6 +90,64 @@ def test_marks_by_buttons_and_in_an_opened_result(served: Served, browser: Page)
     browser.click("#forget-marks")
     browser.wait(f"document.querySelector('#marks').hidden && {AT_REST}")
     assert browser.value(IDS) == ids
+
+
+PART = "FOR.viewer.places.part"
+
+
+def test_a_part_is_marked_by_keys_and_by_a_click(served: Served, browser: Page) -> None:
+    browser.problems.clear()
+    browser.open(f"{served.url}?q=dog", width=1440)
+    browser.wait(found(24, "dog"))
+    ids = browser.value(IDS)
+    matched = browser.value("FOR.results.hits[2].part")
+    browser.value("document.querySelectorAll('.shot')[2].click()")
+    browser.wait("document.querySelector('#viewer').open")
+    press(browser, "p")
+    browser.wait("!document.querySelector('#places').hidden && document.activeElement.id == 'places'")
+    assert browser.value(PART) == str(matched)
+    parts = api.parts(served.library, ids[2])
+    place = browser.value("FOR.viewer.places.place")
+    moved = place + 1 if place % 5 < 4 else place - 1
+    press(browser, "ArrowRight" if moved > place else "ArrowLeft")
+    chosen = parts["part"][moved // 5][moved % 5]
+    assert browser.value(PART) == str(chosen)
+    press(browser, "w")
+    assert browser.value("document.querySelector('#wrong').ariaPressed") == "true"
+    assert browser.value("document.querySelector('#wrong').innerText") == "✗ Wrong part"
+    browser.click("#next")  # another picture, of which no part is chosen
+    assert browser.value(f"{PART} === undefined && document.querySelector('#places').hidden")
+    browser.wait(
+        "document.querySelector('#viewer-image').complete && document.querySelector('#viewer-image').naturalWidth"
+    )
+    box = browser.value("FOR.viewer.places.box()")
+    x, y = box["left"] + 0.7 * box["width"], box["top"] + 0.3 * box["height"]
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+    browser.wait(f"{PART} !== undefined")
+    clicked = api.parts(served.library, ids[3])["part"][1][3]
+    assert browser.value(PART) == str(clicked)
+    laid = browser.value("document.querySelector('#places').getBoundingClientRect().toJSON()")
+    box = browser.value("FOR.viewer.places.box()")  # beside it there is less room now
+    assert [laid[side] for side in box] == pytest.approx(list(box.values()), abs=1)
+    browser.click("#right", "Right part")
+    browser.click("#close")
+    browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST}")
+    given = [f"{chosen}@{ids[2]}"], [f"{clicked}@{ids[3]}"]
+    assert (addressed(browser, "wrong-part"), addressed(browser, "right-part")) == given
+    image = int(ids[3])
+    marks = [
+        {"image": int(ids[2]), "right": False, "embedding": chosen},
+        {"image": image, "right": True, "embedding": clicked},
+    ]
+    assert browser.value(IDS)[:12] == [str(hit["id"]) for hit in api.refine(served.library, "dog", marks)["hits"]]
+    address = browser.value("location.href")
+    browser.open("about:blank")
+    browser.open(address)  # marks of parts are in the address as well
+    browser.wait(f"{SAID}?.startsWith('1 right, 1 wrong') && {AT_REST}")
+    assert browser.value("FOR.state.marks") == [["wrong", ids[2], str(chosen)], ["right", ids[3], str(clicked)]]
+    assert "a part of image" in browser.value("document.querySelector('#marked button').ariaLabel")
+    assert browser.problems == []
 
 
 def test_all_of_them_and_what_would_help_most(served: Served, browser: Page) -> None:

@@ -28,13 +28,7 @@ from tests.helpers.patience import PATIENCE_S
 from tests.helpers.ports import free_port
 from tests.helpers.serving import ask, end_page, upload
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 
 def get(served: Served, route: str, **params: Any) -> tuple[int, Any]:
@@ -235,6 +229,8 @@ def test_a_concept_is_kept_and_searched_for_and_only_by_its_owner(served: Served
         ("search", {"q": "dog", "right": "1", "wrong": "1"}, "marked right and wrong"),
         ("picture", {"id": "nobody"}, "no image of the index"),
         ("evidence", {"q": "dog", "id": "../../etc/passwd"}, "no image of the index"),
+        ("parts", {"id": "../../etc/passwd"}, "no image of the index"),
+        ("search", {"q": "dog", "right-part": "x@1"}, "the part of right-part is 'x': expected a whole number"),
         ("compare", {"q": ""}, "Type what you are looking for"),
     ],
 )

@@ -14,13 +14,7 @@ from tests.helpers.patience import PATIENCE_S
 from tests.helpers.serving import ask, call, upload
 from tests.helpers.small_page import small_page
 
-# Gradio's own dependencies warn when they are imported and served; a client that is dropped closes its sockets late.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.gradio]
 
 
 @pytest.fixture(scope="module")

@@ -107,6 +107,19 @@ def test_a_resumed_run_ends_with_the_same_weights(
         assert torch.equal(value, expected[name]), name
 
 
+def test_what_killed_trainings_left_over_is_cleared_away(scenes: Path, tmp_path: Path) -> None:
+    for name in (".config.json.x_1.tmp", ".checkpoint.safetensors.ab.tmp", ".tmpx3Kp1a", ".log.csv.q.tmp"):
+        (tmp_path / name).write_text("half")
+    first = train(config(scenes, optimizer={"epochs": 2}), tmp_path)  # goes on though there is no config.json yet
+    next(first)
+    first.close()
+    (tmp_path / ".head.safetensors.f0.tmp").write_text("half")
+    (tmp_path / ".notes.tmp").write_text("mine")
+    list(train(config(scenes, optimizer={"epochs": 2}), tmp_path))
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {"config.json", "head.safetensors", "lock", "log.csv", "log.jsonl", ".notes.tmp"}
+
+
 def test_a_step_looks_at_the_images_or_at_their_mirror_images(scenes: Path, tmp_path: Path) -> None:
     training = training_of(config(scenes, data={"mirrored": True}), tmp_path)
     seen = {0: 0, 1: 0}
@@ -180,7 +193,7 @@ def test_overfits_eight_scenes(scenes: Path, tmp_path: Path) -> None:
         data={"images": 8},
         head={"queries": 8, "layers": 2, "dropout": 0.0, "freeze": "none"},
         loss={"pse": 0.0},
-        optimizer={"epochs": 150, "batch_size": 8, "drop_epoch": 100, "clip_norm": 1.0},
+        optimizer={"epochs": 40, "batch_size": 8, "learning_rate": 2e-3, "drop_epoch": 30, "clip_norm": 1.0},
     )
     list(train(settings, tmp_path / "run"))
     method = build_method(str(tmp_path / "run" / "head.safetensors"), device="cpu")

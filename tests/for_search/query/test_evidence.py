@@ -18,6 +18,7 @@ from for_search.query.evidence import (
     cell_map,
     find_evidence,
     find_evidences,
+    find_parts,
     heat_map,
     things_map,
 )
@@ -130,9 +131,37 @@ def test_to_json(library: Library) -> None:
 
 
 def test_cells_are_shares_of_the_largest() -> None:
-    shares = torch.tensor([0.1, 0.2, 0.0, 0.4])
+    shares = np.array([0.1, 0.2, 0.0, 0.4], np.float32)
     assert cell_map(shares).tolist() == [[0.25, 0.5], [0, 1]]
-    assert cell_map(torch.zeros(4)).tolist() == [[0, 0], [0, 0]]
+    assert cell_map(np.zeros(4, np.float32)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_place_belongs_to_the_part_that_is_most_about_it(library: Library, method: str) -> None:
+    searcher = by(library, method)
+    image, explained = searcher.index.images[3], searcher.method
+    assert isinstance(explained, ClipMethod)
+    parts = find_parts(searcher, image.id)
+    picture = load_image(searcher.image_path(image), target=2 * explained.info.image_size)
+    _, shares = explained.explain_images(explained.preprocess(picture)[None])
+    of_all = (shares[0] / shares[0].sum(dim=1, keepdim=True)).numpy()
+    assert parts.part.shape == (5, 5)
+    assert parts.part.ravel().tolist() == [int(of_all[:, cell].argmax()) for cell in range(25)]
+    assert parts.as_indexed
+    for part, cells in enumerate(parts.cells):
+        assert cells == pytest.approx(cell_map(shares[0, part].numpy()))
+    said = parts.to_json()
+    assert (said["id"], np.shape(said["cells"])) == (image.id, parts.cells.shape)
+    if method == "dense-clip":
+        assert parts.part.ravel().tolist() == list(range(25))
+
+
+def test_scores_of_ones_own_choose_the_embedding(library: Library) -> None:
+    searcher = by(library, "cluster-clip")
+    image = searcher.index.images[2].id
+    third = find_evidence(searcher, image, lambda rows: (np.arange(len(rows)) == 2).astype(np.float32))
+    assert (third.embedding, third.score) == (2, 1)
+    assert third.cells == pytest.approx(find_parts(searcher, image).cells[2])
 
 
 def test_a_heat_map_is_bright_where_the_cells_are() -> None:

@@ -8,10 +8,12 @@ import pytest
 from for_eval.refinement.simulated_user import full_average_precision
 from for_model.errors import UsageError
 from for_search.refine.answer import refine_index, whole_answer
-from for_search.refine.branches import BranchesScorer
 from for_search.refine.catalogue_sample import catalogue_sample, sample_catalogue
-from for_search.refine.feedback import Feedback, feedback_of
-from for_search.refine.refiners import REFINERS, refiner_of
+from for_search.refine.feedback import Feedback, feedback_of, marked_embeddings
+from for_search.refine.learners.branches import BranchesScorer
+from for_search.refine.learners.refiner_protocol import LinearScorer
+from for_search.refine.learners.refiners import REFINERS, refiner_of
+from for_search.refine.learners.similarity import SimilarityScorer
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -113,7 +115,7 @@ def test_marks_of_images_that_are_gone_change_nothing(planted: Planted) -> None:
 
 
 def test_an_unknown_refiner_gets_the_list() -> None:
-    with pytest.raises(UsageError, match="no refiner is called 'svm': choose one of linear, rocchio"):
+    with pytest.raises(UsageError, match="no refiner is called 'svm': choose one of similarity, linear, rocchio"):
         refiner_of("svm")
 
 
@@ -142,3 +144,36 @@ def test_a_tiny_catalogue_of_which_all_is_marked(tmp_path: Path) -> None:
     small = make_planted(tmp_path, 3)
     learnt = refine_index(small.index, small.text, feedback_of(small.marks(3)))
     assert learnt.unmarked(5) == []
+
+
+def test_similarity_is_the_mean_of_the_two_nearest_parts(planted: Planted) -> None:
+    learnt = refine_index(planted.index, planted.text, feedback_of(planted.marks(40)), "similarity")
+    scorer = learnt.scorer
+    assert isinstance(scorer, SimilarityScorer)
+    rows = planted.index.take(range(30)).reshape(-1, planted.index.info.dim)
+    for row, score in zip(rows, scorer.score(rows), strict=True):  # slowly, by the definition
+        right, wrong = (sorted(parts @ row)[-2:] for parts in (scorer.right, scorer.wrong))
+        assert score == pytest.approx(scorer.query @ row + sum(right) / 2 - sum(wrong) / 2, abs=1e-4)
+    one = SimilarityScorer(scorer.query, scorer.right[:1], scorer.wrong[:0])
+    np.testing.assert_allclose(one.score(rows), rows @ (scorer.query + scorer.right[0]), atol=1e-4)
+
+
+def test_nothing_is_learnt_from_similarity_of_whole_images(tmp_path: Path) -> None:
+    whole = make_planted(tmp_path, 60, n_embeddings=3)
+    whole_images = catalogue_sample(whole.index.take(range(60))[:, :1])
+    examples = marked_embeddings(whole.index, feedback_of(whole.marks(10)))
+    assert isinstance(refiner_of("similarity").fit(whole.text, examples, whole_images), LinearScorer)
+
+
+def test_a_wrong_part_says_nothing_of_the_others(planted: Planted) -> None:
+    marks = planted.marks(40)
+    wrong = next(mark for mark in marks if not mark["right"])
+    scores = {}
+    for part in (None, 0, 2):
+        named = [{**mark, "embedding": part} if mark is wrong else mark for mark in marks]
+        learnt = refine_index(planted.index, planted.text, feedback_of(named))
+        assert isinstance(learnt.scorer, SimilarityScorer)
+        scores[part] = learnt.scorer.score(planted.index.embeddings(wrong["image"]))  # type: ignore[arg-type]
+        assert planted.index.position(wrong["image"]) not in whole_answer(learnt).images  # type: ignore[arg-type]
+    assert scores[0][0] < scores[2][0]
+    assert scores[2][2] < scores[0][2]

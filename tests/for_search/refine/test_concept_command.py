@@ -11,6 +11,7 @@ from for_search.__main__ import main
 from for_search.library.concept_texts import concepts_folder, keep
 from for_search.library.library import Library
 from for_search.refine.feedback import feedback_of
+from for_search.refine.learners.refiners import DEFAULT_REFINER
 from tests.helpers.tiny_index import make_searcher
 
 
@@ -130,14 +131,12 @@ def test_a_concept_stands_wherever_a_text_does(folder: Path, library: Library) -
     assert api.refine(library, "concept:leaping", [], 6, refiner="branches")["refiner"] == "branches"
     keep(library, "boxes", name, "dog", feedback, replace=True)
     path = folder / "concepts" / "boxes.json"
-    path.write_text(path.read_text().replace('"linear"', '"branches"'))
+    path.write_text(path.read_text().replace(f'"{DEFAULT_REFINER}"', '"branches"'))
     assert len(api.search(library, "concept:boxes", 3)["hits"]) == 3
-    for ask in (
-        lambda: api.evidence(library, "concept:boxes", found[0]["id"]),
-        lambda: api.search(library, "cat", 3, all_of=["concept:boxes"]),
-    ):
-        with pytest.raises(UsageError, match="is learnt by branches, which makes no single vector"):
-            ask()
+    by_boxes = api.search(library, "concept:boxes", 1)["hits"][0]
+    assert api.evidence(library, "concept:boxes", by_boxes["id"])["embedding"] == by_boxes["embedding"]
+    boxes, cat = api.search(library, "cat", 3, all_of=["concept:boxes"])["hits"][0]["things"][::-1]
+    assert (boxes["text"], cat["text"]) == ("concept:boxes", "cat")
 
 
 def test_a_concept_of_other_images_is_refused(library: Library) -> None:

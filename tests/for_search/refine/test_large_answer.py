@@ -7,10 +7,10 @@ import pytest
 
 from for_search.index.index_files import open_index
 from for_search.index.sketches.sketch_files import open_sketches
-from for_search.refine import catalogue_sample
+from for_search.refine import catalogue_sample, guided_search
 from for_search.refine.answer import Refinement, WholeAnswer, refine_index, whole_answer
-from for_search.refine.branches import SketchScorer
 from for_search.refine.feedback import feedback_of
+from for_search.refine.learners.branches import SketchScorer
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -36,10 +36,11 @@ def _learn(planted: Planted, refiner: str, count: int = 40) -> Refinement:
     return refine_index(index, planted.text, feedback_of(planted.marks(count)), refiner)
 
 
-@pytest.mark.parametrize("refiner", ["linear", "rocchio", "marks-only"])
-def test_a_linear_answer_is_the_scans_without_a_scan(
+@pytest.mark.parametrize("refiner", ["linear", "rocchio", "marks-only", "similarity"])
+def test_an_answer_that_a_vector_leads_to_is_the_scans_without_a_scan(
     large: Planted, refiner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(guided_search, "_MOST", 1.0)  # of so few images many look alike
     learnt = _learn(large, refiner)
     scanned = {threshold: whole_answer(learnt, threshold, exact=True) for threshold in (0.02, 0.3, 0.7)}
     monkeypatch.setattr(Refinement, "scores", lambda self: pytest.fail("it was scanned"))
@@ -51,6 +52,21 @@ def test_a_linear_answer_is_the_scans_without_a_scan(
         assert found.expected_total == pytest.approx(wanted.expected_total, rel=0.1)  # wrong images are sampled too
     assert len(scanned[0.02].images) > 2 * 50  # so that it was asked more than once
     assert len(scanned[0.02].images) > len(scanned[0.7].images)
+
+
+def test_a_vector_leads_to_the_best_by_similarity(large: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guided_search, "_MOST", 1.0)
+    learnt = _learn(large, "similarity")
+    allowed = np.arange(300) % 2 == 0
+    scanned = [learnt.best(7, exact=True), learnt.best(7, allowed, exact=True)]
+    monkeypatch.setattr(Refinement, "scores", lambda self: pytest.fail("it was scanned"))
+    assert [learnt.best(7), learnt.best(7, allowed)] == scanned
+    assert len(learnt.some_scores()) <= 300
+    monkeypatch.undo()
+    monkeypatch.setattr(catalogue_sample, "_SMALL", 10)
+    monkeypatch.setattr(guided_search, "_MOST", 0.0)  # the vector is of no use
+    assert learnt.best(7) == scanned[0]
+    assert whole_answer(learnt).scanned
 
 
 def test_branches_over_sketches_answer_as_a_look_at_every_sketch_does(large: Planted) -> None:

@@ -20,7 +20,7 @@ from for_search.index.sketches.box_scan import BoxBounds, box_bounds, count_memb
 from for_search.index.sketches.sketch_files import Sketches
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
-from for_search.refine.refiner_protocol import LinearScorer, best_parts
+from for_search.refine.learners.refiner_protocol import LinearScorer, best_parts
 
 _AXES = 32
 _DIMENSIONS = (4, 6, 8)
@@ -159,10 +159,11 @@ class BranchesRefiner:
         right = points(best_parts(examples.right, LinearScorer(guide), dim))
         rows = sample.images.reshape(-1, dim)
         some = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
-        wrong = points(np.concatenate([examples.wrong.reshape(-1, dim), some]))
+        wrong = points(np.concatenate([*examples.wrong, some]))
         n_parts = len(wrong) - len(some)
         weights = np.full(len(wrong), _SAMPLE_WEIGHT * (len(right) + len(examples.wrong)) / len(some), np.float32)
-        weights[:n_parts] = len(examples.wrong) / max(1, n_parts)  # a wrong image counts once, whatever its parts
+        # a wrong image counts once, whatever its parts
+        weights[:n_parts] = [1 / len(parts) for parts in examples.wrong for _ in parts]
         generator = np.random.default_rng(_SEED)
         members = []
         for member in range(_MEMBERS):

@@ -56,6 +56,12 @@ class Refiner(Protocol):
         ...
 
 
+def image_scores(scorer: Scorer, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scores of some images, those of their best embeddings: [m, N, Co] -> [m] float32."""
+    n_images, n_embeddings, dim = images.shape
+    return scorer.score(images.reshape(-1, dim)).reshape(n_images, n_embeddings).max(axis=1)
+
+
 def best_parts(parts: tuple[NDArray[np.float32], ...], scorer: Scorer, dim: int) -> NDArray[np.float32]:
     """The best part of each right image under a scorer: P arrays [n, Co] -> [P, Co] float32."""
     if not parts:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
-from for_search.refine.refiner_protocol import LinearScorer, best_parts
+from for_search.refine.learners.refiner_protocol import LinearScorer, best_parts
 
 _RIGHT, _WRONG = 0.75, 0.15  # of 1 for the text: the weights of the SMART system
 
@@ -25,6 +25,6 @@ class RocchioRefiner:
         query = text.copy()
         if examples.right:
             query += _RIGHT * best_parts(examples.right, LinearScorer(text), dim).mean(axis=0)
-        if len(examples.wrong):
-            query -= _WRONG * examples.wrong.mean(axis=(0, 1))
+        if examples.wrong:
+            query -= _WRONG * np.mean([parts.mean(axis=0) for parts in examples.wrong], axis=0)
         return LinearScorer(query.astype(np.float32))

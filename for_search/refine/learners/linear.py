@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from for_search.refine.catalogue_sample import CatalogueSample
 from for_search.refine.feedback import Examples
-from for_search.refine.refiner_protocol import LinearScorer, best_parts
+from for_search.refine.learners.refiner_protocol import LinearScorer, best_parts
 
 # Chosen on MiniScenes' and Flickr8k's dev splits.
 _STRENGTH = 5.0
