@@ -5,7 +5,7 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from for_model.cli import print_json
@@ -30,6 +30,20 @@ def _methods(arguments: argparse.Namespace) -> list[str]:
     return methods
 
 
+def _built(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator["Method"]:
+    """The methods of some names in turn. Those without a trained head, which would each load the same backbone, share
+    it; a head's file says itself which one it belongs to."""
+    from for_model.methods.registry import METHODS, parse_method
+
+    loaded = None
+    for name in names:
+        entry = METHODS.get(parse_method(name)[0])
+        shares = entry is not None and not entry.trained
+        method = method_of(arguments, name, loaded if shares else None)
+        loaded = getattr(method, "backbone", None) if shares else loaded
+        yield method
+
+
 def run_leaderboard(arguments: argparse.Namespace) -> None:
     from for_eval.leaderboard.evaluate import run_method
     from for_eval.leaderboard.results import result_path, summary, write_result, write_tables
@@ -41,8 +55,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> None:
     if not arguments.allow_missing:
         dataset.check_files("--allow-missing goes on without them, and counts them as skipped")
     results = []
-    for name in methods:
-        method = method_of(arguments, name)
+    for method in _built(arguments, methods):
         for result, rankings in run_method(dataset, method, str(method.device), arguments.stores):
             write_result(result_path(arguments.out, result), result, rankings)
             results.append(result)
@@ -142,8 +155,8 @@ def _studied(arguments: argparse.Namespace) -> Iterator[tuple["Method", "Dataset
     fit_split = getattr(arguments, "fit_split", None)
     dataset = load_dataset(arguments.dataset, arguments.root, arguments.split)
     to_fit = None if fit_split is None else load_dataset(arguments.dataset, arguments.root, fit_split)
-    for name in methods:
-        yield method_of(arguments, name), dataset, to_fit
+    for method in _built(arguments, methods):
+        yield method, dataset, to_fit
 
 
 def run_table(arguments: argparse.Namespace) -> None:

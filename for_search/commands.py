@@ -15,6 +15,7 @@ from for_model.data.registry import datasets_help
 from for_model.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
+    from for_model.backbones.protocol import ImageTextBackbone
     from for_model.methods.protocol import Method
     from for_search.index.index import SearchIndex
     from for_search.index.sketches.sketch_encoder import SketchEncoder
@@ -58,8 +59,11 @@ def add_method_options(parser: argparse.ArgumentParser, root_type: Callable[[str
     )
 
 
-def method_of(arguments: argparse.Namespace, name: str) -> "Method":
-    """The method of a name, with the options that every command that embeds has."""
+def method_of(arguments: argparse.Namespace, name: str, loaded: "ImageTextBackbone | None" = None) -> "Method":
+    """The method of a name, with the options that every command that embeds has.
+
+    loaded: what its head is put on, see `build_method`.
+    """
     from for_model.methods.build import build_method
 
     return build_method(
@@ -69,6 +73,7 @@ def method_of(arguments: argparse.Namespace, name: str) -> "Method":
         image_size=arguments.image_size,
         device=arguments.device,
         cluster_engine=arguments.cluster_engine,
+        loaded=loaded,
     )
 
 
@@ -95,13 +100,10 @@ def build_with_sketches(
 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
+    from for_search.library.vocabulary_sample import texts_for
     from for_search.store.mirror import local_store
 
-    store, texts = local_store(arguments.store), None
-    if arguments.engine == "compact":
-        from for_search.library.vocabulary_sample import texts_for
-
-        texts = texts_for(store)
+    store = local_store(arguments.store)
     asked: SketchEncoder | bool = arguments.answers is not None
     if arguments.answers:
         from for_search.index.sketches.sketch_encoder import read_sketch_encoder
@@ -115,7 +117,7 @@ def run_index(arguments: argparse.Namespace) -> None:
             arguments.engine,
             rebuild=arguments.rebuild,
             recall=arguments.recall,
-            texts=texts,
+            texts=lambda: texts_for(store),
             url=arguments.url,
             quantised=arguments.quantise,
         ),

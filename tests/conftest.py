@@ -36,8 +36,16 @@ settings.load_profile("house")
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing that a test caches reaches the user's cache, and nothing there decides a test."""
-    os.environ["FOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Nothing that a test caches reaches the user's cache, and nothing there decides a test.
+
+    Processes that share a run share what texts are embedded to: a thousand names, say, take MiniLM seconds.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    in_parts = "PYTEST_XDIST_WORKER" in os.environ  # then each has a folder in the run's
+    texts = (tmp_path_factory.getbasetemp().parent if in_parts else cache.parent) / "texts of all"
+    texts.mkdir(exist_ok=True)
+    (cache / "text").symlink_to(texts)
+    os.environ["FOR_CACHE"] = str(cache)
     os.environ["GRADIO_TEMP_DIR"] = str(tmp_path_factory.mktemp("gradio"))  # two pages don't write the same picture
 
 

@@ -5,6 +5,7 @@ drawings held back for dev and val are never shown. Images are drawn once into m
 on from its last checkpoint, and ends with the same weights as an uninterrupted run on the same machine.
 """
 
+import functools
 import json
 import logging
 import math
@@ -328,8 +329,9 @@ def pretrain(recipe: Recipe, work: Path, device: str = "cpu") -> Iterator[tuple[
     training.save(checkpoint)
 
 
+@functools.cache
 def used_rows() -> Tensor:
-    """The tokens that captions and the seven prompts can hold: [V'] int64, ascending."""
+    """The tokens that captions and the seven prompts can hold: [V'] int64, ascending. Not to be changed."""
     templates = (*_CAPTIONS, *(t.replace("{}", f"{a} {{}}") for t in _CAPTIONS for a in ("a", "an")), *PROMPTS)
     texts = [t.replace("{}", f"{c.name}, {c.name} and {c.name}") for t in templates for c in CONCEPTS]
     return import_open_clip().SimpleTokenizer(context_length=77)(texts).unique()

@@ -40,7 +40,8 @@ def test_an_encoder_is_trained_on_an_index_and_used_by_it(tmp_path: Path, capsys
     index = make_searcher(tmp_path, 12).index
     (tmp_path / "names.txt").write_text("dog\numbrella\n")
     out = tmp_path / "encoder.safetensors"
-    train = ["sketch-encoder", str(index.path), "--weights", "random", "--out", str(out), "--steps", "2"]
+    train = ["sketch-encoder", str(index.path), "--root", str(tmp_path / "scenes"), "--weights", "random"]
+    train += ["--out", str(out), "--steps", "2"]
     assert main([*train, "--texts", str(tmp_path / "names.txt")]) == 0
     assert f"{out}: 32 numbers of 8 bits" in capsys.readouterr().out
     [store] = [path.parent for path in tmp_path.rglob("timing.json")]

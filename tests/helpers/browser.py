@@ -53,13 +53,17 @@ class Page:
             self._note(answer)
 
     def open(self, url: str, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a page in a window of that size, as on a phone below a width of 600. Raises RuntimeError."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
-        )
+        """Load a page in a window of that size. Raises RuntimeError."""
+        self.resize(width, height)
         self.prefer(dark)
         if error := self.call("Page.navigate", url=url).get("errorText"):
             raise RuntimeError(f"{url}: {error}")
+
+    def resize(self, width: int, height: int) -> None:
+        """Show what is open in a window of that size, as on a phone below a width of 600."""
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
 
     def prefer(self, dark: bool) -> None:
         """Let the visitor prefer dark pages, or light ones, from now on."""

@@ -1,17 +1,20 @@
 """The harness end to end, as commands: a dataset on disk -> stores -> JSON results -> CSV, and search over an index."""
 
+import argparse
 import csv
 import hashlib
 import json
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from for_eval import commands as eval_commands
 from for_eval.__main__ import main
 from for_eval.leaderboard.columns import to_csv
 from for_eval.leaderboard.evaluate import K, commit_of, evaluate, run_method
@@ -260,6 +263,19 @@ def test_real_photos_through_rn50_with_random_weights(tmp_path: Path) -> None:
     assert [(r["method"], r["weights"], r["backbone"], r["images"]) for r in rows(out)] == [
         (method, "random", "RN50", "12") for method in ("clip", "dense-clip", "cluster-clip")
     ]
+
+
+def test_methods_without_a_trained_head_share_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[tuple[str, Any]] = []
+
+    def method_of(arguments: Any, name: str, loaded: Any) -> Any:
+        built.append((name, loaded))
+        return SimpleNamespace(backbone=f"of {name}")
+
+    monkeypatch.setattr(eval_commands, "method_of", method_of)
+    names = ["clip", "for+", "dense-clip", "a/head.safetensors", "cluster-clip:4"]
+    assert len(list(eval_commands._built(argparse.Namespace(), names))) == 5
+    assert [loaded for _, loaded in built] == [None, None, "of clip", None, "of dense-clip"]
 
 
 def test_missing_images_stop_a_leaderboard(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
