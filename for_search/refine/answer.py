@@ -22,7 +22,7 @@ from for_search.refine.learners.branches import SketchScorer
 from for_search.refine.learners.refiner_protocol import LinearScorer, Refiner, Scorer, image_scores
 from for_search.refine.learners.refiners import DEFAULT_REFINER, refiner_of
 from for_search.refine.learners.similarity import SimilarityScorer
-from for_search.refine.one_thread import one_thread
+from for_search.refine.one_thread import products_by_one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Refinement:
         """From scores to probabilities, found when it is first asked for; None without any mark: nothing is known."""
         if self.sample is None:
             return None
-        with one_thread():
+        with products_by_one_thread():
             return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
 
     @property
@@ -111,7 +111,7 @@ class Refinement:
         if isinstance(self.scorer, SketchScorer):
             scores[:] = self.scorer.images(0)[1]
             return scores
-        with one_thread():
+        with products_by_one_thread():
             for places, embeddings in self.index.iter_embeddings():
                 scores[places] = image_scores(self.scorer, embeddings)
         return scores
@@ -227,7 +227,7 @@ def refine_index(
         return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
     sample = sample or sample_catalogue(index)
     start = time.perf_counter()
-    with one_thread():
+    with products_by_one_thread():
         scorer = learner.fit(text, examples, sample)
     return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 

@@ -16,7 +16,7 @@ def _controller() -> ThreadpoolController:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def products_by_one_thread() -> Iterator[None]:
     """Let NumPy multiply matrices in the calling thread. It holds for all threads of the program until the end."""
     with _controller().limit(limits=1, user_api="blas"):
         yield

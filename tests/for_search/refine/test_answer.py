@@ -15,7 +15,7 @@ from for_search.refine.learners.branches import BranchesScorer
 from for_search.refine.learners.refiner_protocol import LinearScorer
 from for_search.refine.learners.refiners import REFINERS, refiner_of
 from for_search.refine.learners.similarity import SimilarityScorer
-from for_search.refine.one_thread import one_thread
+from for_search.refine.one_thread import products_by_one_thread
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -186,7 +186,7 @@ def test_what_learns_multiplies_by_one_thread() -> None:
         return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
     with threadpool_limits(2, user_api="blas"):
-        with one_thread():
+        with products_by_one_thread():
             assert set(threads()) == {1}
             assert len(threads()) > 1  # SciPy's own library too
         assert set(threads()) == {2}
