@@ -165,6 +165,11 @@ def test_nothing_is_learnt_from_similarity_of_whole_images(tmp_path: Path) -> No
     whole_images = catalogue_sample(whole.index.take(range(60))[:, :1])
     examples = marked_embeddings(whole.index, feedback_of(whole.marks(10)))
     assert isinstance(refiner_of("similarity").fit(whole.text, examples, whole_images), LinearScorer)
+    images = whole.index.take(range(60))
+    alike = catalogue_sample(0.95 * images.mean(axis=1, keepdims=True) + 0.05 * images)  # an image's parts are
+    learnt = [refiner_of("similarity").fit(whole.text, examples, each) for each in (catalogue_sample(images), alike)]
+    apart, together = (each.right for each in learnt if isinstance(each, SimilarityScorer))
+    assert np.linalg.norm(together, axis=1).max() < 0.1 * np.linalg.norm(apart, axis=1).min()
 
 
 def test_a_wrong_part_says_nothing_of_the_others(planted: Planted) -> None:
