@@ -100,13 +100,10 @@ def build_with_sketches(
 
 def run_index(arguments: argparse.Namespace) -> None:
     from for_search.index.index_files import build_index
+    from for_search.library.vocabulary_sample import texts_for
     from for_search.store.mirror import local_store
 
-    store, texts = local_store(arguments.store), None
-    if arguments.engine == "compact":
-        from for_search.library.vocabulary_sample import texts_for
-
-        texts = texts_for(store)
+    store = local_store(arguments.store)
     asked: SketchEncoder | bool = arguments.answers is not None
     if arguments.answers:
         from for_search.index.sketches.sketch_encoder import read_sketch_encoder
@@ -120,7 +117,7 @@ def run_index(arguments: argparse.Namespace) -> None:
             arguments.engine,
             rebuild=arguments.rebuild,
             recall=arguments.recall,
-            texts=texts,
+            texts=lambda: texts_for(store),
             url=arguments.url,
             quantised=arguments.quantise,
         ),

@@ -91,6 +91,7 @@ def _embed_and_index(
 ) -> None:
     """Bring the store, and the index if one was named, up to date, and tell it; `quiet` doesn't tell of nothing."""
     from for_search.index.index_files import build_index
+    from for_search.library.vocabulary_sample import texts_for
     from for_search.store.embed import embed
     from for_search.store.metadata import read_metadata
     from for_search.store.mirror import StoreMirror
@@ -125,4 +126,7 @@ def _embed_and_index(
                 f"second rows of one: {joined.n_repeated}"
             )
     if arguments.index is not None:
-        build_with_sketches(arguments.index, lambda: build_index(report.store, arguments.index))
+        build_with_sketches(
+            arguments.index,
+            lambda: build_index(report.store, arguments.index, texts=lambda: texts_for(report.store)),
+        )

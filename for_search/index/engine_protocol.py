@@ -3,7 +3,7 @@
 Legend: Q queries, Co joint width, R rows in all, N rows an image, S images in all, F rows fetched for a query.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -12,13 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def no_texts() -> None:
+    """Gives no texts to build with."""
+    return None
+
+
 @dataclass(frozen=True)
 class BuildOptions:
     """What a build is asked for beyond the rows; an exact engine has no use for any of it.
 
     n_embeddings: N, the rows of an image, which follow one another.
     recall: the share of a query's best 50 images that an approximate engine is to find, in 0..1.
-    texts: [T, Co] float32, texts as they will be searched for, to measure the recall with; None if none are at hand.
+    texts: gives [T, Co] float32, texts as they will be searched for, to make codes and measure the recall with, or None
+        if none are at hand. Asked only by an engine that has a use for them, as it may have to load a text encoder.
     partial: a folder for what a build that is killed leaves to the next one with the same rows and options, which
         then goes on from there; None to start from the beginning.
     url: where a server listens, for an engine that keeps the rows on one; None for the one of `earlier`.
@@ -29,7 +35,7 @@ class BuildOptions:
 
     n_embeddings: int = 1
     recall: float = 0.99
-    texts: NDArray[np.float32] | None = None
+    texts: Callable[[], NDArray[np.float32] | None] = no_texts
     partial: Path | None = None
     url: str | None = None
     quantised: bool | None = None

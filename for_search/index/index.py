@@ -123,10 +123,8 @@ class SearchIndex:
     def _hits(self, found: list[Best], k: int) -> list[Hit]:
         """The k best of what the segments found for one query."""
         best = _merged(found, k)
-        return [
-            Hit(self.images[int(rank)], float(score), int(embedding))
-            for score, rank, embedding in zip(best.scores, best.ranks, best.embeddings, strict=True)
-        ]
+        records = self.images.records(best.ranks.tolist())
+        return [Hit(*each) for each in zip(records, best.scores.tolist(), best.embeddings.tolist(), strict=True)]
 
     def score_images(self, queries: NDArray[np.float32], at_most: int | None = None) -> NDArray[np.float32]:
         """The score of every image for every query, as `search` scores them, up to rounding.

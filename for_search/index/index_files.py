@@ -4,8 +4,8 @@ What lies in it stands in `index_manifest`, how it changes in `index_updating`. 
 was there; whoever reads a manifest just before its segments are removed reads the next one.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -32,7 +32,7 @@ def build_index(
     *,
     rebuild: bool = False,
     recall: float = 0.99,
-    texts: NDArray[np.float32] | None = None,
+    texts: NDArray[np.float32] | Callable[[], NDArray[np.float32] | None] | None = None,
     url: str | None = None,
     quantised: bool | None = None,
 ) -> SearchIndex:
@@ -42,7 +42,8 @@ def build_index(
     kind: the engine; None for that of the index that is there, or `flat`.
     rebuild: write all rows again into one segment, even where the index is up to date.
     recall: the share of the best 50 images that an approximate engine is to find, in the segments written now.
-    texts: [T, Co] float32, texts to measure that with; None for embeddings of the store, moved away as texts are.
+    texts: [T, Co] float32, texts to measure that with, or what gives them, which is called once at most, and only where
+        codes are made; None for embeddings of the store, moved away as texts are.
     url, quantised: see `BuildOptions`; of the segments written now.
 
     Of an index that is there already, segments whose rows are still in the store stay as they are. What the store has
@@ -65,7 +66,8 @@ def build_index(
     refuse_foreign(target)
     try:
         with writing_index(target):
-            options = BuildOptions(store.info.n_embeddings, recall, texts, url=url, quantised=quantised)
+            given = cache(texts if callable(texts) else lambda: texts)
+            options = BuildOptions(store.info.n_embeddings, recall, given, url=url, quantised=quantised)
             update_index(store, target, kind, rebuild, options)
     except OSError as error:
         raise StoreError(f"can't write the index to {out}: {error.strerror or error}") from error

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from for_model.errors import StoreError
 from for_model.files import cache_dir
 from for_model.methods.protocol import LazyMethod, Method
 from for_search.index.index_files import build_index, open_index
+from for_search.library.vocabulary_sample import texts_for
 from for_search.store.store import MANIFEST, open_store, store_path
 
 if TYPE_CHECKING:
@@ -63,14 +65,14 @@ def make_index(
     if not opens(index):
         remove(index)  # a damaged one may hold files that `build_index` refuses to write beside
     try:
-        build_index(store, index)
+        build_index(store, index, texts=partial(texts_for, store))
     except StoreError as error:
         if _is_sound(store):
             raise
         _log.warning("%s; making it again", error)
         remove(store)
         embed(dataset, method, store, progress=progress, watch=watch)
-        build_index(store, index)
+        build_index(store, index, texts=partial(texts_for, store))
 
 
 def opens(index: Path) -> bool:

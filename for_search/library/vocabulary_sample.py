@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from for_model.errors import ForError
 from for_model.methods.registry import METHODS
 from for_model.numpy_text import numpy_text
-from for_search.index.compact.compact_engine import MIN_ROWS
 from for_search.query.presence import random_names
 from for_search.store.store import open_store
 
@@ -20,15 +19,12 @@ _log = logging.getLogger(__name__)
 
 
 def texts_for(store_path: Path) -> NDArray[np.float32] | None:
-    """Texts for a compact index of a store, [T, Co] float32, unit-norm.
+    """Texts for an index of a store whose engine asks for some, [T, Co] float32, unit-norm.
 
-    None for a store so small that its index has no use for them, and, with a warning, where the text encoder can't be
-    loaded. Raises StoreError for a store that is missing or damaged.
+    None, with a warning, where the text encoder can't be loaded. Raises StoreError for a store that is missing or
+    damaged.
     """
-    store = open_store(store_path)
-    info = store.info
-    if len(store.images) * info.n_embeddings < MIN_ROWS:
-        return None
+    info = open_store(store_path).info
     without_torch = numpy_text(*info.text_space)
     if without_torch is not None:
         return without_torch.embed_names(random_names())

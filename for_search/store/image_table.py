@@ -173,6 +173,15 @@ class ImageTable(Sequence[ImageRecord]):
             return tuple(self[position] for position in range(*index.indices(self._length)))
         return ImageRecord(*self._row("id, path", index))
 
+    def records(self, positions: Sequence[int]) -> list[ImageRecord]:
+        """The records at some positions, which there are, in their order; faster than one by one."""
+        found: dict[int, ImageRecord] = {}
+        for start in range(0, len(positions), _BLOCK // 2):  # SQLite before 3.32 takes up to 999 values
+            part = positions[start : start + _BLOCK // 2]
+            sql = f"SELECT position, id, path FROM images WHERE position IN ({', '.join('?' * len(part))})"
+            found |= {position: ImageRecord(*row) for position, *row in self._read(sql, *part)}
+        return [found[position] for position in positions]
+
     def __iter__(self) -> Iterator[ImageRecord]:
         for start in range(0, self._length, _BLOCK):
             sql = "SELECT id, path FROM images WHERE position BETWEEN ? AND ?"

@@ -141,14 +141,19 @@ def measure_build(store: Path, out: Path, recall: float, texts: NDArray[np.float
 
 
 def measure_search(out: Path, queries: NDArray[np.float32]) -> dict[str, Any]:
-    """Time and recall; the queries are asked by turns, one of them exactly, so that both see the same machine."""
+    """Time and recall; the queries are asked by turns, one of them exactly, so that both see the same machine; and once
+    more by the compact engine alone, as it is used, when no scan has emptied the processor's caches."""
     faiss.omp_set_num_threads(1)  # two threads wait for each other where others are at work
     base = memory_gb()[0]
     index = open_index(out)
+    for segment in index.segments:
+        segment.check(whole=True)  # now, not beside what is measured
     for query in queries:
         index.search(query[None], K)
     resident = memory_gb()[0] - base
-    results = {"resident_gb": resident}
+    in_turn = np.array([_timed(lambda query=query: index.search(query[None], K))[0] for query in queries])  # type: ignore[misc]
+    wall, cpu = np.median(in_turn, axis=0)
+    results = {"resident_gb": resident, "alone_compact_ms": 1e3 * float(wall), "alone_compact_cpu_ms": 1e3 * float(cpu)}
     batches = [queries[i : i + AT_ONCE] for i in range(0, len(queries) - AT_ONCE + 1, AT_ONCE)][: N_LARGE // 2]
     for name, asked, k in (
         ("one", [query[None] for query in queries], K),
@@ -156,6 +161,7 @@ def measure_search(out: Path, queries: NDArray[np.float32]) -> dict[str, Any]:
         ("at_once", batches, K),
     ):
         results |= {f"{name}_{what}": value for what, value in _side_by_side(index, asked, k).items()}
+    results["alone_cpu_speedup"] = results["one_scan_cpu_ms"] / results["alone_compact_cpu_ms"]
     return results
 
 
@@ -263,6 +269,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             given_texts = None if arguments.without_texts else texts
             found = in_its_own_process(measure_build, store, index, arguments.recall, given_texts)
         else:
+            os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # before the process starts
             found = in_its_own_process(measure_search if part == "search" else measure_cold, index, queries)
         results |= {**found, "done": [*results.get("done", ()), part]}
         print(json.dumps(results), file=sys.stderr, flush=True)

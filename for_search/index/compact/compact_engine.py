@@ -19,7 +19,6 @@ from for_model.files import write_json
 from for_search.index.checked_file import damaged
 from for_search.index.compact.calibration import Setting, choose, interpolated, texts_apart
 from for_search.index.compact.codes import Codes, one_thread
-from for_search.index.compact.projection import Projection
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall, RowEngine
 from for_search.index.flat_engine import FlatEngine
@@ -27,15 +26,16 @@ from for_search.index.flat_engine import FlatEngine
 MIN_ROWS = 100_000  # below, the scan takes some 10 ms: there is little to gain
 _SCAN_BELOW = 16  # when so small a part of the rows is allowed, scoring all of them is as fast, and exact
 _SCAN_ABOVE = 40  # reading one row of its own takes as long as scanning so many
-_NONE = b"none\n"  # in the place of codes and projection, where there are none
+_NONE = b"none\n"  # in the place of each file of the codes, where there are none
+_NOTE = "compact.json"
 
 
 class CompactEngine(RowEngine):
     """Rows that are promising by their codes (see `codes`), scored exactly from disk (see `rows_file`).
 
-    In memory are the codes, 80 bytes a row, and nothing of the rows. The settings that give the asked recall are chosen
-    by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed` that
-    leaves few rows they aren't used: the answer is then the exact scan's.
+    In memory are the codes, 100 bytes a row, and nothing of the rows. The settings that give the asked recall are
+    chosen by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed`
+    that leaves few rows they aren't used: the answer is then the exact scan's.
 
     settings: empty where there are no codes.
     """
@@ -43,7 +43,7 @@ class CompactEngine(RowEngine):
     kind: ClassVar[str] = "compact"
     small_kind: ClassVar[str] = "flat"
     on_server: ClassVar[bool] = False
-    file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, "codes.faiss", "projection.npy", "compact.json")
+    file_names: ClassVar[tuple[str, ...]] = (*FlatEngine.file_names, *Codes.file_names, _NOTE)
     resumes: ClassVar[bool] = True
 
     def __init__(
@@ -72,7 +72,6 @@ class CompactEngine(RowEngine):
         work = options.partial or folder / "partial"
         work.mkdir(exist_ok=True)
         rows_path = work / FlatEngine.file_names[0]
-        codes_path, projection_path = (folder / name for name in cls.file_names[1:3])
         if not rows_path.exists():
             (work / "rows").mkdir(exist_ok=True)
             FlatEngine.build(blocks, n_rows, dim, work / "rows", options)
@@ -84,15 +83,16 @@ class CompactEngine(RowEngine):
         if n_rows >= MIN_ROWS:
             codes = _encoded(rows, work, options)
             settings, recall = choose(rows, codes, max(1, n_rows // _SCAN_ABOVE), options)
-            codes.write(codes_path, projection_path)
+            codes.write(folder)
         else:
-            for path in (codes_path, projection_path):
-                path.write_bytes(_NONE)
+            for name in Codes.file_names:
+                (folder / name).write_bytes(_NONE)
         note = {
             "settings": [vars(setting) for setting in settings],
             "recall": recall.to_json() if recall else None,
+            "n_embeddings": options.n_embeddings,
         }
-        write_json(folder / "compact.json", note)
+        write_json(folder / _NOTE, note)
         rows_path.replace(folder / rows_path.name)
         for path in work.glob("codes-*"):
             shutil.rmtree(path)
@@ -102,23 +102,26 @@ class CompactEngine(RowEngine):
     @classmethod
     def open(cls, folder: Path, n_rows: int, dim: int) -> "CompactEngine":
         flat = FlatEngine.open(folder, n_rows, dim)
-        codes_path, projection_path, note_path = (folder / name for name in cls.file_names[1:])
+        note_path = folder / _NOTE
         try:
             note = json.loads(note_path.read_bytes())
             settings = tuple(Setting.from_json(value) for value in note["settings"])
             recall = None if note["recall"] is None else Recall(**note["recall"])
+            n_embeddings = int(note["n_embeddings"])
+            if n_embeddings < 1:
+                raise ValueError("no embeddings")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise damaged(note_path, f"{type(error).__name__}") from error
         codes = None
         if settings:
-            codes = Codes.read(codes_path, projection_path, n_rows, dim)
-            if codes is None:
-                bad = projection_path if Projection.read(projection_path, dim) is None else codes_path
-                raise damaged(bad, f"it doesn't hold the codes of {n_rows} rows of width {dim}")
+            found = Codes.read(folder, n_rows, dim, n_embeddings)
+            if isinstance(found, Path):
+                raise damaged(found, f"it doesn't hold the codes of {n_rows} rows of width {dim}")
+            codes = found
         else:
-            for path in (codes_path, projection_path):
-                if not _is_none(path):
-                    raise damaged(path, "it should hold nothing")
+            for name in Codes.file_names:
+                if not _is_none(folder / name):
+                    raise damaged(folder / name, "it should hold nothing")
         return cls(flat, RowsFile(folder / FlatEngine.file_names[0], n_rows, dim), codes, settings, recall)
 
     def first_fetch(self, k: int) -> int:
@@ -145,7 +148,7 @@ class CompactEngine(RowEngine):
         scores, rows = np.empty((len(queries), n_rows), np.float32), np.empty((len(queries), n_rows), np.int64)
         with one_thread():
             for number, query in enumerate(queries):
-                scores[number], rows[number] = self._scored(query, np.sort(chosen[number]))
+                scores[number], rows[number] = self._scored(query, chosen[number])
         return scores, rows
 
     def rows(self, start: int, count: int) -> NDArray[np.float32]:
@@ -164,17 +167,16 @@ class CompactEngine(RowEngine):
 
 def _encoded(rows: RowsFile, work: Path, options: BuildOptions) -> Codes:
     """The codes of all rows; what an earlier build left in the folder `work` isn't done again."""
-    texts, _ = texts_apart(options.texts)
+    texts, _ = texts_apart(options.texts())
     key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())
     folder = work / f"codes-{key}"
     folder.mkdir(exist_ok=True)
-    projection, trained, encoded = (folder / name for name in ("projection", "trained", "encoded"))
-    codes = Codes.read(encoded, projection, None, rows.dim) or Codes.read(trained, projection, 0, rows.dim)
-    if codes is None:
-        codes = Codes.train(rows, texts)
-        codes.write(trained, projection)
-    codes.encode(rows, lambda so_far: so_far.write(encoded, projection))
-    codes.write(encoded, projection)
+    codes = Codes.read(folder, None, rows.dim, options.n_embeddings)
+    if isinstance(codes, Path):
+        codes = Codes.train(rows, texts, options.n_embeddings)
+        codes.write(folder)
+    codes.encode(rows, lambda so_far: so_far.write(folder))
+    codes.write(folder)
     return codes
 
 

@@ -10,6 +10,7 @@ score; by the rows' own variance it would be among the last to be kept (measured
 Legend: R rows, Co joint width, D dimensions kept, T texts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from numpy.typing import NDArray
 
 from for_model.files import atomic_path
 
-_MOST = 128  # dimensions; of more than 512, what is left out is little
 _EVEN = 0.2  # of S: all directions alike, as a sample of queries doesn't show every direction that others have
 
 
@@ -48,13 +48,13 @@ class Projection:
         return cls(both[0], both[1])
 
 
-def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, multiple: int) -> Projection:
-    """The projection onto up to 128 dimensions.
+def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, widths: Sequence[int]) -> Projection:
+    """The projection onto the dimensions in which rows differ most.
 
     rows: [R, Co], a sample.
     texts: [T, Co], texts as they will be searched for. Queries are taken to be these and rows, half and half; where it
         is None or empty, all directions weigh the same.
-    multiple: D is one of it, filled with zeros.
+    widths: ascending; D is the first that holds all dimensions that there are, filled with zeros, or else the last.
     """
     dim = rows.shape[1]
     moment = np.eye(dim)
@@ -65,8 +65,8 @@ def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | Non
     inverse = (directions / np.sqrt(weights)) @ directions.T
     covariance = np.cov(rows.T.astype(np.float64)).reshape(dim, dim) if len(rows) > 1 else np.eye(dim)
     _, principal = np.linalg.eigh(root @ covariance @ root)
-    kept = principal[:, ::-1][:, :_MOST]  # [Co, D]
-    filled = -(-kept.shape[1] // multiple) * multiple - kept.shape[1]
+    kept = principal[:, ::-1][:, : widths[-1]]
+    filled = next(width for width in widths if width >= kept.shape[1]) - kept.shape[1]
     maps = [np.pad(side @ kept, ((0, 0), (0, filled))).astype(np.float32) for side in (root, inverse)]
     return Projection(*maps)
 

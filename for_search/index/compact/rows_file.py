@@ -48,7 +48,7 @@ class RowsFile:
         # Rows that follow one another are read at once.
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()
         runs = list(zip(starts, [*starts[1:], len(rows)], rows[starts].tolist(), strict=True))
-        missing = [run for run in runs if not self._read_cached(run[2], values[run[0] : run[1]])]
+        missing = runs if not hasattr(os, "RWF_NOWAIT") else self._not_cached(runs, values)
         if hasattr(os, "posix_fadvise"):
             # What isn't in the page cache comes from disk in parallel, instead of one read after the other.
             for start, end, first in missing:
@@ -61,14 +61,19 @@ class RowsFile:
     def _place(self, row: int) -> int:
         return self._start + row * 2 * self.dim
 
-    def _read_cached(self, first: int, values: NDArray[np.uint8]) -> bool:
-        """Fill `values` as `_read` does if nothing has to come from disk; whether it did."""
-        if not hasattr(os, "RWF_NOWAIT"):
-            return False
-        try:
-            return os.preadv(self._descriptor, [values.data], self._place(first), os.RWF_NOWAIT) == values.nbytes
-        except OSError:  # it isn't cached, or this file system can't tell
-            return False
+    def _not_cached(self, runs: list[tuple[int, int, int]], values: NDArray[np.uint8]) -> list[tuple[int, int, int]]:
+        """Fill `values` with the runs that are in the page cache, and return the others."""
+        missing, row_bytes, descriptor, into = [], 2 * self.dim, self._descriptor, values.reshape(-1).data
+        for run in runs:
+            start, end, first = run
+            part = into[start * row_bytes : end * row_bytes]
+            try:
+                done = os.preadv(descriptor, (part,), self._start + first * row_bytes, os.RWF_NOWAIT) == len(part)
+            except OSError:  # it isn't cached, or this file system can't tell
+                done = False
+            if not done:
+                missing.append(run)
+        return missing
 
     def _read(self, first: int, values: NDArray[np.uint8]) -> None:
         """Fill `values`, [count, 2 * Co], with the rows from `first`."""

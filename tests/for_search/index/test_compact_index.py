@@ -1,9 +1,11 @@
 """An index whose engine is the compact one, with limits so small that it has codes."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError
@@ -105,12 +107,55 @@ def test_few_images_have_no_codes(store: Path, monkeypatch: pytest.MonkeyPatch, 
     assert open_index(store.parent / "index").recall is None
 
 
+def test_texts_are_asked_for_whenever_codes_are_made_and_only_then(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever engine the command names, and however the index was made before."""
+    asked: list[Path] = []
+
+    def texts_for(path: Path) -> NDArray[np.float32]:
+        asked.append(path)
+        return random_units((20, DIM), seed=2)
+
+    monkeypatch.setattr(vocabulary_sample, "texts_for", texts_for)
+    index = ["index", str(store), "--out", str(store.parent / "index")]
+    assert main(index) == 0
+    assert asked == []  # an exact scan has no use for them
+    assert main([*index, "--engine", "compact"]) == 0
+    assert main(index) == 0  # is up to date
+    assert asked == [store]
+    assert main([*index, "--rebuild"]) == 0
+    assert asked == [store, store]
+    recall = open_index(store.parent / "index").recall
+    assert recall is not None
+    assert recall.queries == "texts and its own embeddings"
+    monkeypatch.setattr(compact_engine, "MIN_ROWS", 100_000)
+    assert main([*index, "--rebuild"]) == 0
+    assert asked == [store, store]
+
+
+def test_a_compact_index_that_grows_with_its_store_gets_texts(store: Path) -> None:
+    """What the page's builds and `embed --index` do: they name no engine, and give texts as a function."""
+    out, given = store.parent / "index", random_units((20, DIM), seed=2)
+    calls = itertools.count()
+
+    def texts() -> NDArray[np.float32]:
+        next(calls)
+        return given
+
+    build_index(store, out, "compact")
+    grown = make_store(store.parent / "grown", random_units((3 * N_IMAGES, N_EMBEDDINGS, DIM), seed=3)).path
+    recall = build_index(grown, out, texts=texts).recall
+    assert recall is not None
+    assert recall.queries == "texts and its own embeddings"
+    assert next(calls) == 1
+
+
 @pytest.mark.slow
 def test_the_command_builds_with_texts_of_the_stores_own_encoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store of RN-mini's width, with its text encoder; then one whose encoder nobody has."""
-    monkeypatch.setattr(vocabulary_sample, "MIN_ROWS", 50)
     monkeypatch.setattr(vocabulary_sample, "random_names", lambda: ("dog", "umbrella", "train", "vase"))
     known = load_backbone("RN-mini").weights_sha256
     for sha256, expected in (

@@ -40,7 +40,7 @@ def test_made_once_and_then_found(
     assert default_index(LazyMethod.of(method)) == path
 
 
-def _stopped(*_: object) -> None:
+def _stopped(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 

@@ -31,6 +31,12 @@ class TestImageTable:
             with pytest.raises(IndexError, match="of 2500 images"):
                 images[outside]
 
+    def test_gives_several_records_in_the_order_asked_for(self, tmp_path: Path) -> None:
+        images = table(tmp_path / "t", *range(0, 5000, 2))
+        positions = [*range(2400, 100, -2), 7, 7, 0]  # more than one question to SQLite takes
+        assert images.records(positions) == [images[position] for position in positions]
+        assert images.records([]) == []
+
     @pytest.mark.parametrize(
         "ids", [(1, 5, 10, 2**40), ("B", "a.jpg", "b/é.jpg", "b/\U0001f600.jpg", "z"), ("10", "9")]
     )
