@@ -9,8 +9,8 @@ needs no direction: the wrong things that a text finds are of a few kinds, and s
 
 A right image gives the part that its mark names or its best one by w; a wrong one all of its parts, or the one that its
 mark names. Similarity counts as far as an image's embeddings are about different things: a and b are smaller where
-little of the embeddings' variance lies within images, and 0 where an image has a single embedding, for two images of all
-sorts of things are alike for reasons that nobody meant.
+little of the embeddings' variance lies within images, and 0 where an image has a single embedding, for two images of
+many things are alike for reasons that nobody meant.
 """
 
 from dataclasses import dataclass
