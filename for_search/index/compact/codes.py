@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from for_model.files import atomic_path
 from for_search.index.compact.finer_codes import FinerCodes
-from for_search.index.compact.large_pages import use_large_pages
+from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import Projection, train_projection
 from for_search.index.compact.rows_file import RowsFile
 
@@ -231,6 +231,7 @@ class Codes:
             or n_rows not in {None, codes.ntotal}
         ):
             return short
+        _into_large_pages(codes.codes)  # before the finer ones take what there is of them
         steps = _loaded(ranges, np.float32, (2, width))
         if steps is None:
             return ranges
@@ -238,8 +239,17 @@ class Codes:
         its_codes = _loaded(finer, np.uint8, (-1, empty.codes.shape[1]))
         if its_codes is None or len(its_codes) < codes.ntotal:
             return finer
-        use_large_pages(int(codes.codes.get()), codes.codes.size())
         return cls(codes, FinerCodes(steps, its_codes), maps, n_embeddings)
+
+
+def _into_large_pages(table: Any) -> None:
+    """Move what a table of FAISS's (`AlignedTableUint8`) holds to memory in large pages."""
+    n_bytes = table.size()
+    content = faiss.rev_swig_ptr(table.get(), n_bytes).copy()
+    table.resize(0)
+    table.resize(n_bytes)  # memory that nothing was written to yet
+    ask_for_large_pages(int(table.get()), n_bytes)
+    faiss.rev_swig_ptr(table.get(), n_bytes)[:] = content
 
 
 def _loaded(path: Path, kind: type, shape: tuple[int, int]) -> NDArray[Any] | None:
