@@ -2,8 +2,7 @@
 
 A row is projected onto up to 128 dimensions (see `projection`). The short code is product quantisation, 40 parts of 4
 bits, 20 bytes, which a query reads of all rows, at one to two nanoseconds each, as fast as memory gives them (FAISS
-`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best: with
-20 bytes these are half as many as with 16.
+`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best.
 
 Each part of the short code has dimensions of large and of small variance, so that all 4 bits carry about as much (the
 allocation that optimised product quantisation starts from; its rotation, learnt from there, found no more).
