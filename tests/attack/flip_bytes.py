@@ -21,6 +21,7 @@ import torch
 from for_model.backbones.clip_resnet import load_clip_resnet
 from for_model.errors import ForError
 from for_model.methods.head_files import load_head, read_head_file
+from for_search.index.compact import compact_engine
 from for_search.index.index_files import build_index, open_index
 from for_search.store.store import open_store
 from tests.helpers.store_making import make_store, random_units
@@ -31,6 +32,7 @@ ASIDE = {"lock", "timing.json"}  # what no answer is made of
 
 def _world(folder: Path) -> dict[Path, Callable[[Path], Any]]:
     """What is attacked, and what it is asked."""
+    compact_engine.MIN_ROWS = 1  # else so few have no codes, and there would be nothing of them to damage
     make_store(folder / "store", random_units((60, 2, 8)))
     for kind in ("flat", "compact"):
         build_index(folder / "store", folder / kind, kind)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from qdrant_client import QdrantClient, models
+from qdrant_client.local.persistence import CollectionPersistence
 
 from for_search.index.qdrant import connection
 from tests.helpers.qdrant_core import CoreClient
@@ -26,6 +27,18 @@ KEY = "a-key-that-nobody-may-write-down"
 def use_client(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this client answer for every server."""
     monkeypatch.setattr(connection, "_client", lambda url, key: client)
+
+
+_open_folder = CollectionPersistence.__init__
+
+
+def _open_without_waiting(self: CollectionPersistence, *given: Any, **named: Any) -> None:
+    """A client's folder, for which nobody waits until each point is on the disk, see tests/conftest.py."""
+    _open_folder(self, *given, **named)
+    self.storage.execute("PRAGMA synchronous = OFF")
+
+
+CollectionPersistence.__init__ = _open_without_waiting  # type: ignore[method-assign]
 
 
 def client_of(kind: str, folder: Path) -> Any:

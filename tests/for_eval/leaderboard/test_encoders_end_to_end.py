@@ -70,6 +70,7 @@ def test_search_with_coca(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert len({hit["id"] for hit in found["hits"]}) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.encoders
 @pytest.mark.parametrize(("method", "n"), [("owlvit", 9), ("owlv2", 9), ("blip2", 5)])
 def test_rows_and_search_with_transformers(

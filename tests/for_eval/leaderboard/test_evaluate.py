@@ -215,6 +215,7 @@ def test_bad_arguments_are_one_line_and_exit_2(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_a_search(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, index = tmp_path / "store", tmp_path / "index"
     folder = ("--dataset", "folder", "--root", str(scenes / "val"), "--weights", "random")

@@ -279,6 +279,7 @@ def test_comparing_a_row_without_rankings_says_what_makes_it_again(
     assert main(["compare", str(three), str(three), "--resamples", "5"]) == 0
 
 
+@pytest.mark.slow
 def test_every_committed_row_names_the_table_that_makes_it_again() -> None:
     paths = sorted((PAPER.parent / "results" / "tables").glob("*/*.json"))
     assert len(paths) > 40

@@ -123,6 +123,7 @@ def test_cells_in_context() -> None:
     assert torch.equal(in_context(x, PhotoSettings(neighbourhood=1, context=0)), x)
 
 
+@pytest.mark.slow
 def test_the_classes_names() -> None:
     names = class_descriptions()
     assert len(names) == 1000

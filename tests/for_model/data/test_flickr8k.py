@@ -50,6 +50,7 @@ def test_val_is_the_default_and_lies_in_a_folder_of_its_own(root: Path) -> None:
         load_dataset("flickr8k", root, "test")
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data/flickr8k")
 def test_the_real_splits() -> None:

@@ -56,6 +56,7 @@ def test_one_sided_pairs_are_normalised_each_way() -> None:
     assert torch.allclose(got, (by_image + by_text) / 2)
 
 
+@pytest.mark.slow
 def test_the_text_tower_without_padding_equals_encode_text() -> None:
     training = P.Pretraining(P.load_recipe(RECIPE), "cpu")
     tokens = training.row_of[training.tokenizer(["a dog", "a photo of a dog, an umbrella and a guitar.", ""])]

@@ -79,6 +79,7 @@ def test_a_run_leaves_a_head_that_is_a_method_and_a_log(scenes: Path, tmp_path: 
     assert list(train(config(scenes), tmp_path / "run")) == []  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_weights(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_step_looks_at_the_images_or_at_their_mirror_images(scenes: Path, tmp_
     assert {view for view, _, _ in plain._batches(0)} == {0}
 
 
+@pytest.mark.slow
 def test_another_seed_or_setting_trains_another_head(scenes: Path, tmp_path: Path) -> None:
     for number, changed in enumerate(({}, {"seed": 1}, {"loss": {"pse": 0.0}})):
         list(train(config(scenes, **changed), tmp_path / str(number)))
@@ -409,6 +411,7 @@ def test_two_processes_train_the_same_head_as_one(
         torch.testing.assert_close(two[name].float(), value.float(), atol=3e-3, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_command_trains_says_where_and_teaches(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

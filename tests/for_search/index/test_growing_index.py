@@ -187,6 +187,7 @@ def test_whoever_read_the_manifest_of_before_reads_again(library: Library, monke
         open_index(library.index)
 
 
+@pytest.mark.slow
 def test_answers_of_eight_threads_are_always_those_of_some_state(library: Library) -> None:
     """Each answer of an index opened while another thread writes is right for one of the states that it wrote."""
     query = dyadic_units((1, DIM), seed=7)

@@ -195,6 +195,7 @@ class TestRebuiltMethod:
         assert searcher.method.info == method.info
         assert len(searcher.search("a red bicycle", 2).hits) == 2
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("spec", ["for+", "cluster-clip:3", "clip"])
     def test_of_weights_that_come_with_for_is_loaded_for_images_alone(self, tmp_path: Path, spec: str) -> None:
         method = building.build_method(spec, device="cpu")

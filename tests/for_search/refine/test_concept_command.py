@@ -32,6 +32,7 @@ def _marks(library: Library) -> list[dict[str, object]]:
     return [{"image": hit["id"], "right": rank % 2 == 0} for rank, hit in enumerate(hits)]
 
 
+@pytest.mark.slow
 def test_refine_and_answer_all(library: Library) -> None:
     searched, refined = api.search(library, "dog", 6), api.refine(library, "dog", [], 6)
     keys = ("rank", "id", "score", "embedding")

@@ -145,6 +145,7 @@ def _peak_bytes(action: Callable[[], None]) -> int:
     return int(held.max())
 
 
+@pytest.mark.slow
 def test_imagenet21k_fits_in_4_gb() -> None:
     """A batch of 64 images of 50 embeddings, 1,024 wide. Measured on 8 of them, for the memory grows with the batch."""
     n_images, measured = 64, 8
