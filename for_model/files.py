@@ -199,14 +199,17 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def sha256_arrays(arrays: Iterable[tuple[str, str, Sequence[int], memoryview]], architecture: Mapping[str, Any]) -> str:
+def sha256_arrays(
+    arrays: Iterable[tuple[str, str, Sequence[int], memoryview]], architecture: Mapping[str, Any] | Sequence[Any]
+) -> str:
     """A hash of weights, see `for_model.tensor_files.sha256_state`, whatever library holds them.
 
-    arrays: name, dtype as torch writes it, shape and bytes of each, in the order of their names.
-    architecture: what leaves no trace in them.
+    arrays: name, dtype as torch writes it, shape and bytes of each, in the order of their names; an empty dtype where
+        all have one that is known.
+    architecture: JSON values, what leaves no trace in them.
     """
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
     for name, dtype, shape, data in arrays:
-        digest.update(f"\n{name} {dtype} {list(shape)}\n".encode())
+        digest.update(f"\n{' '.join(filter(None, (name, dtype, str(list(shape)))))}\n".encode())
         digest.update(data)
     return digest.hexdigest()

@@ -44,6 +44,7 @@ class Questions:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._uploads: Remembered[tuple[int, str], tuple[Searcher, Query]] = Remembered(_KEPT_QUERIES)
+        self._texts: Remembered[tuple[int, str], tuple[Searcher, Query]] = Remembered(_KEPT_QUERIES)
         self._learnt: Remembered[tuple[Any, ...], tuple[Searcher, Refinement]] = Remembered(_KEPT_LEARNT)
 
     def index(self, params: QueryParams) -> str:
@@ -144,7 +145,12 @@ class Questions:
         text = clean_query(params.get("q") or "")
         if not text.strip():
             raise UsageError("Type what you are looking for")
-        return searcher.text_query(text)
+        key = (id(searcher), text)  # the searcher is kept beside, so that no other gets its number
+        known = self._texts.get(key)
+        if known is None:  # a text is asked for again with every mark
+            known = (searcher, searcher.text_query(text))
+            self._texts.put(key, known)
+        return known[1]
 
     def _upload_query(self, searcher: Searcher, upload: str) -> Query:
         """The query of an uploaded file, encoded once while visitors look at what it finds.

@@ -22,6 +22,7 @@ from for_search.refine.learners.branches import SketchScorer
 from for_search.refine.learners.refiner_protocol import LinearScorer, Refiner, Scorer, image_scores
 from for_search.refine.learners.refiners import DEFAULT_REFINER, refiner_of
 from for_search.refine.learners.similarity import SimilarityScorer
+from for_search.refine.one_thread import products_by_one_thread
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,8 @@ class Refinement:
         """From scores to probabilities, found when it is first asked for; None without any mark: nothing is known."""
         if self.sample is None:
             return None
-        return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
+        with products_by_one_thread():
+            return calibrate(self.learner, self.scorer, self.text, self.examples, self.sample)
 
     @property
     def marked(self) -> frozenset[ImageId]:
@@ -109,8 +111,9 @@ class Refinement:
         if isinstance(self.scorer, SketchScorer):
             scores[:] = self.scorer.images(0)[1]
             return scores
-        for places, embeddings in self.index.iter_embeddings():
-            scores[places] = image_scores(self.scorer, embeddings)
+        with products_by_one_thread():
+            for places, embeddings in self.index.iter_embeddings():
+                scores[places] = image_scores(self.scorer, embeddings)
         return scores
 
     def some_scores(self) -> NDArray[np.float32]:
@@ -149,7 +152,8 @@ class Refinement:
         """How a large index is searched for what no single vector says; None where nothing like one is known."""
         if not isinstance(self.scorer, SimilarityScorer) or self.sample is None:
             return None
-        return GuidedSearch(self.index, self.scorer, self.scorer.guide, self.sample)
+        marked = np.array([self.index.position(image) for image in self.marked], np.int64)
+        return GuidedSearch(self.index, self.scorer, self.scorer.guide, self.sample, marked)
 
     def _best_by_sketches(self, scorer: SketchScorer, k: int, allowed: NDArray[np.bool_] | None) -> list[Hit]:
         """The best images by the boxes that hold them, and, where they hold too few, by the text."""
@@ -223,7 +227,8 @@ def refine_index(
         return Refinement(index, text, examples, learner, None, LinearScorer(text), 0.0)
     sample = sample or sample_catalogue(index)
     start = time.perf_counter()
-    scorer = learner.fit(text, examples, sample)
+    with products_by_one_thread():
+        scorer = learner.fit(text, examples, sample)
     return Refinement(index, text, examples, learner, sample, scorer, (time.perf_counter() - start) * 1e3)
 
 

@@ -38,6 +38,7 @@ class CatalogueSample:
     mean: [Co] float32, of all sampled embeddings.
     axes: [Co, Co] float32, the principal axes as columns, those of the largest variance first.
     variances: [Co] float32, along the axes.
+    places: [S] int64, of the images in the index; [0] where they are of none.
     sketches: gives the index's sketches, None where it has none; a large index that has none gets them.
     """
 
@@ -45,6 +46,7 @@ class CatalogueSample:
     mean: NDArray[np.float32]
     axes: NDArray[np.float32]
     variances: NDArray[np.float32]
+    places: NDArray[np.int64]
     sketches: Callable[[], Sketches | None] = _no_sketches
 
 
@@ -53,7 +55,7 @@ def sample_catalogue(index: SearchIndex) -> CatalogueSample:
     n_embeddings = index.info.n_embeddings
     count = min(len(index.images), max(1, _EMBEDDINGS // n_embeddings))
     chosen = np.sort(np.random.default_rng(_SEED).choice(len(index.images), count, replace=False))
-    return catalogue_sample(index.take(chosen), cache(partial(_sketches_of, index)))
+    return catalogue_sample(index.take(chosen), cache(partial(_sketches_of, index)), chosen)
 
 
 def _sketches_of(index: SearchIndex) -> Sketches | None:
@@ -67,16 +69,19 @@ def _sketches_of(index: SearchIndex) -> Sketches | None:
 
 
 def catalogue_sample(
-    images: NDArray[np.float32], sketches: Callable[[], Sketches | None] = _no_sketches
+    images: NDArray[np.float32],
+    sketches: Callable[[], Sketches | None] = _no_sketches,
+    places: NDArray[np.int64] | None = None,
 ) -> CatalogueSample:
     """The sample that consists of some images, [S, N, Co] float32.
 
-    sketches: see `CatalogueSample`.
+    sketches, places: see `CatalogueSample`.
     """
     rows = images.reshape(-1, images.shape[-1])
     mean = rows.mean(axis=0)
     centred = rows - mean
     variances, axes = np.linalg.eigh(centred.T @ centred / len(rows))
+    of_none = np.empty(0, np.int64) if places is None else places
     return CatalogueSample(
-        images, mean, np.ascontiguousarray(axes[:, ::-1]), np.maximum(variances[::-1], 0).copy(), sketches
+        images, mean, np.ascontiguousarray(axes[:, ::-1]), np.maximum(variances[::-1], 0).copy(), of_none, sketches
     )

@@ -28,31 +28,43 @@ class GuidedSearch:
 
     guide: [Co] float32, what is most like the scorer.
     sample: of the index.
+    marked: places of the images that were learnt from: they are looked at in any case, and say nothing of others.
     """
 
     index: SearchIndex
     scorer: Scorer
     guide: NDArray[np.float32]
     sample: CatalogueSample
+    marked: NDArray[np.int64]
+
+    @cached_property
+    def _others(self) -> NDArray[np.float32]:
+        """The sampled images that aren't marked, [S, N, Co]."""
+        if len(self.sample.places) != len(self.sample.images):
+            return self.sample.images
+        return self.sample.images[~np.isin(self.sample.places, self.marked)]
 
     @cached_property
     def _guided(self) -> NDArray[np.float32]:
-        """[S], the sampled images' scores by the guide."""
-        return image_scores(LinearScorer(self.guide), self.sample.images)
+        """[S], their scores by the guide."""
+        return image_scores(LinearScorer(self.guide), self._others)
 
     @cached_property
     def _ahead(self) -> float:
         """How much larger than the guide's an image's score may be."""
-        ahead = image_scores(self.scorer, self.sample.images) - self._guided
+        ahead = image_scores(self.scorer, self._others) - self._guided
         return float(ahead.mean() + _ROOM * (ahead.max() - ahead.mean()))
 
     def at_least(self, score: float) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
         """The images of that score or more: their places [m] and scores [m]. None where a guide is of no use."""
+        if not len(self._others):
+            return None
         least = score - self._ahead
         share = float((self._guided >= least).mean())
         if share > _MOST:
             return None
-        places, _ = self.index.at_least(self.guide, least, int(1.2 * share * len(self.index.images)))
+        found, _ = self.index.at_least(self.guide, least, int(1.2 * share * len(self.index.images)))
+        places = np.union1d(found, self.marked)
         scores = self._scores(places)
         return places[scores >= score], scores[scores >= score]
 

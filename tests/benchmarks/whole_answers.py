@@ -1,4 +1,4 @@
-"""The whole answer of a linear concept beside the search for a text: all images of a score or more, however many.
+"""Whole answers beside the search for a text: all images of a score or more, of a linear concept and by similarity.
 
   python -m tests.benchmarks.whole_answers                                    # 40,000 images of 8 x 256, compact
   python -m tests.benchmarks.whole_answers --engine flat
@@ -6,7 +6,8 @@
 
 For answers of several sizes: CPU milliseconds, the median over the queries, also in searches for the best 50 images,
 which are timed by turns with them, and the share of the scan's answer that is found. At the end what the scan takes.
-The data are those of `tests.benchmarks.scale`. `--expected` is how far off the guess of an answer's size is that comes
+What is learnt by `similarity` is so from the ten best images of a query as right, and ten of the best 50 as wrong. The
+data are those of `tests.benchmarks.scale`. `--expected` is how far off the guess of an answer's size is that comes
 from a sample: 1 for one that is right.
 """
 
@@ -15,16 +16,47 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import faiss
 import numpy as np
+from numpy.typing import NDArray
 
+from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index
+from for_search.refine.answer import refine_index
+from for_search.refine.catalogue_sample import sample_catalogue
+from for_search.refine.feedback import Feedback, Mark
 from tests.benchmarks.scale import World, make_store
 
 SIZES, K = (20, 50, 200, 1000, 5000), 50
+MARKED, LEARNT = 10, 5  # images that are marked right, and as many wrong; queries that are learnt from
+
+
+def by_similarity(index: SearchIndex, queries: NDArray[np.float32], sizes: Sequence[int]) -> Iterator[str]:
+    """A line for each size, as for linear concepts."""
+    sample = sample_catalogue(index)
+    learnt, scores = [], []
+    for query in queries:
+        best = [hit.image.id for hit in index.search(query[None], K)[0]]
+        wrong = best[MARKED :: (K - MARKED) // MARKED][:MARKED]
+        marks = [*(Mark(image, True) for image in best[:MARKED]), *(Mark(image, False) for image in wrong)]
+        learnt.append(refine_index(index, query, Feedback(tuple(marks)), "similarity", sample))
+        scores.append(learnt[-1].scores())
+    for size in sizes:
+        searches, answers, shares, led = [], [], [], 0
+        for query, each, own in zip(queries, learnt, scores, strict=True):
+            bound = float(np.partition(own, -size)[-size]) - 1e-6
+            searches.append(cpu_ms(lambda query=query: index.search(query[None], K)))
+            answers.append(cpu_ms(lambda each=each, bound=bound: each.at_least(bound)))
+            found = each.at_least(bound)
+            if found is not None:
+                led += 1
+                shares.append(np.isin(np.flatnonzero(own >= bound), found[0]).mean())
+        search, answer = statistics.median(searches), statistics.median(answers)
+        said = f"{100 * float(np.mean(shares)):.1f}% found" if shares else "none found without a scan"
+        yield f"{size:6d} images: {answer:7.1f} ms, {answer / search:5.2f} searches; {led} of {len(learnt)}: {said}"
 
 
 def cpu_ms(call: Callable[[], object]) -> float:
@@ -69,6 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         scans = [cpu_ms(lambda query=query: index.score_images(query[None])) for query in queries[:5]]
         print(f"the scan: {statistics.median(scans):.0f} ms, {statistics.median(scans) / search:.1f} searches")
+        print("by similarity:")
+        for line in by_similarity(index, queries[:LEARNT], [size for size in SIZES if 2 * size <= arguments.images]):
+            print(line, flush=True)
     return 0
 
 

@@ -47,6 +47,13 @@ def test_fewer_images_than_asked_for(searcher: Searcher) -> None:
     assert ask(searcher, "umbrella", 10, 48)["hits"] == []
 
 
+class _Listed(tuple[ImageRecord, ...]):
+    """Images of an index that lie in no table."""
+
+    def records(self, ranks: list[int]) -> list[ImageRecord]:
+        return [self[rank] for rank in ranks]
+
+
 def test_a_picture_that_is_gone_or_large_or_outside(searcher: Searcher, tmp_path: Path) -> None:
     hits = searcher.search("umbrella", 3).hits
     (tmp_path / "val").mkdir()
@@ -54,7 +61,7 @@ def test_a_picture_that_is_gone_or_large_or_outside(searcher: Searcher, tmp_path
     exif[274] = 6  # lies on its side
     Image.new("RGB", (3000, 1500), "red").save(tmp_path / "large.jpg", exif=exif)
     paths = {hits[0].image.id: "gone.jpg", hits[1].image.id: "large.jpg", hits[2].image.id: "../outside.jpg"}
-    images = tuple(ImageRecord(image.id, paths.get(image.id, image.path)) for image in searcher.index.images)
+    images = _Listed(ImageRecord(image.id, paths.get(image.id, image.path)) for image in searcher.index.images)
     moved = replace(searcher, index=replace(searcher.index, images=images), image_root=tmp_path)
     shown = ask(moved, "umbrella", 0, 3)["hits"]
     assert [one["problem"] for one in shown] == ["file not found", None, "outside the image folder"]

@@ -5,7 +5,6 @@ Either trained (see `training`) or the first principal axes of the embeddings. I
 Legend: R embeddings, Co joint width, D numbers of a sketch, H hidden units.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from for_model.errors import StoreError, WeightsError
-from for_model.files import write_bytes
+from for_model.files import sha256_arrays, write_bytes
 
 FORMAT = "for-sketch-encoder/1"
 NUMBERS = 32  # of a sketch; fewer where embeddings are narrower
@@ -194,9 +193,5 @@ def linear_head(linear: Floats, shift: Floats) -> SketchHead:
 
 
 def _hash_of(tensors: Mapping[str, Floats], shape: list[object]) -> str:
-    digest = hashlib.sha256(json.dumps(shape).encode())
-    for name in sorted(tensors):
-        value = np.ascontiguousarray(tensors[name], "<f4")
-        digest.update(f"\n{name} {list(value.shape)}\n".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()
+    arrays = ((name, np.ascontiguousarray(tensors[name], "<f4")) for name in sorted(tensors))
+    return sha256_arrays(((name, "", value.shape, memoryview(value.tobytes())) for name, value in arrays), shape)

@@ -8,8 +8,9 @@ the cosines of the catalogue's embeddings. One vector says in which direction mo
 needs no direction: the wrong things that a text finds are of a few kinds, and so are the right ones.
 
 A right image gives the part that its mark names or its best one by w; a wrong one all of its parts, or the one that its
-mark names. Where an image has a single embedding f is w . y: two images of all sorts of things are alike for reasons
-that nobody meant.
+mark names. Similarity counts as far as an image's embeddings are about different things: a and b are smaller where
+little of the embeddings' variance lies within images, and 0 where an image has a single embedding, for two images of
+many things are alike for reasons that nobody meant.
 """
 
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from for_search.refine.learners.refiner_protocol import LinearScorer, best_parts
 
 # Chosen on MiniScenes' and Flickr8k's dev splits.
 _RIGHT, _WRONG = 1.0, 0.5  # a and b
+_APART = 0.5  # of the variance, within images, from which on similarity counts in full
 _NEAREST = 2
 _COMPARED = 500  # sampled embeddings whose cosines tell how alike embeddings are
 _MAX_WRONG_PARTS = 256  # the ones that w scores best: a scan compares every embedding with each
@@ -85,15 +87,25 @@ class SimilarityRefiner:
         learnt = LinearRefiner().fit(text, examples, sample)
         guides = [learnt.query] if text is None else [learnt.query, text]
         query = np.mean([each / _deviation(sample, each) for each in guides], axis=0).astype(np.float32)
-        dim = len(query)
-        if sample.images.shape[1] == 1:
+        dim, share = len(query), min(1.0, _within_images(sample.images) / _APART)
+        if share == 0:
             return LinearScorer(query)
         right = best_parts(examples.right, LinearScorer(query), dim)
         wrong = np.concatenate(examples.wrong) if examples.wrong else np.zeros((0, dim), np.float32)
         if len(wrong) > _MAX_WRONG_PARTS:
             wrong = wrong[np.argsort(-(wrong @ query), kind="stable")[:_MAX_WRONG_PARTS]]
-        unit = _deviation_of_cosines(sample)
-        return SimilarityScorer(query, right * np.float32(_RIGHT / unit), wrong * np.float32(_WRONG / unit))
+        unit = np.float32(share / _deviation_of_cosines(sample))
+        return SimilarityScorer(query, right * unit * np.float32(_RIGHT), wrong * unit * np.float32(_WRONG))
+
+
+def _within_images(images: NDArray[np.float32]) -> float:
+    """The share of the embeddings' variance that lies within images: 0 where those of an image are all alike, about 1
+    where they are no more alike than those of two images. [S, N, Co] -> 0 or more; 0 for N = 1."""
+    n_embeddings = images.shape[1]
+    if n_embeddings == 1:
+        return 0.0
+    within = float(images.var(axis=1).sum(axis=-1).mean()) * n_embeddings / (n_embeddings - 1)
+    return within / max(float(images.var(axis=(0, 1)).sum()), 1e-12)
 
 
 def _deviation(sample: CatalogueSample, query: NDArray[np.float32]) -> float:

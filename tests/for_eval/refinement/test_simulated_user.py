@@ -168,7 +168,7 @@ def test_refiners_are_chosen_by_name() -> None:
     with pytest.raises(UsageError, match=r"no refiner is called 'text\+telling'"):
         parse_refiners("text+telling")
     assert parse_refiners("")[0] == TEXT_ALONE
-    with pytest.raises(UsageError, match="no refiner is called 'svm': choose some of text, linear"):
+    with pytest.raises(UsageError, match="no refiner is called 'svm': choose some of text, similarity, linear"):
         parse_refiners("svm")
 
 
@@ -189,8 +189,8 @@ def test_how_many_marks_it_takes(tmp_path: Path, planted: Planted, monkeypatch: 
     assert result["ap"]["linear"]["8"] > result["ap"]["linear"]["1"]
     assert result["ap"]["linear"]["999"] is None
     lines = MARKS_NEEDED.write_table(tmp_path).read_text().splitlines()
-    assert len(lines) == 1 + 3 * 2
-    assert lines[1].startswith("tiny,Cluster-CLIP 4,linear,1,1,")
+    assert len(lines) == 1 + 4 * 2
+    assert lines[1].startswith("tiny,Cluster-CLIP 4,similarity,1,1,")
     assert REFINE.read(tmp_path) == []  # these results are of the other table
 
 
@@ -231,7 +231,7 @@ def test_a_kept_concept_is_scored_against_a_label(
     assert (result["label"], result["n_right"] + result["n_wrong"], result["n_unmarked"]) == ("dog", 40, 160)
     assert result["ap"]["concept"] > result["ap"]["text"] + 0.1
     assert 0.5 < result["answer"]["precision"] <= 1
-    assert "jumping,dog,linear" in CONCEPT_SCORES.write_table(tmp_path).read_text()
+    assert "jumping,dog,similarity" in CONCEPT_SCORES.write_table(tmp_path).read_text()
     with pytest.raises(UsageError, match=r"'jumping' is no category of .*--label"):
         measure_concept(dataset, method, file, "", tmp_path)  # type: ignore[arg-type]
 

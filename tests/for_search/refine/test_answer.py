@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from for_eval.refinement.simulated_user import full_average_precision
 from for_model.errors import UsageError
@@ -14,6 +15,7 @@ from for_search.refine.learners.branches import BranchesScorer
 from for_search.refine.learners.refiner_protocol import LinearScorer
 from for_search.refine.learners.refiners import REFINERS, refiner_of
 from for_search.refine.learners.similarity import SimilarityScorer
+from for_search.refine.one_thread import products_by_one_thread
 from tests.helpers.planted_index import Planted, make_planted
 
 
@@ -163,6 +165,11 @@ def test_nothing_is_learnt_from_similarity_of_whole_images(tmp_path: Path) -> No
     whole_images = catalogue_sample(whole.index.take(range(60))[:, :1])
     examples = marked_embeddings(whole.index, feedback_of(whole.marks(10)))
     assert isinstance(refiner_of("similarity").fit(whole.text, examples, whole_images), LinearScorer)
+    images = whole.index.take(range(60))
+    alike = catalogue_sample(0.95 * images.mean(axis=1, keepdims=True) + 0.05 * images)  # an image's parts are
+    learnt = [refiner_of("similarity").fit(whole.text, examples, each) for each in (catalogue_sample(images), alike)]
+    apart, together = (each.right for each in learnt if isinstance(each, SimilarityScorer))
+    assert np.linalg.norm(together, axis=1).max() < 0.1 * np.linalg.norm(apart, axis=1).min()
 
 
 def test_a_wrong_part_says_nothing_of_the_others(planted: Planted) -> None:
@@ -177,3 +184,14 @@ def test_a_wrong_part_says_nothing_of_the_others(planted: Planted) -> None:
         assert planted.index.position(wrong["image"]) not in whole_answer(learnt).images  # type: ignore[arg-type]
     assert scores[0][0] < scores[2][0]
     assert scores[2][2] < scores[0][2]
+
+
+def test_what_learns_multiplies_by_one_thread() -> None:
+    def threads() -> list[int]:
+        return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        with products_by_one_thread():
+            assert set(threads()) == {1}
+            assert len(threads()) > 1  # SciPy's own library too
+        assert set(threads()) == {2}
