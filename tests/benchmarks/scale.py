@@ -5,6 +5,7 @@
   python -m tests.benchmarks.scale --images 2000 --queries 20                  # a minute
   python -m tests.benchmarks.scale --images 100000 --embeddings 8 --dim 256    # FOR's own size
   python -m tests.benchmarks.scale --images 120000 --folder F --keep --only search    # one part of it
+  python -m tests.benchmarks.scale --store S --folder F                        # real embeddings, texts of their encoder
 
 Makes an embedding store, builds a compact index of it with `build_index`, and asks it and its own exact scan the same
 queries in turn; each part in a process of its own, so that its memory is its own. What a part finds is written to the
@@ -42,6 +43,7 @@ from for_model.files import cache_dir, write_json
 from for_model.methods.protocol import MethodInfo
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
+from for_search.library.vocabulary_sample import texts_for
 from for_search.store.shards import Shard, write_shard
 from for_search.store.store import write_store
 
@@ -253,12 +255,13 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     path = folder / "figures.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     store, index = arguments.store or folder / "store", folder / "index"
-    if arguments.texts is None:
+    if arguments.store is None:
         world = World(arguments.dim)
         texts, queries = world.texts(N_TEXTS, seed=1), world.texts(arguments.queries, seed=0)
     else:
-        given = np.load(arguments.texts, allow_pickle=False)
-        texts, queries = given[: len(given) // 2], given[len(given) // 2 :][: arguments.queries]
+        given = texts_for(arguments.store)
+        assert given is not None, "the text encoder of the store isn't at hand"
+        texts, queries = given[::2], given[1::2][: arguments.queries]
     shape = (arguments.images, arguments.embeddings, arguments.dim)
     for part in PARTS if arguments.only is None else (arguments.only,):
         if part in results.get("done", ()) or (part == "make" and arguments.store is not None):
@@ -286,8 +289,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--recall", type=float, default=0.99, help="to ask the build for")
-    parser.add_argument("--store", type=Path, help="a store that is there, instead of making one")
-    parser.add_argument("--texts", type=Path, help="[T, Co] .npy: the first half for the build, the others as queries")
+    parser.add_argument(
+        "--store",
+        type=Path,
+        help="a store that is there, instead of making one; of a vocabulary's names every other one is for the build, "
+        "the others are queries",
+    )
     parser.add_argument("--without-texts", action="store_true", help="the build isn't given any")
     parser.add_argument("--folder", type=Path, help="for all files, instead of one in FOR's cache")
     parser.add_argument("--keep", action="store_true", help="leave the folder and the store, for other runs")

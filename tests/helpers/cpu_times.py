@@ -57,7 +57,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_runtest_makereport(item: pytest.Item, call: "pytest.CallInfo[None]") -> Iterator[None]:
     outcome = yield
     report, session, now = outcome.get_result(), item.session, cpu_s()
-    report.cpu_s, report.imports_s = now - session.cpu_times_before, session.cpu_times_imports
+    # Less than before are those of a program that nobody waited for, such as a browser's, when it has ended.
+    report.cpu_s, report.imports_s = max(0.0, now - session.cpu_times_before), session.cpu_times_imports
     session.cpu_times_before, session.cpu_times_imports = now, 0.0  # the imports are told once
 
 

@@ -23,12 +23,12 @@ _MAX_FIRST = (20_000, 100)  # so many rows, and so many times k, are chosen by t
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
 # What is aimed at lies above what is asked, as other queries find a little less than those the settings are chosen
-# with: a fifth of the way to 1. No text may fall short of it by more than this; for embeddings of the index only the
-# mean counts, as the worst one of them would take twice as many rows for all queries (docs/scale.md).
+# with: a fifth of the way to 1. No text may fall short of it by more than this; for embeddings of the index, which are
+# asked for more rarely, only the mean counts: for the worst one of them all queries would have to look at more rows.
 _MARGIN = 0.2
 _WORST = 0.09
 # What it takes to read a row and score it, in units of choosing one by its short code and looking at its finer one:
-# 3 microseconds and 0.2 when the row is in the page cache (docs/scale.md), far more when it isn't.
+# some 3 microseconds and 0.2 when the row is in the page cache, far more when it isn't.
 _ROW_COST = 15.0
 # A text against images: a direction of its own, common to all texts and twice as long as what it says, and noise.
 _GAP, _NOISE = 2.0, 0.5

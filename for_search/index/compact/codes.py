@@ -2,8 +2,7 @@
 
 A row is projected onto up to 128 dimensions (see `projection`). The short code is product quantisation, 40 parts of 4
 bits, 20 bytes, which a query reads of all rows, at one to two nanoseconds each, as fast as memory gives them (FAISS
-`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best: with
-20 bytes these are half as many as with 16.
+`IndexPQFastScan`). The finer one (see `finer_codes`), 80 bytes, is read of the rows whose short codes score best.
 
 Each part of the short code has dimensions of large and of small variance, so that all 4 bits carry about as much (the
 allocation that optimised product quantisation starts from; its rotation, learnt from there, found no more).
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from for_model.files import atomic_path
 from for_search.index.compact.finer_codes import FinerCodes
-from for_search.index.compact.large_pages import use_large_pages
+from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import Projection, train_projection
 from for_search.index.compact.rows_file import RowsFile
 
@@ -231,6 +230,7 @@ class Codes:
             or n_rows not in {None, codes.ntotal}
         ):
             return short
+        _into_large_pages(codes.codes)  # before the finer ones take what there is of them
         steps = _loaded(ranges, np.float32, (2, width))
         if steps is None:
             return ranges
@@ -238,8 +238,17 @@ class Codes:
         its_codes = _loaded(finer, np.uint8, (-1, empty.codes.shape[1]))
         if its_codes is None or len(its_codes) < codes.ntotal:
             return finer
-        use_large_pages(int(codes.codes.get()), codes.codes.size())
         return cls(codes, FinerCodes(steps, its_codes), maps, n_embeddings)
+
+
+def _into_large_pages(table: Any) -> None:
+    """Move what a table of FAISS's (`AlignedTableUint8`) holds to memory in large pages."""
+    n_bytes = table.size()
+    content = faiss.rev_swig_ptr(table.get(), n_bytes).copy()
+    table.resize(0)
+    table.resize(n_bytes)  # memory that nothing was written to yet
+    ask_for_large_pages(int(table.get()), n_bytes)
+    faiss.rev_swig_ptr(table.get(), n_bytes)[:] = content
 
 
 def _loaded(path: Path, kind: type, shape: tuple[int, int]) -> NDArray[Any] | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from for_search.index.compact import codes as codes_module
 from for_search.index.compact.codes import Codes
 from for_search.index.compact.finer_codes import FinerCodes
-from for_search.index.compact.large_pages import use_large_pages
+from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import train_projection
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions
@@ -107,6 +107,6 @@ def test_a_projection_is_filled_up_to_a_width_of_the_codes(dim: int, width: int)
 
 def test_large_pages_leave_memory_as_it_is() -> None:
     values = np.arange(1 << 22, dtype=np.int64)
-    use_large_pages(values.ctypes.data, values.nbytes)
-    use_large_pages(values.ctypes.data + 8, 100)
+    ask_for_large_pages(values.ctypes.data, values.nbytes)
+    ask_for_large_pages(values.ctypes.data + 8, 100)
     np.testing.assert_array_equal(values, np.arange(1 << 22))
