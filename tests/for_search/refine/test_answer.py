@@ -190,6 +190,8 @@ def test_what_learns_multiplies_by_one_thread() -> None:
     def threads() -> list[int]:
         return [each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"]
 
+    with products_by_one_thread():
+        pass  # brings SciPy's library, which starts with as many threads as the environment says
     with threadpool_limits(2, user_api="blas"):
         with products_by_one_thread():
             assert set(threads()) == {1}
