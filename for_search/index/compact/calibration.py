@@ -22,6 +22,10 @@ _MAX_FETCH = 50  # times k rows are read for settings
 _MAX_FIRST = (20_000, 100)  # so many rows, and so many times k, are chosen by their short codes for settings
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
+# An image whose score is so little below that of the last of the k best, in proportion, is as good as that one; so
+# counts ann-benchmarks. A part of an image that is much the same in thousands, as sky is, has them all as its best.
+_AS_GOOD = 1e-3
+_MORE = 2000  # images beyond the k best that are looked at for being as good; where all are, nothing tells them apart
 # What is aimed at lies above what is asked, as other queries find a little less than those the settings are chosen
 # with: a fifth of the way to 1. No text may fall short of it by more than this; for embeddings of the index, which are
 # asked for more rarely, only the mean counts: for the worst one of them all queries would have to look at more rows.
@@ -50,10 +54,23 @@ class Setting:
 
 @dataclass(frozen=True)
 class _Truth:
-    """The exact answers: the k best images' best rows [Q, k], for queries of one kind."""
+    """The exact answers for queries of one kind.
+
+    queries: [Q, Co].
+    rows: [Q, T], the best rows of the T best images, k of them and up to _MORE others.
+    good: [Q, T] bool, which of these are among the k best, or as good.
+    k: so many are asked for.
+    """
 
     queries: NDArray[np.float32]
     rows: NDArray[np.int64]
+    good: NDArray[np.bool_]
+    k: int
+
+    def shares(self, reached: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Of the k images of an answer, how many are right, [Q]. reached: [Q, T], which rows are scored."""
+        shares: NDArray[np.float64] = (reached & self.good).sum(axis=1).clip(max=self.k) / self.k
+        return shares
 
 
 def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
@@ -127,15 +144,26 @@ def recall_queries(
 
 
 def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
-    """The exact scan: for queries and a k each, the best rows of the k best images. Every row is read once."""
+    """The exact scan, for queries and a k each. Every row is read once.
+
+    Queries of which more images are as good as the best than are looked at are left out, while two others remain.
+    """
     N = options.n_embeddings
     block = max(1, _BLOCK_ROWS // N) * N
     best = [(np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)) for queries, _ in asked]
     for start in tqdm(range(0, rows.n_rows, block), "exact answers", unit="block", disable=None):
         values = rows.block(start, min(block, rows.n_rows - start))
         for number, (queries, k) in enumerate(asked):
-            best[number] = _merged(best[number], queries, k, values, start, N)
-    return [_Truth(queries, its_rows) for (queries, _), (_, its_rows) in zip(asked, best, strict=True)]
+            best[number] = _merged(best[number], queries, k + _MORE, values, start, N)
+    truths = []
+    for (queries, k), (scores, its_rows) in zip(asked, best, strict=True):
+        last = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]  # of the k best
+        good = scores >= last - _AS_GOOD * np.abs(last)
+        told = ~good.all(axis=1)
+        if good.shape[1] < k + _MORE or told.sum() < 2:
+            told[:] = True
+        truths.append(_Truth(queries[told], its_rows[told], good[told], k))
+    return truths
 
 
 def _merged(
@@ -146,7 +174,7 @@ def _merged(
     start: int,
     n_embeddings: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The scores [Q, k] and rows [Q, k] of the k best images, of those so far and of the rows `values` from `start`."""
+    """The scores and rows of the k best images, [Q, k] each, of those so far and of the rows `values` from `start`."""
     scores = (queries @ values.T).reshape(len(queries), -1, n_embeddings)
     which = scores.argmax(axis=2)
     its_rows = start + np.arange(scores.shape[1]) * n_embeddings + which
@@ -171,7 +199,10 @@ def _choose_for(
     for n_first in np.unique(np.geomspace(min(2 * k, most_first), most_first, 40).astype(np.int64)).tolist():
         largest = min(most, n_first)
         for n_rows in np.unique(np.geomspace(min(2 * k, largest), largest, 40).astype(np.int64)).tolist():
-            found = [((short < n_first) & (fine < n_rows)).mean(axis=1) for short, fine in places]
+            found = [
+                truth.shares((short < n_first) & (fine < n_rows))
+                for truth, (short, fine) in zip(truths, places, strict=True)
+            ]
             chosen_with = [shares[::2] for shares in found]
             mean, worst = min(s.mean() for s in chosen_with), chosen_with[0].min()
             rank = 2 if mean < aim else 1 if worst < asked - _WORST else 0
@@ -184,7 +215,7 @@ def _choose_for(
 
 
 def _places(truth: _Truth, codes: Codes, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each of the true rows [Q, k] is by the short codes, and by the finer ones of those that the short codes
+    """Where each of the true rows [Q, T] is by the short codes, and by the finer ones of those that the short codes
     choose: `most` for one that isn't among so many.
 
     An image counts as found when its best row is: its score is then exact, and nothing that isn't as good precedes it.

@@ -95,6 +95,23 @@ def test_the_command_says_how_complete_answers_are(store: Path, capsys: pytest.C
         build_index(store, out, "compact", recall=99)
 
 
+def test_images_that_are_alike_count_as_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sky is in thousands of photographs: which of them an answer has doesn't matter, and takes no more rows."""
+    monkeypatch.setattr(compact_engine, "_SCAN_ABOVE", 20)  # at most a twentieth of the rows is read
+    embeddings = random_units((4000, 2, DIM))
+    sky = embeddings[0, 0] + 1e-3 * random_units((2000, DIM), seed=2)  # closer together than codes can tell
+    embeddings[:2000, 0] = sky / np.linalg.norm(sky, axis=1, keepdims=True)
+    store = make_store(tmp_path / "store", embeddings).path
+    texts = random_units((100, DIM), seed=3).astype(np.float32)
+    index = build_index(store, tmp_path / "index", "compact", recall=0.95, texts=texts)
+    assert index.recall is not None
+    assert index.recall.mean > 0.9  # 0.77 where only the very best count
+    query = embeddings[0, :1].astype(np.float32)
+    found, exact = index.search(query, 50)[0], index.search(query, 50, exact=True)[0]
+    assert len({hit.image.id for hit in found} & {hit.image.id for hit in exact}) < 40
+    assert found[-1].score > 0.999 * exact[-1].score
+
+
 def test_a_recall_is_never_rounded_up() -> None:
     assert str(Recall(0.99, 0.99996, 0.9, 50, 128, "texts")) == "finds 99.9% of the best 50"
     assert str(Recall(0.99, 1.0, 1.0, 50, 128, "texts")) == "finds 100% of the best 50"
