@@ -111,7 +111,7 @@ attack: install
 	$(BIN)/python -m tests.attack.odd_images --images 1000
 	$(BIN)/python -m tests.attack.junk_requests --requests 5000
 	$(BIN)/python -m tests.attack.slow_connections --connections 200
-	$(BIN)/python -m tests.benchmarks.load --clients 50 --seconds 300 --pause 1
+	$(BIN)/python -m tests.benchmarks.load --clients 50 --seconds 300 --pause 1 --ratio 20
 
 lock: install
 	$(BIN)/uv pip compile -q --universal --python-version 3.10 --no-header requirements.in requirements-dev.in -o requirements.txt
