@@ -230,8 +230,7 @@ def evidence_of(asked: Question, record: ImageRecord) -> dict[str, Any]:
         learnt = asked.learnt
         found = find_evidence(searcher, record.id, asked.query.embeddings if learnt is None else learnt.scorer.score)
     except ForError as error:
-        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
-        return {"heat": None, "words": [line], "part": None}
+        return {"heat": None, "words": [_problem(searcher, error)], "part": None}
     words = evidence_words(found, searcher.index.info)
     return {"heat": data_uri(heat_map(image, found.cells)), "words": words, "part": found.embedding}
 
@@ -241,8 +240,12 @@ def parts_of(searcher: Searcher, record: ImageRecord) -> dict[str, Any]:
     try:
         return find_parts(searcher, record.id).to_json()
     except ForError as error:
-        line = without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
-        return {"part": None, "problem": line}
+        return {"part": None, "problem": _problem(searcher, error)}
+
+
+def _problem(searcher: Searcher, error: ForError) -> str:
+    """What an error says, without the server's paths."""
+    return without_paths(str(error), (str(searcher.image_root), str(searcher.index.path.absolute())))
 
 
 def _evidence_of_things(

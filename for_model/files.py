@@ -74,6 +74,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def temporaries_of(names: str) -> re.Pattern[str]:
+    """What matches the names of the files that a kill within `atomic_path` leaves behind.
+
+    names: a regular expression of what they were to become.
+    """
+    return re.compile(rf"\.({names})\..+\.tmp")
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder if it is missing, and a byte in it, which goes again: before hours of work rather than after.
 

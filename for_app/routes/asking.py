@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -31,7 +31,6 @@ _KEPT_QUERIES, _KEPT_LEARNT = 64, 64
 _NO_QUERY = np.zeros((0, 0), np.float32)
 
 Answering = Callable[[QueryParams], Response]
-_Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
@@ -43,9 +42,9 @@ class Questions:
 
     def __init__(self, library: Library) -> None:
         self._library = library
-        self._uploads: Remembered[tuple[int, str], tuple[Searcher, Query]] = Remembered(_KEPT_QUERIES)
-        self._texts: Remembered[tuple[int, str], tuple[Searcher, Query]] = Remembered(_KEPT_QUERIES)
-        self._learnt: Remembered[tuple[Any, ...], tuple[Searcher, Refinement]] = Remembered(_KEPT_LEARNT)
+        self._uploads: Remembered[Query] = Remembered(_KEPT_QUERIES)
+        self._texts: Remembered[Query] = Remembered(_KEPT_QUERIES)
+        self._learnt: Remembered[Refinement] = Remembered(_KEPT_LEARNT)
 
     def index(self, params: QueryParams) -> str:
         """The name of the index that `index` names, that of the first without."""
@@ -114,23 +113,15 @@ class Questions:
         """What the text, the concept or the image means by the marks."""
         concept = named_concept(self._library, params.get("q", "").strip())
         asked = tuple(params.get(each) for each in ("q", "like", "part", "upload"))
-        key = (
-            id(searcher),
-            *asked,
-            concept,
-            marks.marks,
-        )  # the searcher is kept beside, so that no other gets its number
-        known = self._learnt.get(key)
-        if known is not None:
-            return known[1]
-        sample = self._library.sample(self.index(params))
-        if concept is not None:
-            found = refine_by_concept(searcher, concept, sample, marks)
-        else:
+
+        def learn() -> Refinement:
+            sample = self._library.sample(self.index(params))
+            if concept is not None:
+                return refine_by_concept(searcher, concept, sample, marks)
             text = self._query(params, searcher).embeddings.mean(axis=0)
-            found = refine_index(searcher.index, text / np.linalg.norm(text), marks, sample=sample)
-        self._learnt.put(key, (searcher, found))
-        return found
+            return refine_index(searcher.index, text / np.linalg.norm(text), marks, sample=sample)
+
+        return self._learnt.found(searcher, (*asked, concept, marks.marks), learn)
 
     def _query(self, params: QueryParams, searcher: Searcher) -> Query:
         """What is searched for before anything is learnt."""
@@ -145,48 +136,43 @@ class Questions:
         text = clean_query(params.get("q") or "")
         if not text.strip():
             raise UsageError("Type what you are looking for")
-        key = (id(searcher), text)  # the searcher is kept beside, so that no other gets its number
-        known = self._texts.get(key)
-        if known is None:  # a text is asked for again with every mark
-            known = (searcher, searcher.text_query(text))
-            self._texts.put(key, known)
-        return known[1]
+        # a text is asked for again with every mark
+        return self._texts.found(searcher, text, lambda: searcher.text_query(text))
 
     def _upload_query(self, searcher: Searcher, upload: str) -> Query:
         """The query of an uploaded file, encoded once while visitors look at what it finds.
 
         upload: `folder/name` within the upload folder.
         """
-        key = (id(searcher), upload)  # the searcher is kept beside, so that no other gets its number
-        known = self._uploads.get(key)
-        if known is not None:
-            return known[1]
-        image = uploaded_image(
-            {"path": str(Path(get_upload_folder()) / upload)}, target=2 * searcher.index.info.image_size
-        )
-        query = searcher.image_query(image, f"like {Path(upload).name}")
-        self._uploads.put(key, (searcher, query))
-        return query
+
+        def encode() -> Query:
+            path = {"path": str(Path(get_upload_folder()) / upload)}
+            image = uploaded_image(path, target=2 * searcher.index.info.image_size)
+            return searcher.image_query(image, f"like {Path(upload).name}")
+
+        return self._uploads.found(searcher, upload, encode)
 
 
-class Remembered(Generic[_Key, _Value]):
-    """What was found last, by what it was found for: at most `most` of them. Several threads may share one."""
+class Remembered(Generic[_Value]):
+    """What was found last with a searcher: at most `most` things. Several threads may share one."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._values, self._lock = most, OrderedDict[_Key, _Value](), threading.Lock()
+        self._most, self._lock = most, threading.Lock()
+        self._values = OrderedDict[tuple[int, Hashable], tuple[Searcher, _Value]]()
 
-    def get(self, key: _Key) -> _Value | None:
+    def found(self, searcher: Searcher, what: Hashable, find: Callable[[], _Value]) -> _Value:
+        """What was found with a searcher for `what`; else `find` finds it."""
+        key = (id(searcher), what)  # the searcher is kept beside, so that no other gets its number
         with self._lock:
-            if key not in self._values:
-                return None
-            self._values.move_to_end(key)
-            return self._values[key]
-
-    def put(self, key: _Key, value: _Value) -> None:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key][1]
+        value = find()
         with self._lock:
-            self._values[key] = value
+            self._values[key] = searcher, value
             while len(self._values) > self._most:
                 self._values.popitem(last=False)
+        return value
 
 
 def whole_number(text: str, name: str, low: int = 0, high: int = 10**9) -> int:

@@ -21,10 +21,11 @@ export function readAddress() {
   for (const [name, value] of params) {
     const kind = name.endsWith(PART) ? name.slice(0, -PART.length) : name;
     if (!KINDS.includes(kind)) continue;
-    const [part, id] = kind === name ? [undefined, value] : [value.slice(0, value.indexOf("@")), value.slice(value.indexOf("@") + 1)];
-    if (!id || part === "") continue;
+    const at = value.indexOf("@");
+    const [id, ...part] = kind === name ? [value] : [value.slice(at + 1), value.slice(0, at)];
+    if (!id || part[0] === "") continue;
     marks.delete(id);
-    marks.set(id, part === undefined ? [kind, id] : [kind, id, part]);
+    marks.set(id, [kind, id, ...part]);
   }
   state.marks = [...marks.values()];
   return state;

@@ -11,15 +11,13 @@ from typing import Any
 
 from for_model.backbones.protocol import ImageTextBackbone
 from for_model.errors import UsageError
-from for_model.files import locked, write_bytes, write_json
+from for_model.files import locked, temporaries_of, write_bytes, write_json
 from for_model.training.config import VERSION, TrainConfig
 from for_model.training.distributed import World
 
-# What a training that was killed while it wrote a file leaves beside it; `files.atomic_path` names them so, and
-# safetensors those that it writes first.
-_LEFTOVER = re.compile(
-    r"\.(checkpoint\.safetensors|head\.safetensors|config\.json|log\.jsonl|log\.csv)\..+\.tmp|\.tmp\w{6}"
-)
+# What a training that was killed while it wrote a file leaves beside it: ours, and what safetensors writes first.
+_LEFTOVER = temporaries_of(r"checkpoint\.safetensors|head\.safetensors|config\.json|log\.jsonl|log\.csv")
+_OF_SAFETENSORS = re.compile(r"\.tmp\w{6}")
 
 
 @contextlib.contextmanager
@@ -40,7 +38,7 @@ def hold_lock(out: Path, world: World) -> Iterator[None]:
 
 
 def _is_left_over(path: Path) -> bool:
-    return bool(_LEFTOVER.fullmatch(path.name))
+    return bool(_LEFTOVER.fullmatch(path.name) or _OF_SAFETENSORS.fullmatch(path.name))
 
 
 def claim_folder(config: TrainConfig, out: Path, backbone: ImageTextBackbone, world: World) -> None:

@@ -64,15 +64,16 @@ def make_index(
     embed(dataset, method, store, progress=progress, watch=watch)
     if not opens(index):
         remove(index)  # a damaged one may hold files that `build_index` refuses to write beside
+    build = partial(build_index, store, index, texts=partial(texts_for, store))
     try:
-        build_index(store, index, texts=partial(texts_for, store))
+        build()
     except StoreError as error:
         if _is_sound(store):
             raise
         _log.warning("%s; making it again", error)
         remove(store)
         embed(dataset, method, store, progress=progress, watch=watch)
-        build_index(store, index, texts=partial(texts_for, store))
+        build()
 
 
 def opens(index: Path) -> bool:

@@ -23,7 +23,6 @@ NAME = 'document.querySelector("#viewer-name").innerText'
 BOX = 'document.querySelector("#query").value'
 QUERY = 'new URL(location).searchParams.get("{}")'
 STATUS = 'document.querySelector("#status").innerText'
-KEYS = {"Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
 
 
 def names(page: Page) -> Any:
@@ -39,11 +38,6 @@ def told(served: Served, query: str, k: int) -> list[str]:
 def ask_for(page: Page, words: str) -> None:
     page.value('document.querySelector("#query").focus()')
     page.type(words, enter=True)
-
-
-def press(page: Page, key: str) -> None:
-    for kind in ("keyDown", "keyUp"):
-        page.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
 
 
 def drop(page: Page, name: str, content: bytes) -> None:
@@ -186,12 +180,12 @@ def test_a_result_opens_over_the_grid_and_leads_on(served: Served, browser: Page
     browser.wait('document.querySelector("#viewer-file").innerText.includes("160 × 160 pixels")')
     browser.click("#heat")
     browser.wait('document.querySelector("#viewer-heat").naturalWidth == 1024')
-    press(browser, "ArrowRight")
+    browser.press("ArrowRight")
     browser.wait(f"{NAME} == '{files[10]}'")
     browser.wait('document.querySelector("#viewer-heat").naturalWidth == 1024')  # it stays on
-    press(browser, "ArrowLeft")
+    browser.press("ArrowLeft")
     browser.wait(f"{NAME} == '{files[9]}'")
-    press(browser, "Escape")
+    browser.press("Escape")
     browser.wait(f"!{OPEN}")
     assert browser.value("scrollY") == place
     assert browser.value('document.activeElement == document.querySelectorAll(".shot")[9]')
@@ -265,7 +259,7 @@ def test_methods_are_compared_and_their_hits_open(served: Served, browser: Page)
     browser.wait(OPEN)
     hit = served.library.searcher(served.library.names[2]).search("umbrella", 4).hits[3]
     assert browser.value(NAME) == Path(hit.image.path).name
-    press(browser, "Escape")
+    browser.press("Escape")
     browser.wait(f"!{OPEN}")
     browser.click("#comparison label", "FOR 3")
     browser.wait('document.querySelectorAll("#comparison section").length == 3')

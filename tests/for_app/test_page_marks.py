@@ -25,18 +25,6 @@ MARKED = '[...document.querySelectorAll("#marked button")].map(e => [e.className
 FOCUSED = "Number(document.activeElement.dataset.n)"
 
 
-ARROWS = {
-    name: {"code": name, "windowsVirtualKeyCode": number} for name, number in (("ArrowLeft", 37), ("ArrowRight", 39))
-}
-
-
-def press(page: Page, letter: str) -> None:
-    for kind in ("keyDown", "keyUp"):
-        code = ARROWS.get(letter) or {"code": f"Key{letter.upper()}", "windowsVirtualKeyCode": ord(letter.upper())}
-        code = {"key": letter, **code}
-        page.call("Input.dispatchKeyEvent", type=kind, **code)
-
-
 def addressed(page: Page, name: str) -> Any:
     return page.value(f"new URL(location).searchParams.getAll('{name}')")
 
@@ -49,12 +37,12 @@ def test_keys_mark_results_which_move_and_nothing_loses_its_place(served: Served
     browser.value('document.querySelectorAll(".shot")[12].scrollIntoView({ block: "center" })')
     browser.value('document.querySelectorAll(".shot")[12].focus({ preventScroll: true })')
     place = browser.value("document.querySelector('#grid').getBoundingClientRect().top")
-    press(browser, "r")
+    browser.press("r")
     browser.wait(f"{SAID}.startsWith('1 right, 0 wrong') && {AT_REST} && {IDS}.length == 29")
     assert browser.value(FOCUSED) == 12  # what has the focus is at the same place, so that one can go on
     assert browser.value("document.querySelector('#grid').getBoundingClientRect().top") == pytest.approx(place, abs=1)
     second = browser.value(IDS)[12]
-    press(browser, "w")
+    browser.press("w")
     browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST} && {IDS}.length == 28")
     assert browser.value(MARKED) == [["wrong", second], ["right", ids[12]]]  # shown apart, the last first
     assert (addressed(browser, "right"), addressed(browser, "wrong")) == ([ids[12]], [second])
@@ -65,7 +53,7 @@ def test_keys_mark_results_which_move_and_nothing_loses_its_place(served: Served
     browser.wait(f"{SAID}?.startsWith('1 right, 1 wrong') && {AT_REST} && {IDS}.length == 28")
     assert browser.value(MARKED) == [["wrong", second], ["right", ids[12]]]
     browser.value('document.querySelector(".shot").focus()')
-    press(browser, "u")
+    browser.press("u")
     browser.wait(f"{SAID}.startsWith('1 right, 0 wrong') && {AT_REST}")
     browser.click("#marked button")  # taken back by a click too
     browser.wait(f"document.querySelector('#marks').hidden && {AT_REST}")
@@ -82,7 +70,7 @@ def test_marks_by_buttons_and_in_an_opened_result(served: Served, browser: Page)
     after = browser.value(IDS)
     browser.value('document.querySelectorAll(".shot")[5].click()')
     browser.wait('document.querySelector("#viewer").open')
-    press(browser, "r")
+    browser.press("r")
     browser.wait("document.querySelector('#right').ariaPressed == 'true'")
     browser.click("#close")
     browser.wait(f"{SAID}.startsWith('1 right, 1 wrong') && {AT_REST}")
@@ -103,16 +91,16 @@ def test_a_part_is_marked_by_keys_and_by_a_click(served: Served, browser: Page) 
     matched = browser.value("FOR.results.hits[2].part")
     browser.value("document.querySelectorAll('.shot')[2].click()")
     browser.wait("document.querySelector('#viewer').open")
-    press(browser, "p")
+    browser.press("p")
     browser.wait("!document.querySelector('#places').hidden && document.activeElement.id == 'places'")
     assert browser.value(PART) == str(matched)
     parts = api.parts(served.library, ids[2])
     place = browser.value("FOR.viewer.places.place")
     moved = place + 1 if place % 5 < 4 else place - 1
-    press(browser, "ArrowRight" if moved > place else "ArrowLeft")
+    browser.press("ArrowRight" if moved > place else "ArrowLeft")
     chosen = parts["part"][moved // 5][moved % 5]
     assert browser.value(PART) == str(chosen)
-    press(browser, "w")
+    browser.press("w")
     assert browser.value("document.querySelector('#wrong').ariaPressed") == "true"
     assert browser.value("document.querySelector('#wrong').innerText") == "✗ Wrong part"
     browser.click("#next")  # another picture, of which no part is chosen

@@ -17,6 +17,8 @@ from tests.helpers.patience import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
+_KEYS = {"Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}  # Windows' numbers of keys with names
+
 # Chromium reads commands from descriptor 3 and writes answers to descriptor 4, each ended by a zero byte.
 _ON_PIPES = 'exec "$@" 3<&"$0" 4>&"$OUT_FD"'
 
@@ -99,9 +101,15 @@ class Page:
         self.value("document.activeElement.select()")
         self.call("Input.insertText", text=text)
         if enter:
-            key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
-            self.call("Input.dispatchKeyEvent", type="keyDown", **key)
-            self.call("Input.dispatchKeyEvent", type="keyUp", **key)
+            self.press("Enter")
+
+    def press(self, key: str) -> None:
+        """Press and release a letter, or one of _KEYS by its name."""
+        pressed = {"key": key, "code": key if key in _KEYS else f"Key{key.upper()}"}
+        pressed |= {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            number = _KEYS.get(key) or ord(key.upper())
+            self.call("Input.dispatchKeyEvent", type=kind, windowsVirtualKeyCode=number, **pressed)
 
     def screenshot(self, path: Path) -> None:
         """Write what the window shows as a PNG."""

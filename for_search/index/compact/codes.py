@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_model.files import atomic_path
-from for_search.index.compact.finer_codes import FinerCodes
+from for_search.index.compact.finer_codes import FinerCodes, code_bytes
 from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import Projection, train_projection
 from for_search.index.compact.rows_file import RowsFile
@@ -234,8 +234,7 @@ class Codes:
         steps = _loaded(ranges, np.float32, (2, width))
         if steps is None:
             return ranges
-        empty = FinerCodes(steps, np.empty((0, 0), np.uint8)).resized(0)
-        its_codes = _loaded(finer, np.uint8, (-1, empty.codes.shape[1]))
+        its_codes = _loaded(finer, np.uint8, (-1, code_bytes(width)))
         if its_codes is None or len(its_codes) < codes.ntotal:
             return finer
         return cls(codes, FinerCodes(steps, its_codes), maps, n_embeddings)

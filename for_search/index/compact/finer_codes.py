@@ -32,17 +32,16 @@ class FinerCodes:
         """Steps for rows like those of a sample [m, D], and room for the codes of `n_rows` rows."""
         lowest, highest = sample.min(axis=0), sample.max(axis=0)
         steps = (highest - lowest) / _levels(sample.shape[1])
-        return cls(np.stack([lowest, np.where(steps > 0, steps, 1)]), np.empty((n_rows, 0), np.uint8)).resized(n_rows)
+        codes = np.empty((n_rows, code_bytes(sample.shape[1])), np.uint8)
+        return cls(np.stack([lowest, np.where(steps > 0, steps, 1)]), codes)
 
     def resized(self, n_rows: int) -> "FinerCodes":
         """The same with room for `n_rows` rows: those that are there stay, others are yet to be written."""
-        if len(self.codes) == n_rows and self.codes.shape[1]:
+        if len(self.codes) == n_rows:
             return self
-        dim = self.ranges.shape[1]
-        codes = np.empty((n_rows, min(_WIDE, dim) + (dim - min(_WIDE, dim)) // 2), np.uint8)
-        if self.codes.shape[1] == codes.shape[1]:
-            kept = min(n_rows, len(self.codes))
-            codes[:kept] = self.codes[:kept]
+        codes = np.empty((n_rows, self.codes.shape[1]), np.uint8)
+        kept = min(n_rows, len(self.codes))
+        codes[:kept] = self.codes[:kept]
         return FinerCodes(self.ranges, codes)
 
     def encode(self, start: int, projected: NDArray[np.float32]) -> None:
@@ -71,6 +70,12 @@ class FinerCodes:
             part = [np.einsum("fd,d->f", values.astype(np.float32), factors) for values, factors in both]
             scores[start : start + _AT_ONCE] = part[0] + part[1]
         return scores
+
+
+def code_bytes(dim: int) -> int:
+    """B."""
+    n_wide = min(_WIDE, dim)
+    return n_wide + (dim - n_wide) // 2
 
 
 def _levels(dim: int) -> NDArray[np.float32]:

@@ -24,10 +24,8 @@ from for_search.store.store import PARTIAL, SkippedImage
 PLAN = "plan.json"
 _LOCK = "lock"
 _OWN_FILE = re.compile(r"embeddings-\d+\.npy|images-\w+\.sqlite")
-# What a killed run may leave beside finished files; `files.atomic_path` names them so.
-_LEFTOVER = re.compile(
-    r"\.(embeddings-\d+\.npy|images-\w+\.sqlite|manifest\.json|timing\.json|shard-\d+\.json|plan\.json)\..+\.tmp"
-)
+# What a killed run may leave beside finished files.
+_LEFTOVER = files.temporaries_of(rf"{_OWN_FILE.pattern}|manifest\.json|timing\.json|shard-\d+\.json|plan\.json")
 
 
 @dataclass(frozen=True)
