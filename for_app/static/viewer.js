@@ -71,6 +71,7 @@ export class Viewer {
     of("original").hidden = of("copy").hidden = true;
     of("previous").disabled = list.n === 0;
     of("next").disabled = list.n + 1 >= list.hits.length && !(list.total > list.hits.length);
+    if (document.activeElement?.disabled) this.dialog.focus(); // else keys would reach nothing
     this.describe(of_index, this.controller.signal);
     if (this.heat) this.showHeat();
     this.markHeat();

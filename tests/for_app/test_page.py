@@ -190,6 +190,18 @@ def test_a_result_opens_over_the_grid_and_leads_on(served: Served, browser: Page
     assert browser.value("scrollY") == place
     assert browser.value('document.activeElement == document.querySelectorAll(".shot")[9]')
     assert browser.value(QUERY.format("open")) is None
+    browser.value('document.querySelectorAll(".shot")[0].click()')
+    browser.wait(f"{OPEN} && {NAME} == '{files[0]}'")
+    browser.press("ArrowRight")  # keys reach the first one too, which has none before it
+    browser.wait(f"{NAME} == '{files[1]}'")
+    browser.value('document.querySelector("#previous").focus()')
+    browser.click("#previous")
+    browser.wait(f"{NAME} == '{files[0]}'")
+    browser.press("ArrowRight")
+    browser.wait(f"{NAME} == '{files[1]}'")
+    browser.press("ArrowLeft")
+    browser.press("Escape")
+    browser.wait(f"!{OPEN}")
     browser.value('document.querySelectorAll(".shot")[1].click()')
     browser.wait(OPEN)
     browser.click("#like-part")
