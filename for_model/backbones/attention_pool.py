@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from for_model.errors import UsageError
 
+Projection = tuple[Tensor, Tensor]  # of a linear map: its weight and its bias
+
 
 class AttentionPool(nn.Module):
     """The last layer of a CLIP ResNet, taken apart: q, k, v, c and the positional embedding of `AttentionPool2d`.
@@ -74,7 +76,8 @@ class AttentionPool(nn.Module):
         Returns Y [B, N, Co], not normalised; with `return_weights` also the attention weights [B, N, K'], averaged over
         the heads, each row summing to 1. Differentiable in both arguments.
         """
-        Z, weights = attention(self.q_proj(queries), self.k_proj(tokens), self.v_proj(tokens), self.num_heads)
+        k, v = ((linear.weight, linear.bias) for linear in (self.k_proj, self.v_proj))
+        Z, weights = attend_tokens(self.q_proj(queries), tokens, tokens, k, v, self.num_heads)
         Y: Tensor = self.c_proj(Z)  # [B, N, Co]
         return (Y, weights.mean(dim=1)) if return_weights else Y
 
@@ -120,19 +123,47 @@ class AttentionPool(nn.Module):
         return Y[:, None]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """Multi-head attention of what q, k and v have projected already: Z = softmax(q k^T) v (eq. 1 and 3).
+def attend_tokens(
+    q: Tensor, keys: Tensor, values: Tensor, k: Projection, v: Projection, heads: int, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Multi-head attention of projected queries to tokens: Z = softmax(q k(keys)^T) v(values) (eq. 1 and 3).
 
-    q: [B, N, Ce].
-    k, v: [B, K', Ce].
+    q: [B or 1, N, Ce], projected; 1 for the same queries in every image.
+    keys, values: [B, K', Ce], not projected.
+    k, v: the weight [Ce, Ce] and the bias [Ce] of their projections.
     heads: their number, which divides Ce.
+    dropout: of the weights, a probability.
 
-    Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1.
+    Returns Z [B, N, Ce] and the weights [B, heads, N, K'], rows summing to 1 without dropout.
+
+    A few queries go through k the other way round, and the tokens that they attend to through v once they are summed,
+    so that no token is projected: it is the same sum in another order.
     """
-    # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, N or K', Ce / heads]
-    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
-    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2), weights
+    (k_weight, k_bias), (v_weight, v_bias) = k, v
+    n, width = q.shape[1:]
+    q = q.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B or 1, heads, N, Ce / heads]
+    few = n * (1 + heads * keys.shape[1] / width) < keys.shape[1]
+    if few:
+        asked = torch.einsum("bhnd,hdc->bhnc", q, k_weight.unflatten(0, (heads, -1))).flatten(1, 2)
+        logits = (asked @ keys.transpose(1, 2)).unflatten(1, (heads, n))
+        logits = logits + q @ k_bias.unflatten(0, (heads, -1))[..., None]
+    else:
+        logits = q @ F.linear(keys, k_weight, k_bias).unflatten(-1, (heads, -1)).transpose(1, 2).transpose(-2, -1)
+    weights = F.dropout((logits / math.sqrt(q.shape[-1])).softmax(dim=-1), dropout, training=dropout > 0)
+    mixed = weights.to(values.dtype)  # [B, heads, N, K']
+    if few:
+        summed = (mixed.flatten(1, 2) @ values).unflatten(1, (heads, n))  # [B, heads, N, Ce]
+        Z = torch.einsum("bhnc,hdc->bnhd", summed, v_weight.unflatten(0, (heads, -1)))
+        Z = Z + mixed.sum(-1).transpose(1, 2)[..., None] * v_bias.unflatten(0, (heads, -1))
+    else:
+        Z = (mixed @ F.linear(values, v_weight, v_bias).unflatten(-1, (heads, -1)).transpose(1, 2)).transpose(1, 2)
+    return Z.flatten(2), weights
+
+
+def packed_projections(attention: nn.MultiheadAttention) -> list[Projection]:
+    """q, k and v of torch's attention, which keeps them in one matrix."""
+    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    return list(zip(weight.chunk(3), bias.chunk(3), strict=True))
 
 
 def check_tokens(X: Tensor, grid: int, extra: int = 0) -> None:

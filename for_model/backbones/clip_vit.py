@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from for_model.backbones.attention_pool import attention, check_tokens, interpolate_positions
+from for_model.backbones.attention_pool import attend_tokens, check_tokens, interpolate_positions, packed_projections
 from for_model.backbones.model_weights import ModelWeights, load_model_weights, model_config
 from for_model.backbones.open_clip_parts import OpenClipBackbone
 from for_model.backbones.pixels import check_image_size, check_pixels
@@ -65,8 +65,8 @@ class VitPool(nn.Module):
         the heads, each row summing to 1. Differentiable in both arguments.
         """
         asking, shown = self.block.ln_1(queries), self.block.ln_1(tokens)
-        q, k, v = (self._project_in(x, part) for part, x in enumerate((asking, shown, shown)))
-        Z, weights = attention(q, k, v, self.block.attn.num_heads)
+        q, k, v = packed_projections(self.block.attn)
+        Z, weights = attend_tokens(F.linear(asking, *q), shown, shown, k, v, self.block.attn.num_heads)
         x = queries + self.block.attn.out_proj(Z)  # [B, N, Ce]
         x = x + self.block.mlp(self.block.ln_2(x))
         Y = self._project_out(x)
@@ -84,18 +84,13 @@ class VitPool(nn.Module):
         into the joint space. Left out are q and k, and with them the attention, the residual around it, and the MLP.
         (MaskCLIP's published code for ViTs adds the residual and the MLP again; eq. 2 has neither.)
         """
-        return self._project_out(self.block.attn.out_proj(self._project_in(self.block.ln_1(self.cells(X)), 2)))
+        _, _, v = packed_projections(self.block.attn)
+        return self._project_out(self.block.attn.out_proj(F.linear(self.block.ln_1(self.cells(X)), *v)))
 
     def dense_and_whole(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """See `protocol.Pool`."""
         tokens = self.tokens(X)
         return self.project(X), self.attend(tokens[:, :1], tokens)
-
-    def _project_in(self, x: Tensor, part: int) -> Tensor:
-        """The attention's q (part 0), k (1) or v (2), which torch keeps in one matrix."""
-        attention = self.block.attn
-        weight, bias = attention.in_proj_weight.chunk(3)[part], attention.in_proj_bias.chunk(3)[part]
-        return F.linear(x, weight, bias)
 
     def _project_out(self, x: Tensor) -> Tensor:
         projected: Tensor = self.ln_post(x) @ self.proj

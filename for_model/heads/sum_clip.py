@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from for_model.backbones.attention_pool import AttentionPool
+from for_model.backbones.attention_pool import AttentionPool, attend_tokens, packed_projections
 from for_model.backbones.protocol import Pool
 from for_model.errors import UsageError
 from for_model.heads.config import Freeze, SumSettings
@@ -42,8 +42,8 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, queries: Tensor, cells: Tensor, placed: Tensor) -> Tensor:
         """One layer.
 
-        x: [B, N, Ce], what the layer before gave, or the queries at first.
-        queries: [B, N, Ce], the queries' own embeddings.
+        x: [B or 1, N, Ce], what the layer before gave, or the queries at first; 1 while all images have the same.
+        queries: [1, N, Ce], the queries' own embeddings.
         cells: [B, K, Ce], the feature map without positions.
         placed: [B, K, Ce], the feature map with positions.
 
@@ -51,9 +51,17 @@ class DecoderLayer(nn.Module):
         """
         asking = x + queries
         x = self.norms[0](x + self.dropout(self.self_attention(asking, asking, x, need_weights=False)[0]))
-        looked = self.cross_attention(x + queries, placed, cells, need_weights=False)[0]
-        x = self.norms[1](x + self.dropout(looked))
+        x = self.norms[1](x + self.dropout(self._look(x + queries, cells, placed)))
         return self.norms[2](x + self.dropout(self.contract(self.dropout(F.relu(self.expand(x))))))
+
+    def _look(self, asking: Tensor, cells: Tensor, placed: Tensor) -> Tensor:
+        """The cross-attention, in the way that is fast for a few queries. Arguments as of `forward`."""
+        attention = self.cross_attention
+        q, k, v = packed_projections(attention)
+        dropout = attention.dropout if self.training else 0.0
+        Z, _ = attend_tokens(F.linear(asking, *q), placed, cells, k, v, attention.num_heads, dropout)
+        looked: Tensor = attention.out_proj(Z)
+        return looked
 
 
 class SumHead(TrainableHead):
@@ -119,8 +127,10 @@ class SumHead(TrainableHead):
 
     def _modulate(self, cells: Tensor, tokens: Tensor) -> Tensor:
         """F(Q, X): the queries that the pool is asked with, [B, N, Ce]."""
-        x = queries = self.queries.expand(len(cells), -1, -1)
+        x = queries = self.queries[None]
+        if self.training and self._settings.dropout:
+            x = x.expand(len(cells), -1, -1)  # each image drops others of its numbers
         for layer in self.layers:
             x = layer(x, queries, cells, tokens[:, 1:])
         modulated: Tensor = self.norm(x)
-        return modulated
+        return modulated.expand(len(cells), -1, -1)
