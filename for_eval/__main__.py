@@ -116,6 +116,13 @@ def _add_calibration(parsers: Parsers) -> None:
     parser.add_argument("--methods", default=_STUDIED, help=f"with commas (default {_STUDIED})")
     parser.add_argument("--fit-split", metavar="SPLIT", help="the split that the rules are fitted to")
     parser.add_argument(
+        "--there",
+        nargs=3,
+        metavar=("DATASET", "SPLIT", "ROOT"),
+        help="another labelled split, of more images, that whether a thing is anywhere at all is fitted to: few words "
+        "find something by chance among few images",
+    )
+    parser.add_argument(
         "--package", action="store_true", help="put the chosen rule's numbers among those that come with FOR"
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw a reliability diagram: a .png, .svg or .pdf")

@@ -6,6 +6,7 @@ Imports stay within the functions, so that --help and a slip in the arguments do
 import argparse
 import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from for_model.cli import print_json
@@ -106,13 +107,14 @@ def run_calibration(arguments: argparse.Namespace) -> None:
     from for_eval.queries import calibration_study as calibration
     from for_eval.queries.asked import ask
 
-    if arguments.package and arguments.fit_split is None:
-        raise UsageError("--package writes what was fitted: say to which split with --fit-split")
+    if arguments.fit_split is None and (arguments.package or arguments.there):
+        raise UsageError("--package and --there are about what is fitted: say to which split with --fit-split")
     check_writable(arguments.out)
     results = []
+    more = None if arguments.there is None else _also(*arguments.there)
     for method, to_measure, to_fit in _studied(arguments):
-        fitted = None if to_fit is None else ask(to_fit, method, to_fit=True)
-        results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False)))
+        fitted, also = (None if each is None else ask(each, method, to_fit=True) for each in (to_fit, more))
+        results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False), also))
         print(calibration.CALIBRATION.write(arguments.out, results[-1]), flush=True)
     if arguments.package:
         calibration.write_numbers(results)
@@ -123,6 +125,12 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 
         write_reliability_figure(arguments.figure, results)
         print(arguments.figure)
+
+
+def _also(name: str, split: str, root: str) -> "Dataset":
+    from for_model.data.registry import load_dataset
+
+    return load_dataset(name, Path(root), split)
 
 
 def run_combinations(arguments: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ Legend: M images, C names, V random names.
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from for_eval.metrics.calibration_scores import auroc, best_cutoff, f1, reliabil
 from for_eval.queries.asked import Asked
 from for_model.files import write_json
 from for_search.query.presence import (
+    BEST_IMAGES,
     FORMAT,
     NUMBERS_FILE,
     NameScores,
     PresenceNumbers,
+    best_share,
     features,
     mean_numbers,
     numbers_of,
@@ -32,10 +35,13 @@ from for_search.query.ranking import top_k
 
 HITS = 12  # of each text, the best ones, which is what people look at
 TOLERATED = 1  # of the nonsense words fitted to: which happens to score highest says little of other words
-CHOSEN_RULE = "z with level and spread"
+ORDER_RULE = "z with level and spread"
+CHOSEN_RULE = f"there, and {ORDER_RULE}"
 
 RuleFeatures = NDArray[np.float64]  # [names, M, F]
 _Rule = Callable[[Asked, NDArray[np.float32]], RuleFeatures]
+# [names, M] scores -> [names, M], how probable it is that each image holds what each name says
+_Probabilities = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 
 
 def chosen_features(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
@@ -64,13 +70,13 @@ def _softmax_share(asked: Asked, scores: NDArray[np.float32], scale: float = 20.
     return (own - np.logaddexp(own, others))[..., None]
 
 
-# Candidates, in the order of the table.
+# Candidates for what tells the images of a name apart, in the order of the table.
 RULES: dict[str, _Rule] = {
     "softmax share": _softmax_share,
     "z per image": _z_per_image,
     "z per query": _z_per_query,
     "z per query and per image": _both,
-    CHOSEN_RULE: chosen_features,
+    ORDER_RULE: chosen_features,
 }
 
 
@@ -91,11 +97,60 @@ def fit_rule(asked: Asked, rule: _Rule) -> tuple[float, list[float], float]:
     return bias, weights, best_cutoff(probabilities, y, float(nonsense[-1 - TOLERATED]))
 
 
+def fit_presence(asked: Asked, more: Asked | None) -> PresenceNumbers:
+    """The numbers of the chosen rule.
+
+    asked: what the logistic of z, level and spread and the cut-off are fitted to.
+    more: another split, of more images, that the logistic of `best_share` is fitted to; None for the same.
+
+    The cut-off is that of the best F1 among those that at most TOLERATED nonsense words reach in either split.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    bias, weights, _ = fit_rule(asked, chosen_features)
+    z, level, spread = weights
+    shares, there = _shares_and_truth(more or asked)
+    model = LogisticRegression(C=1000, class_weight="balanced").fit(shares[:, None], there)
+    fitted = PresenceNumbers(
+        bias, (z, level, spread), (float(model.intercept_[0]), float(model.coef_[0, 0])), cutoff=0.5
+    )
+    least = max(
+        np.sort(present(each, fitted)(each.nonsense).max(axis=1))[-1 - TOLERATED] for each in (asked, more or asked)
+    )
+    probabilities = _flat([present(asked, fitted)(scores) for scores in asked.groups])
+    return replace(fitted, cutoff=best_cutoff(probabilities, _flat(asked.truth), float(least)))
+
+
+def _shares_and_truth(asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of all names and words of a split, [names] each: their best share, and whether what they name is anywhere."""
+    shares = np.concatenate([_best_shares(asked, scores) for scores in asked.groups])
+    return shares, np.concatenate([each.any(axis=1) for each in asked.truth])
+
+
+def _best_shares(asked: Asked, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[names, M] scores -> [names], as a search has them."""
+    best = top_k(scores, BEST_IMAGES)  # [names, n]
+    return best_share(np.take_along_axis(scores, best, 1), asked.random[:, best])
+
+
+def present(asked: Asked, numbers: PresenceNumbers) -> _Probabilities:
+    """The chosen rule."""
+    return lambda scores: (
+        numbers.probability_there(_best_shares(asked, scores))[:, None]
+        * numbers.probability(chosen_features(asked, scores))
+    )
+
+
+def _logistic_of(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float]) -> _Probabilities:
+    """A candidate."""
+    return lambda scores: _probability(bias, weights, rule(asked, scores))
+
+
 def _probability(bias: float, weights: Sequence[float], found: RuleFeatures) -> NDArray[np.float64]:
     return 1 / (1 + np.exp(-np.clip(found @ np.array(weights) + bias, -30, 30)))
 
 
-def measure_rule(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float], cutoff: float) -> dict[str, Any]:
+def measure_rule(asked: Asked, probable: _Probabilities, cutoff: float) -> dict[str, Any]:
     """How good a rule's probabilities are on a split, as JSON values.
 
     auroc_pairs: of all pairs of an image and a category. auroc_within: the mean over the categories of their own.
@@ -103,7 +158,7 @@ def measure_rule(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float
     ece: over all pairs. ece_hits, f1_hits: over the HITS best images of each name. f1: over all pairs, at the cut-off.
     nonsense_good, absent_good: the share of these that have a good match. none_good: of the categories that have none.
     """
-    probabilities = [_probability(bias, weights, rule(asked, scores)) for scores in asked.groups]
+    probabilities = [probable(scores) for scores in asked.groups]
     pairs, truth = _flat(probabilities), _flat(asked.truth)
     best = [top_k(scores, HITS) for scores in asked.groups]
     hits = _flat([np.take_along_axis(each, order, 1) for each, order in zip(probabilities, best, strict=True)])
@@ -149,22 +204,21 @@ def _precision(probabilities: NDArray[np.float64], truth: NDArray[np.bool_], cut
     return float(truth[found].mean()) if found.any() else None
 
 
-def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]:
+def study_calibration(to_fit: Asked | None, to_measure: Asked, more: Asked | None = None) -> dict[str, Any]:
     """One method's result: every rule fitted to one split and measured on the other; see `measure_rule`.
 
     to_fit: None to measure the numbers that come with FOR, those of the method and those of other backbones.
+    more: see `fit_presence`.
     """
     rules: dict[str, Any] = {}
-    for name, rule in RULES.items():
-        if to_fit is not None:
-            bias, weights, cutoff = fit_rule(to_fit, rule)
-            rules[name] = {
-                "bias": bias,
-                "weights": weights,
-                **measure_rule(to_measure, rule, bias, weights, cutoff),
-            }
     if to_fit is None:
         rules[f"{CHOSEN_RULE} as packaged"] = _measured(to_measure, numbers_of(to_measure.info))
+    else:
+        for name, rule in RULES.items():
+            bias, weights, cutoff = fit_rule(to_fit, rule)
+            probable = _logistic_of(to_measure, rule, bias, weights)
+            rules[name] = {"bias": bias, "weights": weights, **measure_rule(to_measure, probable, cutoff)}
+        rules[CHOSEN_RULE] = _measured(to_measure, fit_presence(to_fit, more))
     others = other_backbones(to_measure.info.backbone)
     if others is not None:
         rules[f"{CHOSEN_RULE} fitted to other backbones"] = _measured(to_measure, others)
@@ -172,7 +226,7 @@ def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]
         "format": CALIBRATION.format,
         "dataset": to_measure.dataset,
         "split": to_measure.split,
-        "fitted_to": None if to_fit is None else f"{to_fit.dataset} {to_fit.split}",
+        "fitted_to": None if to_fit is None else _named(to_fit) + ("" if more is None else f", {_named(more)}"),
         "method": to_measure.info.to_json(),
         "n_images": int(to_measure.present.shape[1]),
         "n_names": len(to_measure.names),
@@ -183,9 +237,13 @@ def study_calibration(to_fit: Asked | None, to_measure: Asked) -> dict[str, Any]
     }
 
 
+def _named(asked: Asked) -> str:
+    return f"{asked.dataset} {asked.split}"
+
+
 def _measured(asked: Asked, numbers: PresenceNumbers) -> dict[str, Any]:
-    scores = measure_rule(asked, chosen_features, numbers.bias, numbers.weights, numbers.cutoff)
-    return {"bias": numbers.bias, "weights": list(numbers.weights), **scores}
+    scores = measure_rule(asked, present(asked, numbers), numbers.cutoff)
+    return {"bias": numbers.bias, "weights": list(numbers.weights), "there": list(numbers.there), **scores}
 
 
 def other_backbones(backbone: str) -> PresenceNumbers | None:
@@ -205,6 +263,7 @@ def write_numbers(results: Sequence[dict[str, Any]], path: Path = NUMBERS_FILE) 
         content["methods"][f"{method['backbone']}/{method['method']}"] = {
             "bias": round(numbers["bias"], 3),
             "weights": [round(weight, 3) for weight in numbers["weights"]],
+            "there": [round(number, 3) for number in numbers["there"]],
             "cutoff": round(numbers["cutoff"], 3),
             "fitted_to": result["fitted_to"],
         }

@@ -4,40 +4,48 @@ A cosine alone doesn't tell: 0.3 is much for one word and little for another. Th
 that they mean about the same for every backbone: how far the image stands out from the others of its index for this
 text (z), how high the text scores there in general (level), and how much its scores vary from image to image (spread),
 the last two compared with the scores of random names in the same images. A word that means nothing scores about alike
-everywhere. A logistic of the three, fitted by `python -m for_eval calibration`, is the probability.
+everywhere. A logistic of the three says how probable the thing is in an image, if it is anywhere.
 
-For one text it grows with the score, so it never changes the order of the images.
-Shapes: S images of the sample, N embeddings an image, Q texts, V random names, Co joint width.
+Among many images some stand out for any word. So that is multiplied by how probable it is that the thing is anywhere at
+all: a logistic of the text's share in a softmax against the random names (eq. 4) in the images that it found first.
+Both logistics are fitted by `python -m for_eval calibration`.
+
+For one text the probability grows with the score, so it never changes the order of the images.
+Shapes: S images of the sample, M images, N embeddings an image, Q texts, V random names, Co joint width.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from for_model.errors import DataError
-from for_model.files import cache_dir, write_json
+from for_model.files import cache_dir, write_bytes
 from for_model.methods.protocol import LazyMethod, MethodInfo
 from for_search.index.index import SearchIndex
 
 NUMBERS_FILE = Path(__file__).with_name("calibrations.json")
 _RANDOM_NAMES = Path(__file__).with_name("random_names.txt")
-FORMAT = "for-calibrations/1"
+FORMAT = "for-calibrations/2"
 MIN_IMAGES = 30  # of fewer, the mean and spread of a text's scores say too little
 N_FEATURES = 3  # z, level, spread
+BEST_IMAGES = 3  # of a text, the first ones, that tell whether what it names is anywhere
 
 _MAX_SAMPLE = 1000  # images
 _MAX_NUMBERS = 1 << 23  # of a sample, 32 MB
 _BLOCK_NUMBERS = 1 << 22  # scores held at once
 _LEAST_DEVIATION, _LEAST_SPREAD = 1e-6, 1e-3  # all images may score the same
 _MAX_LOGIT = 30.0
+_SHARE_SCALE = 20.0  # of the cosines in the softmax
 
 _log = logging.getLogger(__name__)
 
@@ -47,19 +55,25 @@ class PresenceNumbers:
     """The numbers fitted for a method on a backbone.
 
     bias, weights: of the logistic; the weights are those of z, level and spread, see `features`.
+    there: bias and weight of the logistic of `best_share`.
     cutoff: in 0..1, the least probability of a good match.
     fitted: whether they were fitted for this very method and backbone, or are the mean of others.
     """
 
     bias: float
     weights: tuple[float, float, float]
+    there: tuple[float, float]
     cutoff: float
     fitted: bool = True
 
     def probability(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """[..., 3] features -> [...] float64 in 0..1."""
-        logits = np.asarray(features, dtype=np.float64) @ np.array(self.weights) + self.bias
-        return 1 / (1 + np.exp(-np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT)))
+        """[..., 3] features -> [...] float64 in 0..1: that an image holds what is somewhere."""
+        return _logistic(np.asarray(features, dtype=np.float64) @ np.array(self.weights) + self.bias)
+
+    def probability_there(self, shares: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """What `best_share` gives, of any shape -> float64 in 0..1: that what the text names is anywhere."""
+        bias, weight = self.there
+        return _logistic(bias + weight * np.asarray(shares, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class TextScale:
 
     mean, deviation: of its scores over the index's sample.
     level, spread: see `text_statistics`.
+    there: how probable it is that what the text names is anywhere; 1 where that isn't asked.
     """
 
     mean: float
@@ -75,25 +90,32 @@ class TextScale:
     level: float
     spread: float
     numbers: PresenceNumbers
+    there: float = 1.0
 
     def probability(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Scores of images for the text, of any shape -> how probable it is that each holds what the text names."""
         z = (np.asarray(scores, dtype=np.float64) - self.mean) / self.deviation
         level, spread = np.full_like(z, self.level), np.full_like(z, self.spread)
-        return self.numbers.probability(np.stack([z, level, spread], axis=-1))
+        return self.there * self.numbers.probability(np.stack([z, level, spread], axis=-1))
 
 
 class IndexScale:
     """What scores mean in one index: a sample of its images, and how random names score over it. Threads may share one.
 
     sample: [S, N, Co] float32.
-    names: of random names over the sample.
+    random: [V, Co] float32, unit-norm, the random names' embeddings.
+    names: of the random names over the sample.
     numbers: of the index's method.
     """
 
-    def __init__(self, sample: NDArray[np.float32], names: "NameScores", numbers: PresenceNumbers) -> None:
-        self._sample = sample
-        self._names = names
+    def __init__(
+        self,
+        sample: NDArray[np.float32],
+        random: NDArray[np.float32],
+        names: "NameScores",
+        numbers: PresenceNumbers,
+    ) -> None:
+        self._sample, self._random, self._names = sample, random, names
         self.numbers = numbers
 
     def of_texts(self, embeddings: NDArray[np.float32]) -> list[TextScale]:
@@ -103,6 +125,16 @@ class IndexScale:
             mean, deviation, level, spread = text_statistics(scores, self._names)
             scales.append(TextScale(mean, deviation, level, spread, self.numbers))
         return scales
+
+    def of_search(self, text: NDArray[np.float32], found: NDArray[np.float32]) -> TextScale:
+        """The scale of a text that has been searched for.
+
+        text: [1, Co] float32, unit-norm.
+        found: [n, N, Co] float32, the embeddings of the images that it found first, best ones first.
+        """
+        (scale,) = self.of_texts(text)
+        own, random = (_sample_scores(texts, found[:BEST_IMAGES]) for texts in (text, self._random))
+        return replace(scale, there=float(self.numbers.probability_there(best_share(own, random))[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +164,23 @@ def text_statistics(scores: NDArray[np.floating[Any]], names: NameScores) -> tup
     above = (exact - names.mean) / names.deviation
     spread = np.log(max(float(above.std()), _LEAST_SPREAD))
     return float(exact.mean()), max(float(exact.std()), _LEAST_DEVIATION), float(above.mean()), float(spread)
+
+
+def best_share(scores: NDArray[np.floating[Any]], random: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """How large a text's share is in a softmax against the random names (eq. 4), in the best of some images.
+
+    scores: [Q, n], n at least 1, of the images that each text found first.
+    random: [V, n], or [V, Q, n] where each text found others: the random names' scores in the same images.
+
+    Returns [Q]: log p / (1 - p) of the largest share p.
+    """
+    others = np.logaddexp.reduce(_SHARE_SCALE * np.asarray(random, dtype=np.float64), axis=0)  # [n] or [Q, n]
+    best: NDArray[np.float64] = (_SHARE_SCALE * np.asarray(scores, dtype=np.float64) - others).max(axis=-1)
+    return best
+
+
+def _logistic(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT))))
 
 
 def features(scores: NDArray[np.floating[Any]], sample: NDArray[np.int64], names: NameScores) -> NDArray[np.float64]:
@@ -180,8 +229,9 @@ def numbers_of(info: MethodInfo) -> PresenceNumbers:
 def mean_numbers(known: Sequence[PresenceNumbers]) -> PresenceNumbers:
     """The mean of the numbers of several methods, at least one, for a method that none were fitted for."""
     z, level, spread = (float(each) for each in np.mean([each.weights for each in known], axis=0))
+    there_bias, there_weight = (float(each) for each in np.mean([each.there for each in known], axis=0))
     bias, cutoff = (float(np.mean([getattr(each, field) for each in known])) for field in ("bias", "cutoff"))
-    return PresenceNumbers(bias, (z, level, spread), cutoff, fitted=False)
+    return PresenceNumbers(bias, (z, level, spread), (there_bias, there_weight), cutoff, fitted=False)
 
 
 @cache
@@ -203,15 +253,18 @@ def read_numbers(path: Path = NUMBERS_FILE) -> dict[str, PresenceNumbers]:
 
 def _parsed(numbers: dict[str, Any]) -> PresenceNumbers:
     z, level, spread = (float(each) for each in numbers["weights"])
-    return PresenceNumbers(float(numbers["bias"]), (z, level, spread), float(numbers["cutoff"]))
+    there_bias, there_weight = (float(each) for each in numbers["there"])
+    return PresenceNumbers(
+        float(numbers["bias"]), (z, level, spread), (there_bias, there_weight), float(numbers["cutoff"])
+    )
 
 
 def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
     """What scores mean in an index; None for one of fewer than MIN_IMAGES images.
 
     The first call for an index encodes the random names, for which the method is loaded unless its weights come with
-    FOR; it takes a large model on a processor some seconds. What comes of it, two numbers an image, is kept in FOR's
-    cache: later calls read the sample alone.
+    FOR; it takes a large model on a processor some seconds. What comes of it is kept in FOR's cache: later calls read
+    that and the sample.
 
     index: what is searched.
     encoder: its method, which encodes texts.
@@ -224,14 +277,16 @@ def index_scale(index: SearchIndex, encoder: LazyMethod) -> IndexScale | None:
     positions = sample_positions(len(index.images), info.n_embeddings, info.dim)
     sample = index.take(positions)  # [S, N, Co]
     path = _kept(info, sample)
-    names = _read_names(path, len(sample))
-    if names is None:
-        names = NameScores.of(_sample_scores(_random_texts(encoder), sample))
+    kept = _read_kept(path, len(sample), info.dim)
+    if kept is None:
+        random = _random_texts(encoder)
+        kept = random, NameScores.of(_sample_scores(random, sample))
+        tensors = {"random": random, "mean": kept[1].mean, "deviation": kept[1].deviation}
         try:
-            write_json(path, {"mean": names.mean.tolist(), "deviation": names.deviation.tolist()})
+            write_bytes(path, save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}))
         except OSError as error:
             _log.warning("the next start takes longer: %s can't be written (%s)", path, error)
-    return IndexScale(sample, names, numbers_of(info))
+    return IndexScale(sample, *kept, numbers_of(info))
 
 
 def _random_texts(encoder: LazyMethod) -> NDArray[np.float32]:
@@ -246,21 +301,24 @@ def _random_texts(encoder: LazyMethod) -> NDArray[np.float32]:
 def _kept(info: MethodInfo, sample: NDArray[np.float32]) -> Path:
     """The file of an index's numbers, which depend on its sample, the text encoder and the random names."""
     what = json.dumps([list(info.text_space), list(sample.shape), random_names()]).encode()
-    return cache_dir() / "calibration" / f"{hashlib.sha256(what + sample.tobytes()).hexdigest()}.json"
+    return cache_dir() / "calibration" / f"{hashlib.sha256(what + sample.tobytes()).hexdigest()}.safetensors"
 
 
-def _read_names(path: Path, n_images: int) -> NameScores | None:
-    try:
-        content = json.loads(path.read_bytes())
-        names = NameScores(*(np.array(content[field], dtype=np.float64) for field in ("mean", "deviation")))
-        if not (names.mean.shape == names.deviation.shape == (n_images,) and (names.deviation > 0).all()):
-            raise ValueError(f"it holds other numbers than two for each of {n_images} images")
-    except FileNotFoundError:
+def _read_kept(path: Path, n_images: int, dim: int) -> tuple[NDArray[np.float32], NameScores] | None:
+    """The random names' embeddings, and their scores over a sample; None where that isn't there or is damaged."""
+    if not path.is_file():
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    try:
+        with safe_open(path, framework="np") as file:
+            random, mean, deviation = (file.get_tensor(name) for name in ("random", "mean", "deviation"))
+        if random.shape != (len(random_names()), dim) or not mean.shape == deviation.shape == (n_images,):
+            raise ValueError(f"it holds {random.shape}, {mean.shape} and {deviation.shape}")
+        if not (np.isfinite(random).all() and np.isfinite(mean).all() and (deviation > 0).all()):
+            raise ValueError("it holds numbers that are none")
+    except (SafetensorError, OSError, ValueError) as error:
         _log.warning("%s can't be read (%s), making it again", path, error)
         return None
-    return names
+    return random, NameScores(mean, deviation)
 
 
 def _sample_scores(texts: NDArray[np.float32], sample: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ from for_model.methods.protocol import LazyMethod, Method
 from for_model.methods.registry import METHODS
 from for_search.index.index import Hit, SearchIndex
 from for_search.index.index_files import open_index
-from for_search.query.presence import IndexScale, index_scale
+from for_search.query.presence import BEST_IMAGES, IndexScale, index_scale
 from for_search.query.ranking import best_columns
 from for_search.query.text_batches import TextBatches
 
@@ -225,7 +225,10 @@ class Searcher:
         """
         if not query.is_text or self.scale is None:
             return result
-        (scale,) = self.scale.of_texts(query.embeddings)
+        if not result.hits:
+            return replace(result, probabilities=(), cutoff=self.scale.numbers.cutoff)
+        found = np.stack([self.index.embeddings(hit.image.id) for hit in result.hits[:BEST_IMAGES]])
+        scale = self.scale.of_search(query.embeddings, found)
         probabilities = scale.probability(np.array([hit.score for hit in result.hits]))
         return replace(result, probabilities=tuple(probabilities.tolist()), cutoff=scale.numbers.cutoff)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from for_eval.queries.calibration_study import (
     CALIBRATION,
     CHOSEN_RULE,
     RULES,
-    fit_rule,
+    fit_presence,
     measure_rule,
     other_backbones,
+    present,
     study_calibration,
     write_numbers,
 )
@@ -72,21 +74,32 @@ def test_other_words_are_measured_than_fitted() -> None:
 
 
 def test_the_chosen_rule_tells_what_is_there() -> None:
-    bias, weights, cutoff = fit_rule(make_asked(0), RULES[CHOSEN_RULE])
-    assert weights[0] > 0
-    found = measure_rule(make_asked(1), RULES[CHOSEN_RULE], bias, weights, cutoff)
-    assert found["auroc_pairs"] > 0.95
+    numbers = fit_presence(make_asked(0), None)
+    assert numbers.weights[0] > 0
+    assert numbers.there[1] > 0
+    found = measure_rule(make_asked(1), present(make_asked(1), numbers), numbers.cutoff)
+    assert found["auroc_pairs"] > 0.9
     assert found["auroc_names"] > 0.95
     assert found["ece"] < 0.05
     assert found["f1"] > 0.6
     assert found["nonsense_good"] <= 2 / 6  # the cut-off tolerates one of the six words that it is fitted to
-    wrong = measure_rule(make_asked(1), RULES[CHOSEN_RULE], bias, [-weight for weight in weights], cutoff)
-    assert wrong["auroc_pairs"] < 0.5
+    z, level, spread = numbers.weights
+    backwards = replace(numbers, weights=(-z, level, spread))
+    assert measure_rule(make_asked(1), present(make_asked(1), backwards), numbers.cutoff)["auroc_within"] < 0.5
+
+
+def test_whether_a_thing_is_anywhere_is_fitted_to_another_split() -> None:
+    alone, beside = fit_presence(make_asked(0), None), fit_presence(make_asked(0), make_asked(2))
+    assert (alone.bias, alone.weights) == (beside.bias, beside.weights)
+    assert alone.there != beside.there
+    result = study_calibration(make_asked(0), make_asked(1), make_asked(2))
+    assert result["fitted_to"] == "tiny split0, tiny split2"
+    assert result["rules"][CHOSEN_RULE]["there"] == list(beside.there)
 
 
 def test_a_study_is_kept_and_becomes_a_table(tmp_path: Path) -> None:
     result = study_calibration(make_asked(0), make_asked(1))
-    assert list(result["rules"])[: len(RULES)] == list(RULES)
+    assert list(result["rules"])[: len(RULES) + 1] == [*RULES, CHOSEN_RULE]
     path = CALIBRATION.write(tmp_path, result)
     lines = CALIBRATION.write_table(tmp_path).read_text().splitlines()
     assert len(lines) == 1 + len(result["rules"])

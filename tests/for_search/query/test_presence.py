@@ -15,6 +15,7 @@ from for_search.query.hit_lines import hit_lines
 from for_search.query.presence import (
     NameScores,
     PresenceNumbers,
+    best_share,
     features,
     index_scale,
     numbers_of,
@@ -53,9 +54,19 @@ def test_scores_that_are_all_the_same() -> None:
 
 
 def test_a_probability_by_hand() -> None:
-    numbers = PresenceNumbers(-1.0, (2.0, 0.5, 1.0), 0.3)
+    numbers = PresenceNumbers(-1.0, (2.0, 0.5, 1.0), (1.0, 2.0), 0.3)
     assert numbers.probability(np.array([1.0, 2.0, -1.0])) == pytest.approx(1 / (1 + math.exp(-1)))
     assert numbers.probability(np.array([[1e9, 0, 0], [-1e9, 0, 0]])) == pytest.approx([1, 0])
+    assert numbers.probability_there(np.array([-0.5, 1.0])) == pytest.approx([0.5, 1 / (1 + math.exp(-3))])
+
+
+def test_the_best_share_by_hand() -> None:
+    """A text against two random names, in two images: its share is that of a softmax of 20 times the scores."""
+    scores, random = np.array([[0.3, 0.1]]), np.array([[0.2, 0.0], [0.1, 0.0]])
+    shares = [math.exp(6) / (math.exp(6) + math.exp(4) + math.exp(2)), math.exp(2) / (math.exp(2) + 2)]
+    assert best_share(scores, random) == pytest.approx([max(math.log(p / (1 - p)) for p in shares)])
+    twice = best_share(np.repeat(scores, 2, axis=0), np.repeat(random[:, None], 2, axis=1))
+    assert twice == pytest.approx(np.repeat(best_share(scores, random), 2))
 
 
 def test_the_packaged_numbers() -> None:
@@ -63,6 +74,7 @@ def test_the_packaged_numbers() -> None:
     assert {"RN-mini/clip", "RN-mini/for", "RN-mini/for+", "photo-lite/cluster-clip"} <= known.keys()
     for numbers in known.values():
         assert numbers.weights[0] > 0  # or a better score would be less probable
+        assert numbers.there[1] > 0
         assert 0 < numbers.cutoff < 1
     assert numbers_of(method_info(8, 4)) == known["RN-mini/cluster-clip"]
     unknown = numbers_of(method_info(8, 4, backbone="RN50"))
@@ -73,7 +85,7 @@ def test_the_packaged_numbers() -> None:
     assert kin.cutoff == pytest.approx(np.mean(photos))
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": "for-calibrations/0"}', '{"format": "for-calibrations/1"}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"format": "for-calibrations/1"}', '{"format": "for-calibrations/2"}'])
 def test_a_damaged_file_of_numbers(tmp_path: Path, content: str) -> None:
     (tmp_path / "numbers.json").write_text(content)
     with pytest.raises(DataError, match="can't be read"):
@@ -112,12 +124,30 @@ class TestJudging:
         query = world.text_query(nonsense)
         assert world.judged(query, world.find(query, 50)).n_good == 0
 
+    def test_what_the_names_know_better_is_nowhere(self, world: Searcher) -> None:
+        """The best images of a text whose share in them is small stand out as far, and aren't good."""
+        query = world.text_query("dog")
+        assert world.scale is not None
+        hits = world.find(query, len(world.index.images)).hits
+        best, worst = (np.stack([world.index.embeddings(hit.image.id) for hit in some]) for some in (hits, hits[-3:]))
+        (alone,), judged = world.scale.of_texts(query.embeddings), world.scale.of_search(query.embeddings, best)
+        elsewhere = world.scale.of_search(query.embeddings, worst)
+        assert alone.there == 1
+        assert judged.there > 0.9 > 0.1 > elsewhere.there
+        assert world.judged(query, world.find(query, 1)).probabilities == pytest.approx(
+            [float(judged.probability(np.array(hits[0].score)))]
+        )
+        assert elsewhere.probability(np.array([0.9])) == pytest.approx(
+            elsewhere.there * alone.probability(np.array([0.9]))
+        )
+
     def test_json_and_lines(self, world: Searcher) -> None:
         query = world.text_query("dog")
         result = world.judged(query, world.find(query, 12))
         content = json.loads(json.dumps(result.to_json()))
         assert (content["n_good"], content["cutoff"]) == (10, result.cutoff)
         assert [hit["good"] for hit in content["hits"]] == [True] * 10 + [False] * 2
+        assert result.probabilities is not None
         assert content["hits"][0]["probability"] == pytest.approx(result.probabilities[0], abs=1e-4)
         lines = hit_lines(result.to_json()).splitlines()
         assert lines[0] == "10 good matches"
@@ -145,8 +175,8 @@ class TestJudging:
     ) -> None:
         monkeypatch.setenv("FOR_CACHE", str(tmp_path))
         first = index_scale(world.index, world.encoder)
-        (path,) = (tmp_path / "calibration").glob("*.json")
-        path.write_text('{"mean": [1], "deviation": [1]}')
+        (path,) = (tmp_path / "calibration").glob("*.safetensors")
+        path.write_bytes(path.read_bytes()[:-8])
         again = index_scale(world.index, world.encoder)
         assert "making it again" in caplog.text
         texts = world.text_query("dog").embeddings
