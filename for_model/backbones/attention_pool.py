@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from for_model.errors import UsageError
 
-Projection = tuple[Tensor, Tensor]  # of a linear map: its weight and its bias
+WeightAndBias = tuple[Tensor, Tensor]  # of a linear map: its weight and its bias
 
 
 class AttentionPool(nn.Module):
@@ -124,7 +124,7 @@ class AttentionPool(nn.Module):
 
 
 def attend_tokens(
-    q: Tensor, keys: Tensor, values: Tensor, k: Projection, v: Projection, heads: int, dropout: float = 0.0
+    q: Tensor, keys: Tensor, values: Tensor, k: WeightAndBias, v: WeightAndBias, heads: int, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Multi-head attention of projected queries to tokens: Z = softmax(q k(keys)^T) v(values) (eq. 1 and 3).
 
@@ -160,7 +160,7 @@ def attend_tokens(
     return Z.flatten(2), weights
 
 
-def packed_projections(attention: nn.MultiheadAttention) -> list[Projection]:
+def packed_projections(attention: nn.MultiheadAttention) -> list[WeightAndBias]:
     """q, k and v of torch's attention, which keeps them in one matrix."""
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     return list(zip(weight.chunk(3), bias.chunk(3), strict=True))

@@ -31,6 +31,7 @@ _SAMPLE = 500  # embeddings of the catalogue, as wrong
 _SAMPLE_WEIGHT = 0.5  # of the whole sample, in marks of each mark
 _SEED = 0
 _BLOCK = 8192  # rows scored at once
+_ROUNDING = 1e-4  # of a point: its numbers end a little differently among other rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,8 +218,8 @@ def _grow(
     others = np.concatenate([right, wrong])
     below = np.where(others < low, others, -np.inf).max(axis=0)  # the nearest example beyond each side
     above = np.where(others > high, others, np.inf).min(axis=0)
-    low = np.where(np.isfinite(below), (low + below) / 2, low)
-    high = np.where(np.isfinite(above), (high + above) / 2, high)
+    low = np.where(np.isfinite(below), (low + below) / 2, low - _ROUNDING)
+    high = np.where(np.isfinite(above), (high + above) / 2, high + _ROUNDING)
     return Box(axes, low.astype(np.float32), high.astype(np.float32)), impurity
 
 
