@@ -24,5 +24,5 @@ def violations(page: Page, colours_alone: bool = False) -> Any:
         pytest.skip("needs axe-core: mkdir -p .cache/axe && cd .cache/axe && npm pack axe-core && tar xzf axe-core-*")
     if not page.value("Boolean(window.axe)"):
         page.value(f"{AXE.read_text(encoding='utf-8')}; 1")
-    options = {"resultTypes": ["violations"], **(_OF_COLOURS if colours_alone else {})}
+    options = {"resultTypes": ["violations"], "selectors": False, **(_OF_COLOURS if colours_alone else {})}
     return page.value(_FOUND.replace("OPTIONS", json.dumps(options)))
