@@ -122,6 +122,11 @@ export class Marks {
     button.ariaLabel = `Marked ${kind}: ${part === undefined ? "" : "a part of "}image ${id}. Take this mark back`;
     const picture = document.createElement("img");
     picture.alt = "";
+    picture.addEventListener("error", () => {
+      picture.replaceWith("gone");
+      button.title = "The index doesn't have this image any more. Take its mark back";
+      button.ariaLabel = `Marked ${kind}: image ${id}, which is gone. Take this mark back`;
+    });
     picture.src = routeTo("picture", { index: this.page.state.index, id });
     const sign = document.createElement("i");
     sign.textContent = SIGNS[kind] + (part === undefined ? "" : "▪"); // a part of it

@@ -168,6 +168,8 @@ def test_marks_that_make_no_sense_are_a_line_and_stay(served: Served, browser: P
     browser.open(f"{served.url}?q=dog&right=99999&right={image}&wrong={image}")  # the later of the two counts
     browser.wait(f"{SAID}?.startsWith('0 right, 1 wrong') && {AT_REST}")
     assert "1 marked image is gone" in browser.value(SAID)
+    browser.wait("document.querySelector('#marked [data-id=\"99999\"]').innerText.startsWith('gone')")
+    assert "which is gone" in browser.value("document.querySelector('#marked [data-id=\"99999\"]').ariaLabel")
     kept = browser.value("FOR.state.marks")
     assert kept == [["right", "99999"], ["wrong", str(image)]]
     browser.value("FOR.marks.set(Array.from({ length: 100000 }, (_, n) => ['right', String(n)]))")
