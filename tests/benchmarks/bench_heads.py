@@ -19,10 +19,11 @@ from for_model.backbones.photo_lite import PhotoPool, PhotoSettings
 from for_model.backbones.protocol import Pool
 from for_model.heads.clip import ClipHead
 from for_model.heads.cluster import ClusterHead
-from for_model.heads.config import PlusSettings
+from for_model.heads.config import PlusSettings, SumSettings
 from for_model.heads.dense import DenseHead
 from for_model.heads.for_plus import ForPlusHead
 from for_model.heads.kmeans import kmeans_batched, kmeans_reference
+from for_model.heads.sum_clip import SumHead
 
 IMAGES = 8
 SIZES = {"K49-N8": (49, 8, 2048, 1024), "K196-N50": (196, 50, 2048, 1024)}  # K, N, Ce, Co; of RN50 at 224 and 448 px
@@ -64,7 +65,7 @@ def clumped_points(n_cells: int, dim: int, images: int = IMAGES) -> torch.Tensor
 
 @pytest.mark.benchmark(timer=time.thread_time)
 @pytest.mark.parametrize("size", [*SIZES, *SMALL])
-@pytest.mark.parametrize("name", ["clip", "dense-clip", "cluster-clip", "for+"])
+@pytest.mark.parametrize("name", ["clip", "dense-clip", "cluster-clip", "for", "for+"])
 def bench_head(benchmark: Any, name: str, size: str) -> None:
     n_cells, n_embeddings, width, dim = {**SIZES, **SMALL}[size]
     images = IMAGES if size in SIZES else SMALL_IMAGES
@@ -74,6 +75,7 @@ def bench_head(benchmark: Any, name: str, size: str) -> None:
         "clip": ClipHead,
         "dense-clip": DenseHead,
         "cluster-clip": lambda: ClusterHead(n_embeddings),
+        "for": lambda: SumHead(SumSettings(queries=n_embeddings), pool).eval().requires_grad_(False),
         "for+": lambda: ForPlusHead(
             linear if size == "photo-lite" else PlusSettings(queries=n_embeddings), pool
         ).requires_grad_(False),
@@ -82,6 +84,25 @@ def bench_head(benchmark: Any, name: str, size: str) -> None:
     benchmark.group = f"head {size}, {images} images"
     Y = benchmark.pedantic(heads[name](), args=(X, pool), rounds=15, warmup_rounds=2)
     assert Y.shape == (images, {"clip": 1, "dense-clip": n_cells}.get(name, n_embeddings), dim)
+
+
+@pytest.mark.benchmark(timer=time.thread_time)
+@pytest.mark.parametrize("size", SMALL)
+def bench_training_of_for(benchmark: Any, size: str) -> None:
+    """Forward and backward through FOR's head of as many queries as its config for the backbone has."""
+    n_cells, n_embeddings, width, dim = SMALL[size]
+    pool: Pool = (random_photo_pool if size == "photo-lite" else random_pool)(n_cells, width, dim)
+    settings = SumSettings(queries=n_embeddings, layers=2, feedforward=1024, dropout=0.0)
+    head, X = SumHead(settings, pool), clumped_points(n_cells, width, SMALL_IMAGES) * 30
+
+    def step() -> Tensor:
+        head.zero_grad()
+        head(X, pool).sum().backward()
+        assert head.queries.grad is not None
+        return head.queries.grad
+
+    benchmark.group = f"training step of FOR's head, {SMALL_IMAGES} images"
+    assert benchmark.pedantic(step, rounds=9, warmup_rounds=2).isfinite().all()
 
 
 @pytest.mark.parametrize("size", SIZES)
