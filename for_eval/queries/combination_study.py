@@ -16,7 +16,7 @@ from for_eval.leaderboard.evaluate import SEED, K, run_facts
 from for_eval.leaderboard.studies import Study
 from for_eval.metrics.retrieval import retrieval_scores
 from for_eval.queries.asked import Asked
-from for_eval.queries.calibration_study import chosen_features
+from for_eval.queries.calibration_study import chosen_features, present
 from for_model.errors import DataError
 from for_search.query.presence import numbers_of
 from for_search.query.ranking import top_k
@@ -97,7 +97,7 @@ def study_combinations(asked: Asked) -> dict[str, Any]:
     """
     numbers = numbers_of(asked.info)
     found = chosen_features(asked, asked.present)
-    things = _Things(asked.present.astype(np.float64), found[..., 0], numbers.probability(found))
+    things = _Things(asked.present.astype(np.float64), found[..., 0], present(asked, numbers)(asked.present))
     both, alone = draw_pairs(asked.relevance)
     relevance = asked.relevance
     holds_both = np.stack([relevance[a] & relevance[b] for a, b in both])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from for_model.data.dataset import ImageRecord
 from for_model.errors import UsageError
 from for_search.index.index import SearchIndex
-from for_search.query.presence import MIN_IMAGES, IndexScale
+from for_search.query.presence import BEST_IMAGES, MIN_IMAGES, IndexScale
 from for_search.query.ranking import best_columns
 from for_search.query.searcher import Query, Searcher, clean_query, count_good
 
@@ -233,7 +233,9 @@ def _as_things(
         return {}
     embeddings = np.concatenate([query.embeddings for query in queries])  # [texts, Co]
     scores = index.score_images(embeddings)  # [texts, M]
-    return {
-        text: Thing(partial(scores.__getitem__, i), partial(np.dot, b=embeddings[i]), each.probability)
-        for i, (text, each) in enumerate(zip(texts, scale.of_texts(embeddings), strict=True))
-    }
+    things = {}
+    for i, (text, query) in enumerate(zip(texts, queries, strict=True)):
+        best = [index.images[column].id for column in best_columns(scores[i], BEST_IMAGES)]
+        each = scale.of_search(query.embeddings, np.stack([index.embeddings(image) for image in best]))
+        things[text] = Thing(partial(scores.__getitem__, i), partial(np.dot, b=embeddings[i]), each.probability)
+    return things
