@@ -106,12 +106,16 @@ def run_tables(arguments: argparse.Namespace) -> None:
 def run_calibration(arguments: argparse.Namespace) -> None:
     from for_eval.queries import calibration_study as calibration
     from for_eval.queries.asked import ask
+    from for_model.data.registry import load_dataset
 
     if arguments.fit_split is None and (arguments.package or arguments.there):
         raise UsageError("--package and --there are about what is fitted: say to which split with --fit-split")
     check_writable(arguments.out)
     results = []
-    more = None if arguments.there is None else _also(*arguments.there)
+    more = None
+    if arguments.there is not None:
+        name, split, root = arguments.there
+        more = load_dataset(name, Path(root), split)
     for method, to_measure, to_fit in _studied(arguments):
         fitted, also = (None if each is None else ask(each, method, to_fit=True) for each in (to_fit, more))
         results.append(calibration.study_calibration(fitted, ask(to_measure, method, to_fit=False), also))
@@ -125,12 +129,6 @@ def run_calibration(arguments: argparse.Namespace) -> None:
 
         write_reliability_figure(arguments.figure, results)
         print(arguments.figure)
-
-
-def _also(name: str, split: str, root: str) -> "Dataset":
-    from for_model.data.registry import load_dataset
-
-    return load_dataset(name, Path(root), split)
 
 
 def run_combinations(arguments: argparse.Namespace) -> None:

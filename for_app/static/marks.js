@@ -124,7 +124,7 @@ export class Marks {
     picture.alt = "";
     picture.addEventListener("error", () => {
       picture.replaceWith("gone");
-      button.title = "The index doesn't have this image any more. Take its mark back";
+      button.title = "The image isn't there any more. Take its mark back";
       button.ariaLabel = `Marked ${kind}: image ${id}, which is gone. Take this mark back`;
     });
     picture.src = routeTo("picture", { index: this.page.state.index, id });

@@ -23,10 +23,12 @@ from for_search.query.presence import (
     BEST_IMAGES,
     FORMAT,
     NUMBERS_FILE,
+    SHARE_SCALE,
     NameScores,
     PresenceNumbers,
     best_share,
     features,
+    logistic,
     mean_numbers,
     numbers_of,
     read_numbers,
@@ -63,10 +65,10 @@ def _both(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     return np.concatenate([_z_per_query(asked, scores), _z_per_image(asked, scores)], axis=-1)
 
 
-def _softmax_share(asked: Asked, scores: NDArray[np.float32], scale: float = 20.0) -> RuleFeatures:
+def _softmax_share(asked: Asked, scores: NDArray[np.float32]) -> RuleFeatures:
     """The logarithm of the text's share in a softmax against the random names (eq. 4)."""
-    others = np.logaddexp.reduce(scale * asked.random.astype(np.float64), axis=0)  # [M]
-    own = scale * scores.astype(np.float64)
+    others = np.logaddexp.reduce(SHARE_SCALE * asked.random.astype(np.float64), axis=0)  # [M]
+    own = SHARE_SCALE * scores.astype(np.float64)
     return (own - np.logaddexp(own, others))[..., None]
 
 
@@ -93,8 +95,7 @@ def fit_rule(asked: Asked, rule: _Rule) -> tuple[float, list[float], float]:
     model = LogisticRegression(C=1000, max_iter=500).fit(X, y)
     bias, weights = float(model.intercept_[0]), [float(weight) for weight in model.coef_[0]]
     probabilities = _probability(bias, weights, X)
-    nonsense = np.sort(_probability(bias, weights, found[2]).max(axis=1))
-    return bias, weights, best_cutoff(probabilities, y, float(nonsense[-1 - TOLERATED]))
+    return bias, weights, best_cutoff(probabilities, y, _least_cutoff(_probability(bias, weights, found[2])))
 
 
 def fit_presence(asked: Asked, more: Asked | None) -> PresenceNumbers:
@@ -114,11 +115,15 @@ def fit_presence(asked: Asked, more: Asked | None) -> PresenceNumbers:
     fitted = PresenceNumbers(
         bias, (z, level, spread), (float(model.intercept_[0]), float(model.coef_[0, 0])), cutoff=0.5
     )
-    least = max(
-        np.sort(present(each, fitted)(each.nonsense).max(axis=1))[-1 - TOLERATED] for each in (asked, more or asked)
-    )
-    probabilities = _flat([present(asked, fitted)(scores) for scores in asked.groups])
-    return replace(fitted, cutoff=best_cutoff(probabilities, _flat(asked.truth), float(least)))
+    probabilities = [present(asked, fitted)(scores) for scores in asked.groups]
+    nonsense = [probabilities[2], *([] if more is None else [present(more, fitted)(more.nonsense)])]
+    least = max(map(_least_cutoff, nonsense))
+    return replace(fitted, cutoff=best_cutoff(_flat(probabilities), _flat(asked.truth), least))
+
+
+def _least_cutoff(nonsense: NDArray[np.float64]) -> float:
+    """What no more than TOLERATED nonsense words reach, of which these are the probabilities, [words, M]."""
+    return float(np.sort(nonsense.max(axis=1))[-1 - TOLERATED])
 
 
 def _shares_and_truth(asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -147,7 +152,7 @@ def _logistic_of(asked: Asked, rule: _Rule, bias: float, weights: Sequence[float
 
 
 def _probability(bias: float, weights: Sequence[float], found: RuleFeatures) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-np.clip(found @ np.array(weights) + bias, -30, 30)))
+    return logistic(found @ np.array(weights) + bias)
 
 
 def measure_rule(asked: Asked, probable: _Probabilities, cutoff: float) -> dict[str, Any]:

@@ -139,6 +139,7 @@ def attend_tokens(
     A few queries go through k the other way round, and the tokens that they attend to through v once they are summed,
     so that no token is projected: it is the same sum in another order.
     """
+    # Written out: on a CPU in bfloat16 the fused kernel takes longer, and a few queries need little memory.
     (k_weight, k_bias), (v_weight, v_bias) = k, v
     n, width = q.shape[1:]
     q = q.unflatten(-1, (heads, -1)).transpose(1, 2)  # [B or 1, heads, N, Ce / heads]

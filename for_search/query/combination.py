@@ -235,7 +235,6 @@ def _as_things(
     scores = index.score_images(embeddings)  # [texts, M]
     things = {}
     for i, (text, query) in enumerate(zip(texts, queries, strict=True)):
-        best = [index.images[column].id for column in best_columns(scores[i], BEST_IMAGES)]
-        each = scale.of_search(query.embeddings, np.stack([index.embeddings(image) for image in best]))
+        each = scale.of_search(query.embeddings, index.take(best_columns(scores[i], BEST_IMAGES)))
         things[text] = Thing(partial(scores.__getitem__, i), partial(np.dot, b=embeddings[i]), each.probability)
     return things

@@ -38,6 +38,7 @@ _RANDOM_NAMES = Path(__file__).with_name("random_names.txt")
 FORMAT = "for-calibrations/2"
 MIN_IMAGES = 30  # of fewer, the mean and spread of a text's scores say too little
 N_FEATURES = 3  # z, level, spread
+SHARE_SCALE = 20.0  # of the cosines in the softmax of `best_share`
 BEST_IMAGES = 3  # of a text, the first ones, that tell whether what it names is anywhere
 
 _MAX_SAMPLE = 1000  # images
@@ -45,7 +46,6 @@ _MAX_NUMBERS = 1 << 23  # of a sample, 32 MB
 _BLOCK_NUMBERS = 1 << 22  # scores held at once
 _LEAST_DEVIATION, _LEAST_SPREAD = 1e-6, 1e-3  # all images may score the same
 _MAX_LOGIT = 30.0
-_SHARE_SCALE = 20.0  # of the cosines in the softmax
 
 _log = logging.getLogger(__name__)
 
@@ -68,12 +68,12 @@ class PresenceNumbers:
 
     def probability(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """[..., 3] features -> [...] float64 in 0..1: that an image holds what is somewhere."""
-        return _logistic(np.asarray(features, dtype=np.float64) @ np.array(self.weights) + self.bias)
+        return logistic(np.asarray(features, dtype=np.float64) @ np.array(self.weights) + self.bias)
 
     def probability_there(self, shares: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """What `best_share` gives, of any shape -> float64 in 0..1: that what the text names is anywhere."""
         bias, weight = self.there
-        return _logistic(bias + weight * np.asarray(shares, dtype=np.float64))
+        return logistic(bias + weight * np.asarray(shares, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ class IndexScale:
         """The scale of a text that has been searched for.
 
         text: [1, Co] float32, unit-norm.
-        found: [n, N, Co] float32, the embeddings of the images that it found first, best ones first.
+        found: [n, N, Co] float32, the embeddings of the BEST_IMAGES that it found first, or of fewer.
         """
         (scale,) = self.of_texts(text)
-        own, random = (_sample_scores(texts, found[:BEST_IMAGES]) for texts in (text, self._random))
+        own, random = (_sample_scores(texts, found) for texts in (text, self._random))
         return replace(scale, there=float(self.numbers.probability_there(best_share(own, random))[0]))
 
 
@@ -174,12 +174,13 @@ def best_share(scores: NDArray[np.floating[Any]], random: NDArray[np.floating[An
 
     Returns [Q]: log p / (1 - p) of the largest share p.
     """
-    others = np.logaddexp.reduce(_SHARE_SCALE * np.asarray(random, dtype=np.float64), axis=0)  # [n] or [Q, n]
-    best: NDArray[np.float64] = (_SHARE_SCALE * np.asarray(scores, dtype=np.float64) - others).max(axis=-1)
+    others = np.logaddexp.reduce(SHARE_SCALE * np.asarray(random, dtype=np.float64), axis=0)  # [n] or [Q, n]
+    best: NDArray[np.float64] = (SHARE_SCALE * np.asarray(scores, dtype=np.float64) - others).max(axis=-1)
     return best
 
 
-def _logistic(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def logistic(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of any shape -> probabilities, none of them 0 or 1."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_MAX_LOGIT, _MAX_LOGIT))))
 
 
