@@ -168,6 +168,9 @@ def _noticed_interrupts() -> Iterator[list[int]]:
 
     def notice(number: int, frame: FrameType | None) -> None:
         noticed.append(number)
+        if _imports_torch(frame):  # its C++ would end the program as crashed; asked again in a moment
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
         raise KeyboardInterrupt
 
     ours = threading.current_thread() is threading.main_thread()
@@ -175,10 +178,22 @@ def _noticed_interrupts() -> Iterator[list[int]]:
         yield noticed
         return
     signal.signal(signal.SIGINT, notice)
+    before = signal.signal(signal.SIGALRM, notice)
     try:
         yield noticed
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _imports_torch(frame: FrameType | None) -> bool:
+    """Whether a module of torch is being imported."""
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and str(frame.f_globals.get("__name__")).partition(".")[0] == "torch":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _end_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

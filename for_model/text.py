@@ -127,7 +127,7 @@ def cached_embeddings(path: Path, shape: tuple[int, int], make: Callable[[], Ten
     embeddings = make().cpu()
     try:
         write_weights(path, {"embeddings": embeddings}, {})
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter of a full disk
         log.warning("text embeddings are not kept: %s can't be written (%s)", path, error)
     return embeddings
 

@@ -249,6 +249,21 @@ def test_ctrl_c_whatever_a_library_makes_of_it(error: BaseException, capsys: pyt
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_while_torch_is_imported_waits_for_its_end() -> None:
+    """Its C++ ends the program as crashed where an import in it raises."""
+    imported = []
+
+    def action() -> None:
+        module = compile("import signal\nsignal.raise_signal(signal.SIGINT)\nimported.append(1)", "torch", "exec")
+        exec(module, {"__name__": "torch.distributed", "imported": imported})
+        time.sleep(60)
+
+    assert run_command(action) == 130
+    assert imported == [1]
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["for_search search index dog", "for_eval --help", "for_model --help", "for_app"])
 def test_ctrl_c_at_any_moment_of_a_program(command: str, world: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from tqdm import tqdm
 from for_model.data.dataset import ImageRecord
 from for_model.files import cache_dir, write_json
 from for_model.methods.protocol import MethodInfo
+from for_search.index.compact.calibration import AS_GOOD
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
 from for_search.library.vocabulary_sample import texts_for
@@ -168,7 +169,7 @@ def measure_search(out: Path, queries: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _side_by_side(index: SearchIndex, asked: list[NDArray[np.float32]], k: int) -> dict[str, float]:
-    compact_s, scan_s, shares = [], [], []
+    compact_s, scan_s, shares, same = [], [], [], []
     index.search(asked[0], k, exact=True)  # maps the rows
     for queries in tqdm(asked, f"{len(asked[0])} at once, k = {k}", disable=None):
         seconds, found = _timed(lambda queries=queries: index.search(queries, k))  # type: ignore[misc]
@@ -176,8 +177,9 @@ def _side_by_side(index: SearchIndex, asked: list[NDArray[np.float32]], k: int) 
         seconds, expected = _timed(lambda queries=queries: index.search(queries, k, exact=True))  # type: ignore[misc]
         scan_s.append(seconds)
         for ours, exact in zip(found, expected, strict=True):
-            best = {hit.image.id for hit in exact}
-            shares.append(len(best & {hit.image.id for hit in ours}) / len(best))
+            best, last = {hit.image.id for hit in exact}, exact[-1].score
+            same.append(sum(hit.image.id in best for hit in ours) / len(best))
+            shares.append(sum(hit.score >= last - AS_GOOD * abs(last) for hit in ours) / len(best))
     compact, scan = np.array(compact_s), np.array(scan_s)  # [number asked, 2]
     (wall, cpu), (scan_wall, scan_cpu) = np.median(compact, axis=0), np.median(scan, axis=0)
     return {
@@ -190,6 +192,7 @@ def _side_by_side(index: SearchIndex, asked: list[NDArray[np.float32]], k: int) 
         "cpu_speedup": float(scan_cpu / cpu),
         "recall": float(np.mean(shares)),
         "worst": min(shares),
+        "recall_of_the_very_same": float(np.mean(same)),
     }
 
 

@@ -1,5 +1,6 @@
 """Prompts, queries and the cache of text embeddings."""
 
+import resource
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -160,6 +161,17 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: 
     (tmp_path / "file").write_text("in the way")
     assert cached(Hashed(), ["dog"], tmp_path / "file" / "text").shape == (1, 16)
     assert "can't be written" in caplog.text
+
+
+def test_a_cache_on_a_full_disk_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file grows any more
+    try:
+        assert cached(Hashed(), ["dog"], tmp_path / "text").shape == (1, 16)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "can't be written" in caplog.text
+    assert list((tmp_path / "text").iterdir()) == []
 
 
 def test_the_cache_folder_is_fors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ _BLOCK_ROWS = 1 << 15
 _SEED = 1
 # An image whose score is so little below that of the last of the k best, in proportion, is as good as that one; so
 # counts ann-benchmarks. A part of an image that is much the same in thousands, as sky is, has them all as its best.
-_AS_GOOD = 1e-3
+AS_GOOD = 1e-3
 _MORE = 2000  # images beyond the k best that are looked at for being as good; where all are, nothing tells them apart
 # What is aimed at lies above what is asked, as other queries find a little less than those the settings are chosen
 # with: a fifth of the way to 1. No text may fall short of it by more than this; for embeddings of the index, which are
@@ -158,7 +158,7 @@ def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], option
     truths = []
     for (queries, k), (scores, its_rows) in zip(asked, best, strict=True):
         last = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]  # of the k best
-        good = scores >= last - _AS_GOOD * np.abs(last)
+        good = scores >= last - AS_GOOD * np.abs(last)
         told = ~good.all(axis=1)
         if good.shape[1] < k + _MORE or told.sum() < 2:
             told[:] = True
