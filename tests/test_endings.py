@@ -26,7 +26,7 @@ from for_model.data.folder import load_folder
 from for_model.data.miniscenes.scenes import write_scenes
 from for_model.errors import ForError
 from for_model.methods.protocol import LazyMethod
-from for_search import commands as search_commands
+from for_search import embed_command
 from for_search.__main__ import main as search_main
 from for_search.index.index_files import build_index
 from for_search.query import searcher as searching
@@ -88,7 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _in_the_world(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(world)
-    monkeypatch.setattr(search_commands, "method_of", lambda *_: FakeMethod())
+    monkeypatch.setattr(embed_command, "method_of", lambda *_: FakeMethod())
     monkeypatch.setattr(eval_commands, "method_of", lambda *_: FakeMethod())
     monkeypatch.setattr(searching, "_method_of", lambda *_: LazyMethod.of(FakeMethod()))
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))

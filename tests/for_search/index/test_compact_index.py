@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 
 from for_model.backbones.registry import load_backbone
 from for_model.errors import UsageError
+from for_search import embed_command
 from for_search.__main__ import main
 from for_search.index.compact import compact_engine
 from for_search.index.compact.codes import Codes
 from for_search.index.engine_protocol import Recall
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
-from for_search.library import vocabulary_sample
+from for_search.library import built_in_index, vocabulary_sample
+from for_search.library.folder_index import folder_index
+from tests.helpers.fake_method import FakeMethod, make_images
 from tests.helpers.store_making import make_store, random_units
 
 N_IMAGES, N_EMBEDDINGS, DIM = 120, 6, 16
@@ -186,3 +189,39 @@ def test_the_command_builds_with_texts_of_the_stores_own_encoder(
         found = open_index(out).recall
         assert found is not None
         assert found.queries == expected
+
+
+@pytest.mark.parametrize("way", ["embed --index", "the page's build"])
+def test_a_folder_that_has_grown_is_coded_anew_with_texts(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    method, root = FakeMethod(), tmp_path / "images"
+
+    def texts_for(path: Path) -> NDArray[np.float32]:
+        asked.append(path)
+        return random_units((20, method.info.dim), seed=2)
+
+    monkeypatch.setattr(vocabulary_sample, "texts_for", texts_for)
+    monkeypatch.setattr(built_in_index, "texts_for", texts_for)
+    monkeypatch.setattr(embed_command, "method_of", lambda *_: method)
+    monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
+
+    def update() -> Path:
+        if way == "the page's build":
+            return folder_index(root, method)
+        out = tmp_path / "index"
+        of_folder = ["--dataset", "folder", "--root", str(root), "--out", str(tmp_path / "store")]
+        assert main(["embed", *of_folder, "--workers", "1", "--index", str(out)]) == 0
+        return out
+
+    make_images(root, 30)
+    index = update()
+    build_index(index.parent / "store", index, "compact")
+    assert asked == []
+    make_images(root / "more", 60)
+    assert update() == index
+    recall = open_index(index).recall
+    assert recall is not None
+    assert recall.queries == "texts and its own embeddings"
+    assert asked == [index.parent / "store"]
