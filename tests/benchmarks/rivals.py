@@ -127,8 +127,8 @@ def qdrant(store: Path, folder: Path) -> tuple[Search, Sequence[Any]]:
 
 
 def lancedb(store: Path, folder: Path) -> tuple[Search, Sequence[Any]]:
-    """LanceDB's partitions with product quantisation, its best rows scored exactly; of float32 rows, as to index float16
-    ones takes it several times as long."""
+    """LanceDB's partitions with product quantisation, its best rows scored exactly; of float32 rows, as to index
+    float16 ones takes it several times as long."""
     import lancedb as lance
     import pyarrow
     from lancedb.index import IvfPq
