@@ -63,7 +63,7 @@ def study_sketches(
                     min(NUMBERS, dim),
                     _by_sketches(principal_encoder(Y, method.info.text_space), found, Y),
                 ),
-                ("product quantisation", _pq_bytes(dim), _best(found.texts, _quantised(Y), n_images)),
+                ("product quantisation", min(NUMBERS, dim), _best(found.texts, _quantised(Y), n_images)),
             )
         ]
         return {
@@ -102,17 +102,15 @@ def _by_sketches(encoder: SketchEncoder, found: Searches, rows: NDArray[np.float
     return np.stack(scores).reshape(len(found.texts), len(found.index.images), -1).max(axis=2)
 
 
-def _pq_bytes(dim: int) -> int:
-    """The most bytes, up to those of a sketch, that a product quantiser can use: they divide the width."""
-    return max(count for count in range(1, min(NUMBERS, dim) + 1) if dim % count == 0)
-
-
 def _quantised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a product quantiser of that many bytes makes of rows."""
-    quantiser = faiss.IndexPQ(rows.shape[1], _pq_bytes(rows.shape[1]), 8)
+    """What a product quantiser of as many bytes as a sketch makes of rows [R, Co]."""
+    dim = rows.shape[1]
+    n_bytes = min(NUMBERS, dim)
+    padded = np.pad(rows, ((0, 0), (0, -dim % n_bytes)))  # its parts are equally wide
+    quantiser = faiss.IndexPQ(padded.shape[1], n_bytes, 8)
     quantiser.pq.cp.min_points_per_centroid = 1
-    quantiser.train(rows)
-    return np.asarray(quantiser.sa_decode(quantiser.sa_encode(rows)))
+    quantiser.train(padded)
+    return np.ascontiguousarray(quantiser.sa_decode(quantiser.sa_encode(padded))[:, :dim])
 
 
 _COLUMNS = (
