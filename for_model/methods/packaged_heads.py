@@ -12,7 +12,7 @@ from for_model.methods.registry import DEFAULT_BACKBONE, HEAD_SUFFIX, METHODS
 
 _SHA256 = {
     "rn-mini-for.safetensors": "b37a11d2fa9264c4c992c6133183f70bfe67969dbccf018d51e11ddba7ee9a3e",
-    "rn-mini-for+.safetensors": "8a361ca1411bec4f3d17c446a2c19366983696e2081f923d839ac809eb7dcc5d",
+    "rn-mini-for+.safetensors": "291b8e225cac4d233493b6ef9fe25a6480cf16263ede48d8a21ded00e30fad03",
 }
 
 
