@@ -1,4 +1,4 @@
-"""How long a mark takes in the page: from the press of a key until the gallery has moved, in a headless Chromium.
+"""How long a mark takes in the page: from the click on ✓ or ✗ until the gallery has moved, in a headless Chromium.
 
   python -m tests.benchmarks.marks                              # the app on its built-in scenes
   python -m tests.benchmarks.marks --index FOLDER --marks 60    # on an index of one's own
