@@ -70,6 +70,8 @@ class CheckedFile:
 
         Raises StoreError when one differs from what was written, now and every time.
         """
+        if not self._todo:
+            return
         last = (self._hashes.n_bytes if stop is None else stop) - 1
         with self._lock:
             blocks = sorted(self._todo.intersection(range(start // BLOCK_BYTES, last // BLOCK_BYTES + 1)))

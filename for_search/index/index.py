@@ -203,7 +203,9 @@ class SearchIndex:
 
 
 def _merged(found: list[Best], k: int) -> Best:
-    """The k best of what several segments found for one query."""
+    """The k best of what the segments found for one query."""
+    if len(found) == 1:
+        return found[0]
     scores = np.concatenate([best.scores for best in found])
     ranks = np.concatenate([best.ranks for best in found])
     order = np.lexsort((ranks, -scores))[:k]

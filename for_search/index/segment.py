@@ -5,7 +5,9 @@ Legend: S images of the segment, N embeddings per image, Q queries, Co joint wid
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,11 @@ class Segment:
     ranks: NDArray[np.int64]
     files: tuple[CheckedFile, ...] = ()
 
+    @cached_property
+    def _of_images(self) -> ImageEngine | None:
+        """The engine, where it finds whole images. Told once, as a search shouldn't wait for it: it takes 20 us."""
+        return self.engine if isinstance(self.engine, ImageEngine) else None
+
     @property
     def folder(self) -> Path:
         """Where its files lie."""
@@ -82,11 +89,10 @@ class Segment:
         k = min(k, int((ranks >= 0).sum()))
         if not k:
             return [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(queries)
-        if isinstance(self.engine, ImageEngine):
-            return self._best_images(self.engine, queries, k, ranks, exact)
-        assert isinstance(self.engine, RowEngine)
+        if self._of_images is not None:
+            return self._best_images(self._of_images, queries, k, ranks, exact)
         # Few images are gone, and what the engine finds of them is dropped; a filter may leave few.
-        return self._best_rows(self.engine, queries, k, ranks, allowed is not None, exact)
+        return self._best_rows(cast(RowEngine, self.engine), queries, k, ranks, allowed is not None, exact)
 
     def _best_images(
         self, engine: ImageEngine, queries: NDArray[np.float32], k: int, ranks: NDArray[np.int64], exact: bool
@@ -154,8 +160,8 @@ class Segment:
         """The scores [Q, m] float32 of the m images in a block that are still in the index, and their ranks [m]."""
         self.check(whole=True)
         there = self.ranks[start : start + count] >= 0
-        if isinstance(self.engine, ImageEngine):
-            scores = self.engine.score_images(queries, start, count)
+        if self._of_images is not None:
+            scores = self._of_images.score_images(queries, start, count)
             _refuse_missing(np.isfinite(scores).all(axis=0)[there])
         else:
             rows = self.engine.rows(start * self.n_embeddings, count * self.n_embeddings)  # [count * N, Co]
@@ -174,8 +180,8 @@ class Segment:
     def take(self, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """The embeddings of the segment's images of these numbers, [m, N, Co] float32; m at least 1."""
         self.check()
-        if isinstance(self.engine, ImageEngine):
-            embeddings = self.engine.images(images)
+        if self._of_images is not None:
+            embeddings = self._of_images.images(images)
             _refuse_missing(np.isfinite(embeddings[:, 0, 0]))
             return embeddings
         return np.stack([self.engine.rows(image * self.n_embeddings, self.n_embeddings) for image in images.tolist()])
