@@ -1,17 +1,15 @@
 """How commands end when a place can't be written, the output is closed or full, Ctrl-C is pressed, or a terminal takes
 no UTF-8: one line, and the exit codes of `for_model.cli`."""
 
-import contextlib
 import errno
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,6 +32,7 @@ from for_search.refine.concepts import make_concept, write_concept
 from for_search.refine.feedback import feedback_of
 from for_search.store.embed import embed
 from tests.helpers.fake_method import FakeMethod
+from tests.helpers.full_disk import full_disk
 from tests.helpers.nuimages_making import write_nuimages
 from tests.helpers.paths import REPOSITORY
 
@@ -92,17 +91,6 @@ def _in_the_world(world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     monkeypatch.setattr(eval_commands, "method_of", lambda *_: FakeMethod())
     monkeypatch.setattr(searching, "_method_of", lambda *_: LazyMethod.of(FakeMethod()))
     monkeypatch.setenv("FOR_CACHE", str(tmp_path / "cache"))
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file grows any more; the system refuses it, in libraries that write files themselves too."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:

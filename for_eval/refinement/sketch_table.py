@@ -52,6 +52,7 @@ def study_sketches(
         seconds = time.process_time() - start
     with searches(to_measure, method, stores) as found:
         n_images, dim = len(found.index.images), found.index.info.dim
+        n_bytes = min(NUMBERS, dim)  # of a sketch that isn't trained
         Y = found.index.take(range(n_images)).reshape(-1, dim)  # [M * N, Co]
         rows = [
             {"representation": name, "bytes": size, "scores": _scores(found, scores)}
@@ -60,10 +61,10 @@ def study_sketches(
                 ("32 x 8 bits, trained", trained.n_numbers, _by_sketches(trained, found, Y)),
                 (
                     "32 x 8 bits, principal axes",
-                    min(NUMBERS, dim),
+                    n_bytes,
                     _by_sketches(principal_encoder(Y, method.info.text_space), found, Y),
                 ),
-                ("product quantisation", min(NUMBERS, dim), _best(found.texts, _quantised(Y), n_images)),
+                ("product quantisation", n_bytes, _best(found.texts, _quantised(Y, n_bytes), n_images)),
             )
         ]
         return {
@@ -102,10 +103,9 @@ def _by_sketches(encoder: SketchEncoder, found: Searches, rows: NDArray[np.float
     return np.stack(scores).reshape(len(found.texts), len(found.index.images), -1).max(axis=2)
 
 
-def _quantised(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a product quantiser of as many bytes as a sketch makes of rows [R, Co]."""
+def _quantised(rows: NDArray[np.float32], n_bytes: int) -> NDArray[np.float32]:
+    """What a product quantiser of so many bytes makes of rows [R, Co]."""
     dim = rows.shape[1]
-    n_bytes = min(NUMBERS, dim)
     padded = np.pad(rows, ((0, 0), (0, -dim % n_bytes)))  # its parts are equally wide
     quantiser = faiss.IndexPQ(padded.shape[1], n_bytes, 8)
     quantiser.pq.cp.min_points_per_centroid = 1

@@ -1,6 +1,5 @@
 """Prompts, queries and the cache of text embeddings."""
 
-import resource
 import zlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +14,7 @@ from for_model.errors import UsageError
 from for_model.methods.protocol import MethodInfo
 from for_model.prompts import PROMPTS, fill_prompts, prompted_name
 from for_model.text import cached_category_embeddings, embed_categories, embed_queries
+from tests.helpers.full_disk import full_disk
 
 
 class Hashed:
@@ -164,12 +164,8 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: 
 
 
 def test_a_cache_on_a_full_disk_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))  # no file grows any more
-    try:
+    with full_disk():
         assert cached(Hashed(), ["dog"], tmp_path / "text").shape == (1, 16)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "can't be written" in caplog.text
     assert list((tmp_path / "text").iterdir()) == []
 
