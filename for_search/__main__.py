@@ -87,7 +87,7 @@ def _add_index(parsers: Parsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="INDEX", help="folder of the index")
     parser.add_argument(
         "--engine",
-        help="flat: exact, reads every embedding; compact: reads codes of them, 100 bytes each in memory, and "
+        help="flat: exact, reads every embedding; compact: reads codes of them, up to 110 bytes each in memory, and "
         "finds nearly all of the best in a fraction of the time; gpu: as flat, on a GPU; qdrant: keeps the "
         "embeddings on a server or cluster (default: that of the index that is there, else flat)",
     )

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from for_model.errors import StoreError, UsageError
-from for_search.index.checked_file import BLOCK_BYTES, CheckedFile, FileHashes, damaged
+from for_search.index.checked_file import BLOCK_BYTES, BUILD_AGAIN, CheckedFile, FileHashes, damaged
 from for_search.index.engine_protocol import BuildOptions, ImageEngine
 from for_search.index.engines import ENGINES
 from for_search.index.index import SearchIndex
@@ -138,7 +138,7 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
             raise StoreError(f"{path} is of kind {kind!r}, known are {known}: update FOR or rebuild it")
     for note in manifest.segments:
         if set(note.files) != set(ENGINES[note.kind].file_names):
-            raise damaged(path / MANIFEST, "its fields contradict each other")
+            raise StoreError(f"{path} holds files of {note.kind} that another version of FOR wrote: {BUILD_AGAIN}")
         folder = path / note.folder
         checked = tuple(CheckedFile(folder / name, hashes) for name, hashes in note.files.items())
         for file in checked:

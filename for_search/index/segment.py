@@ -56,6 +56,10 @@ class Segment:
         """The engine, where it finds whole images. Told once, as a search shouldn't wait for it: it takes 20 us."""
         return self.engine if isinstance(self.engine, ImageEngine) else None
 
+    @cached_property
+    def _n_there(self) -> int:
+        return int(np.count_nonzero(self.ranks >= 0))
+
     @property
     def folder(self) -> Path:
         """Where its files lie."""
@@ -86,7 +90,7 @@ class Segment:
         """
         self.check(whole=exact)
         ranks = self.ranks if allowed is None else np.where(allowed[self.ranks], self.ranks, -1)  # -1 stays -1
-        k = min(k, int((ranks >= 0).sum()))
+        k = min(k, self._n_there if allowed is None else int(np.count_nonzero(ranks >= 0)))
         if not k:
             return [Best(np.empty(0, np.float32), np.empty(0, np.int64), np.empty(0, np.int64))] * len(queries)
         if self._of_images is not None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_search.index.compact.codes import Codes, sample_rows
-from for_search.index.compact.rows_file import RowsFile
+from for_search.index.compact.rows_file import Rows, RowsInMemory
 from for_search.index.engine_protocol import BuildOptions, Recall
 
 KS = (50, 1000)  # images asked for that settings are chosen for; between them they are interpolated
@@ -22,6 +22,9 @@ _MAX_FETCH = 50  # times k rows are read for settings
 _MAX_FIRST = (20_000, 100)  # so many rows, and so many times k, are chosen by their short codes for settings
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
+ALIKE = (0.0, 0.3, 0.5)  # that are tried, see `groups`
+_TRIED_ROWS, _N_TRIED_WITH = 1 << 18, 64  # and so many queries of each kind
+_TRIED_FIRST = 16  # at most one of so many groups is chosen by its short code: more would take too long anyhow
 # An image whose score is so little below that of the last of the k best, in proportion, is as good as that one; so
 # counts ann-benchmarks. A part of an image that is much the same in thousands, as sky is, has them all as its best.
 AS_GOOD = 1e-3
@@ -31,17 +34,14 @@ _MORE = 2000  # images beyond the k best that are looked at for being as good; w
 # asked for more rarely, only the mean counts: for the worst one of them all queries would have to look at more rows.
 _MARGIN = 0.2
 _WORST = 0.09
-# What it takes to read a row and score it, in units of choosing one by its short code and looking at its finer one:
-# some 3 microseconds and 0.2 when the row is in the page cache, far more when it isn't.
-_ROW_COST = 15.0
 # A text against images: a direction of its own, common to all texts and twice as long as what it says, and noise.
 _GAP, _NOISE = 2.0, 0.5
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How to search for `k` images: choose `n_first` rows by their short codes, and of these `n_rows` by their finer
-    ones, and score them."""
+    """How to search for `k` images: choose `n_first` groups of rows by their short codes, and `n_rows` of their rows by
+    the finer codes of these, and score them."""
 
     k: int
     n_rows: int
@@ -57,20 +57,14 @@ class _Truth:
     """The exact answers for queries of one kind.
 
     queries: [Q, Co].
-    rows: [Q, T], the best rows of the T best images, k of them and up to _MORE others.
-    good: [Q, T] bool, which of these are among the k best, or as good.
+    rows: for each query [T, N], the rows of its T images that are among the k best, or as good; one that isn't as good
+        itself is replaced by the best of its image.
     k: so many are asked for.
     """
 
     queries: NDArray[np.float32]
-    rows: NDArray[np.int64]
-    good: NDArray[np.bool_]
+    rows: list[NDArray[np.int64]]
     k: int
-
-    def shares(self, reached: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Of the k images of an answer, how many are right, [Q]. reached: [Q, T], which rows are scored."""
-        shares: NDArray[np.float64] = (reached & self.good).sum(axis=1).clip(max=self.k) / self.k
-        return shares
 
 
 def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
@@ -83,7 +77,7 @@ def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] 
     return to_train, to_choose
 
 
-def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:
+def choose(rows: Rows, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:
     """Choose the settings for each of KS (fewer where there are few images), and measure what they reach at the first.
 
     most: how many rows may be read; above, the scan is faster.
@@ -96,7 +90,8 @@ def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tu
     settings, recalls = [], []
     for number, k in enumerate(ks):
         of_k = truths[number * len(kinds) : (number + 1) * len(kinds)]
-        setting, found = _choose_for(k, of_k, codes, min(most, _MAX_FETCH * k), options.recall)
+        of_rows, of_groups = min(most, _MAX_FETCH * k), min(codes.n_groups // 4, _MAX_FIRST[0] + _MAX_FIRST[1] * k)
+        _, setting, found = _choose_for(k, of_k, codes, of_rows, max(of_rows, of_groups), options.recall)
         settings.append(setting)
         held_out = np.concatenate([shares[1::2] for shares in found])
         what = " and ".join(kinds)
@@ -104,6 +99,35 @@ def choose(rows: RowsFile, codes: Codes, most: int, options: BuildOptions) -> tu
         mean = min(float(shares[1::2].mean()) for shares in found)
         recalls.append(Recall(options.recall, mean, float(held_out.min()), k, len(held_out), what))
     return tuple(settings), recalls[0]
+
+
+def alike_to_take(rows: Rows, texts: NDArray[np.float32] | None, most_in: int, options: BuildOptions) -> float:
+    """With which groups of rows a search takes the least time (see `groups`): tried with some of the images.
+
+    texts: [T, Co], to make codes with, or None.
+    most_in: one of so many rows may be read; with more, the scan is faster.
+
+    As many of the best images are asked for as there would be of these among the best KS[0] of all: scores of the same
+    height, which as large a share of groups reach.
+    """
+    N = options.n_embeddings
+    n_images = rows.n_rows // N
+    if N == 1:
+        return 0.0
+    images = sample_rows(n_images, max(1, _TRIED_ROWS // N), _SEED)
+    of_images = (images[:, None] * N + np.arange(N)).reshape(-1)
+    some = RowsInMemory(rows.at(of_images).view("<f2"))
+    k = max(1, min(KS[0] * len(images) // n_images, len(images) // 4))
+    kinds = recall_queries(some.n_rows, some.block, options, _N_TRIED_WITH)
+    truths = _truths(some, [(queries, k) for queries in kinds.values()], options)
+    times = []
+    for alike in ALIKE:
+        codes = Codes.train(some, texts, N, alike)
+        codes.encode(some, alike, lambda _: None, f"try codes, {alike:g} alike")
+        most = max(1, min(some.n_rows // most_in, _MAX_FETCH * k))
+        most_first = max(most, codes.n_groups // _TRIED_FIRST)
+        times.append(_choose_for(k, truths, codes, most, most_first, options.recall, below=1)[0])
+    return ALIKE[times.index(min(times))]
 
 
 def interpolated(settings: tuple[Setting, ...], at: float, by: str, wanted: str) -> int:
@@ -143,7 +167,7 @@ def recall_queries(
     return {"embeddings moved away as texts are": moved.astype(np.float32), "its own embeddings": own}
 
 
-def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
+def _truths(rows: Rows, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
     """The exact scan, for queries and a k each. Every row is read once.
 
     Queries of which more images are as good as the best than are looked at are left out, while two others remain.
@@ -157,13 +181,25 @@ def _truths(rows: RowsFile, asked: list[tuple[NDArray[np.float32], int]], option
             best[number] = _merged(best[number], queries, k + _MORE, values, start, N)
     truths = []
     for (queries, k), (scores, its_rows) in zip(asked, best, strict=True):
-        last = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k]  # of the k best
-        good = scores >= last - AS_GOOD * np.abs(last)
-        told = ~good.all(axis=1)
-        if good.shape[1] < k + _MORE or told.sum() < 2:
-            told[:] = True
-        truths.append(_Truth(queries[told], its_rows[told], good[told], k))
+        last = -np.partition(-scores, k - 1, axis=1)[:, k - 1]  # of the k best
+        least = last - AS_GOOD * np.abs(last)
+        good = scores >= least[:, None]
+        told = np.flatnonzero(~good.all(axis=1))
+        if good.shape[1] < k + _MORE or len(told) < 2:
+            told = np.arange(len(queries))
+        of_images = [_as_good(rows, queries[i], its_rows[i, good[i]], float(least[i]), N) for i in told]
+        truths.append(_Truth(queries[told], of_images, k))
     return truths
+
+
+def _as_good(
+    rows: Rows, query: NDArray[np.float32], best: NDArray[np.int64], least: float, n_embeddings: int
+) -> NDArray[np.int64]:
+    """The rows of the images [T] whose best rows are given that score at least so much, [T, N], filled with `best`."""
+    best = np.sort(best)
+    of_images = best[:, None] // n_embeddings * n_embeddings + np.arange(n_embeddings)
+    scores = rows.at(of_images.reshape(-1)).view("<f2").astype(np.float32) @ query
+    return np.where(scores.reshape(of_images.shape) >= least, of_images, best[:, None])
 
 
 def _merged(
@@ -187,51 +223,55 @@ def _merged(
 
 
 def _choose_for(
-    k: int, truths: list[_Truth], codes: Codes, most: int, asked: float
-) -> tuple[Setting, list[NDArray[np.float64]]]:
-    """The cheapest setting that reaches the asked recall for the even queries of each kind, with none of the first
-    kind far below it; the cheapest that reaches it, where some always are; the one that finds most, where none does.
-    With it, the share that each query finds, one [Q] for each kind."""
-    aim = aimed_at(asked)
-    most_first = max(most, min(codes.n_rows // 4, _MAX_FIRST[0] + _MAX_FIRST[1] * k))
-    places = [_places(truth, codes, most_first) for truth in truths]
+    k: int, truths: list[_Truth], codes: Codes, most: int, most_first: int, asked: float, below: float = _WORST
+) -> tuple[tuple[int, float], Setting, list[NDArray[np.float64]]]:
+    """The fastest setting that reaches the asked recall for the even queries of each kind, with none of the first kind
+    more than `below` that; the fastest that reaches it, where some always are; the one that finds most, where none
+    does. Before it, which of these it is and about how long it takes, and after it, the share that each query finds,
+    one [Q] for each kind. most, most_first: at most so many rows are read, and groups chosen by their short codes."""
+    aim, most_first = aimed_at(asked), min(codes.n_groups, most_first)
+    places = [_places(truth, codes, most_first, codes.n_second(most_first, most)) for truth in truths]
     choices: list[tuple[tuple[int, float], Setting, list[NDArray[np.float64]]]] = []
     for n_first in np.unique(np.geomspace(min(2 * k, most_first), most_first, 40).astype(np.int64)).tolist():
         largest = min(most, n_first)
         for n_rows in np.unique(np.geomspace(min(2 * k, largest), largest, 40).astype(np.int64)).tolist():
-            found = [
-                truth.shares((short < n_first) & (fine < n_rows))
-                for truth, (short, fine) in zip(truths, places, strict=True)
-            ]
+            most_of = np.array([n_first, codes.n_second(n_first, n_rows), n_rows])[:, None, None]
+            found = [(of_kind < most_of).all(axis=0).sum(axis=1).clip(max=k) / k for of_kind in places]
             chosen_with = [shares[::2] for shares in found]
             mean, worst = min(s.mean() for s in chosen_with), chosen_with[0].min()
-            rank = 2 if mean < aim else 1 if worst < asked - _WORST else 0
-            cost = n_first + _ROW_COST * n_rows if rank < 2 else -mean
+            rank = 2 if mean < aim else 1 if worst < asked - below else 0
+            cost = codes.nanoseconds(n_first, n_rows) if rank < 2 else -mean
             choices.append(((rank, cost), Setting(k, n_rows, n_first), found))
             if not rank:
                 break
-    _, setting, found = min(choices, key=lambda choice: choice[0])
-    return setting, found
+    return min(choices, key=lambda choice: choice[0])
 
 
-def _places(truth: _Truth, codes: Codes, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where each of the true rows [Q, T] is by the short codes, and by the finer ones of those that the short codes
-    choose: `most` for one that isn't among so many.
+def _places(truth: _Truth, codes: Codes, most_first: int, most_second: int) -> NDArray[np.int64]:
+    """Where the groups of the true images' rows are by the short codes, and by their finer codes, and where the rows
+    are by theirs, [3, Q, T]; what isn't among so many is at their end, what isn't there at all beyond.
 
-    An image counts as found when its best row is: its score is then exact, and nothing that isn't as good precedes it.
-    The finer codes are those of all rows that may be chosen: among fewer, a row's place is the same or better.
+    An image counts as found when one of its rows is that is as good: its score is then exact, and nothing that isn't as
+    good precedes it. Of these rows, the one that the finer codes put first is taken. Among fewer groups, and among the
+    rows of fewer, a place is the same or better.
     """
-    short, fine = np.empty((2, *truth.rows.shape), np.int64)
+    places = np.full((3, len(truth.queries), max(map(len, truth.rows))), np.iinfo(np.int64).max)
     for number, (query, rows) in enumerate(zip(truth.queries, truth.rows, strict=True)):
-        found = codes.by_short_codes(query[None], most)[0]
-        short[number] = _places_among(found, rows)
-        told = found.min() >= 0  # else so many rows have equal codes that these choose nothing
-        fine[number] = _places_among(codes.by_finer_codes(query, np.sort(found)), rows) if told else most
-    return short, fine
+        groups = codes.group_of(rows.reshape(-1)).reshape(rows.shape)
+        found = codes.by_short_codes(query[None], most_first)[0]
+        if found.min() < 0:  # so many groups have equal codes that these choose nothing
+            continue
+        second = codes.by_group_codes(query, found)[:most_second]
+        fine = _places_among(codes.by_row_codes(query, np.sort(second)), rows)
+        first_of_image = np.arange(len(rows)), fine.argmin(axis=1)
+        its_groups = groups[first_of_image]
+        of_images = [_places_among(found, its_groups), _places_among(second, its_groups), fine[first_of_image]]
+        places[:, number, : len(rows)] = of_images
+    return places
 
 
 def _places_among(found: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each of some rows among those found [F]; F for one that isn't there."""
+    """The place of each of some rows, or groups, among those found [F]; F for one that isn't there."""
     order = np.argsort(found)
     places = np.searchsorted(found, rows, sorter=order).clip(max=len(found) - 1)
     return np.where(found[order[places]] == rows, order[places], len(found))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from for_model.files import write_json
 from for_search.index.checked_file import damaged
-from for_search.index.compact.calibration import Setting, choose, interpolated, texts_apart
+from for_search.index.compact.calibration import Setting, alike_to_take, choose, interpolated, texts_apart
 from for_search.index.compact.codes import Codes, one_thread
 from for_search.index.compact.rows_file import RowsFile
 from for_search.index.engine_protocol import BuildOptions, Recall, RowEngine
@@ -33,8 +33,8 @@ _NOTE = "compact.json"
 class CompactEngine(RowEngine):
     """Rows that are promising by their codes (see `codes`), scored exactly from disk (see `rows_file`).
 
-    In memory are the codes, 100 bytes a row, and nothing of the rows. The settings that give the asked recall are
-    chosen by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed`
+    In memory are the codes, at most 110 bytes a row, and nothing of the rows. The settings that give the asked recall
+    are chosen by the build (see `calibration`). With fewer than MIN_ROWS rows there are no codes, and with an `allowed`
     that leaves few rows they aren't used: the answer is then the exact scan's.
 
     settings: empty where there are no codes.
@@ -168,14 +168,17 @@ class CompactEngine(RowEngine):
 def _encoded(rows: RowsFile, work: Path, options: BuildOptions) -> Codes:
     """The codes of all rows; what an earlier build left in the folder `work` isn't done again."""
     texts, _ = texts_apart(options.texts())
-    key = "" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())
-    folder = work / f"codes-{key}"
-    folder.mkdir(exist_ok=True)
+    start = "codes-" + ("" if texts is None else xxhash.xxh3_64_hexdigest(texts.tobytes())) + "-"
+    folder = next(work.glob(f"{start}*"), None)
+    if folder is None:
+        folder = work / f"{start}{alike_to_take(rows, texts, _SCAN_ABOVE, options)}"
+        folder.mkdir()
+    alike = float(folder.name.removeprefix(start))
     codes = Codes.read(folder, None, rows.dim, options.n_embeddings)
     if isinstance(codes, Path):
-        codes = Codes.train(rows, texts, options.n_embeddings)
+        codes = Codes.train(rows, texts, options.n_embeddings, alike)
         codes.write(folder)
-    codes.encode(rows, lambda so_far: so_far.write(folder))
+    codes.encode(rows, alike, lambda so_far: so_far.write(folder))
     codes.write(folder)
     return codes
 

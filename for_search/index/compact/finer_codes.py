@@ -1,69 +1,80 @@
-"""The finer code of a row: 8 bits for each of the dimensions in which rows differ most, 4 for each of the others.
+"""Codes that round: 8 bits for each of the first dimensions of a vector, 4 for each of the others.
 
 Each dimension is rounded to even steps between the least and the greatest value of a sample. What rounding adds to a
-score grows with the steps, so that the first 32 of 128 dimensions, which hold two thirds of the rows' variance in made
-data, would make two thirds of the error; with 8 bits they make next to none. Steps that leave out the rare large
-values would be smaller, but those are what the best rows have: measured, it finds less.
-Legend: R rows, D dimensions in descending order of variance, B bytes of a code, F rows looked at.
+score grows with the steps, so that the dimensions of largest variance would make most of the error; with 8 bits they
+make next to none. Steps that leave out the rare large values would be smaller, but those are what the best rows have:
+measured, it finds less.
+Legend: V vectors coded, D dimensions in descending order of variance, W of them in 8 bits, B bytes of a code, F vectors
+looked at.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WIDE = 32  # dimensions of 8 bits
-_AT_ONCE = 1024  # rows scored, which a processor's own memory holds
+from for_model.files import atomic_path
+
+_AT_ONCE = 1024  # vectors scored, which a processor's own memory holds
 
 
 @dataclass(frozen=True)
 class FinerCodes:
-    """The codes of R rows, in memory.
+    """The codes of V vectors, in memory.
 
     ranges: [2, D] float32, the value that a code of 0 stands for, and the step from one to the next.
-    codes: [R, B] uint8: the dimensions of 8 bits, and then two of 4 to a byte, the earlier one in its lower half.
+    codes: [V, B] uint8: the dimensions of 8 bits, and then two of 4 to a byte, the earlier one in its lower half.
     """
 
     ranges: NDArray[np.float32]
     codes: NDArray[np.uint8]
 
     @classmethod
-    def train(cls, sample: NDArray[np.float32], n_rows: int) -> "FinerCodes":
-        """Steps for rows like those of a sample [m, D], and room for the codes of `n_rows` rows."""
+    def train(cls, sample: NDArray[np.float32], n_wide: int) -> "FinerCodes":
+        """Steps for vectors like those of a sample [m, D]; there is no code yet. n_wide: W; D - W has to be even."""
         lowest, highest = sample.min(axis=0), sample.max(axis=0)
-        steps = (highest - lowest) / _levels(sample.shape[1])
-        codes = np.empty((n_rows, code_bytes(sample.shape[1])), np.uint8)
+        n_wide = min(n_wide, sample.shape[1])
+        steps = (highest - lowest) / _levels(sample.shape[1], n_wide)
+        codes = np.empty((0, (sample.shape[1] + n_wide) // 2), np.uint8)
         return cls(np.stack([lowest, np.where(steps > 0, steps, 1)]), codes)
 
-    def resized(self, n_rows: int) -> "FinerCodes":
-        """The same with room for `n_rows` rows: those that are there stay, others are yet to be written."""
-        if len(self.codes) == n_rows:
+    @property
+    def _n_wide(self) -> int:
+        return 2 * self.codes.shape[1] - self.ranges.shape[1]
+
+    def resized(self, count: int) -> "FinerCodes":
+        """The same with room for `count` codes: those that are there stay, others are yet to be written."""
+        if len(self.codes) == count:
             return self
-        codes = np.empty((n_rows, self.codes.shape[1]), np.uint8)
-        kept = min(n_rows, len(self.codes))
+        codes = np.empty((count, self.codes.shape[1]), np.uint8)
+        kept = min(count, len(self.codes))
         codes[:kept] = self.codes[:kept]
         return FinerCodes(self.ranges, codes)
 
-    def encode(self, start: int, projected: NDArray[np.float32]) -> None:
-        """Write the codes of the rows from `start`, [m, D], into their places."""
+    def encode(self, start: int, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Write the codes of some vectors [m, D] to the places from `start`; what they stand for, [m, D]."""
         lowest, steps = self.ranges
-        levels = np.clip(np.rint((projected - lowest) / steps), 0, _levels(len(steps))).astype(np.uint8)
-        wide, narrow = levels[:, :_WIDE], levels[:, _WIDE:]
+        rounded = np.clip(np.rint((vectors - lowest) / steps), 0, _levels(len(steps), self._n_wide))
+        levels = rounded.astype(np.uint8)
+        wide, narrow = levels[:, : self._n_wide], levels[:, self._n_wide :]
         half = narrow.shape[1] // 2
-        into = self.codes[start : start + len(projected)]
+        into = self.codes[start : start + len(vectors)]
         into[:, : wide.shape[1]] = wide
         into[:, wide.shape[1] :] = narrow[:, :half] | (narrow[:, half:] << 4)
+        return lowest + rounded * steps
 
-    def scores(self, query: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """What the codes of some rows [F] say of their inner products with a query [D], up to a constant: [F]."""
+    def scores(self, query: NDArray[np.float32], chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What the codes of some vectors [F] say of their inner products with a query [D], up to a constant: [F]."""
         weights = query * self.ranges[1]
-        n_wide = min(_WIDE, len(weights))
+        n_wide = self._n_wide
         earlier, later = weights[n_wide:].reshape(2, -1)  # of the dimensions of 4 bits
         # A byte of two is the earlier one and 16 times the later: counted as that, and the later one put right after.
         of_bytes, of_upper = np.concatenate([weights[:n_wide], earlier]), later - 16 * earlier
-        scores = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _AT_ONCE):
-            codes = self.codes.take(rows[start : start + _AT_ONCE], axis=0)
+        scores = np.empty(len(chosen), np.float32)
+        for start in range(0, len(chosen), _AT_ONCE):
+            codes = self.codes.take(chosen[start : start + _AT_ONCE], axis=0)
             upper = codes[:, n_wide:] >> 4
             # Not a product of NumPy: its threads would cost more than they help.
             both = zip((codes, upper), (of_bytes, of_upper), strict=True)
@@ -71,13 +82,27 @@ class FinerCodes:
             scores[start : start + _AT_ONCE] = part[0] + part[1]
         return scores
 
+    def write(self, path: Path, count: int) -> None:
+        """Write the steps, and the first `count` codes, one array after the other."""
+        with atomic_path(path) as temporary, temporary.open("wb") as stream:
+            np.save(stream, self.ranges, allow_pickle=False)
+            np.save(stream, self.codes[:count], allow_pickle=False)
 
-def code_bytes(dim: int) -> int:
-    """B."""
-    n_wide = min(_WIDE, dim)
-    return n_wide + (dim - n_wide) // 2
+    @classmethod
+    def read(cls, path: Path, count: int, dims: Sequence[int], n_wide: int) -> "FinerCodes | None":
+        """Those in a file; None when it isn't there, can't be read or hasn't `count` codes of W and one of the D."""
+        try:
+            with path.open("rb") as stream:
+                ranges, codes = np.load(stream, allow_pickle=False), np.load(stream, allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        dim = ranges.shape[-1]
+        fit = ranges.shape == (2, dim) and codes.ndim == 2 and codes.shape[1] == (dim + min(n_wide, dim)) // 2
+        if not fit or dim not in dims or ranges.dtype != np.float32 or codes.dtype != np.uint8 or len(codes) < count:
+            return None
+        return cls(ranges, codes)
 
 
-def _levels(dim: int) -> NDArray[np.float32]:
+def _levels(dim: int, n_wide: int) -> NDArray[np.float32]:
     """The largest code of each dimension, [D]."""
-    return np.where(np.arange(dim) < _WIDE, 255, 15).astype(np.float32)
+    return np.where(np.arange(dim) < n_wide, 255, 15).astype(np.float32)

@@ -26,26 +26,41 @@ _EVEN = 0.2  # of S: all directions alike, as a sample of queries doesn't show e
 class Projection:
     """Two linear maps, which shift nothing: a shift of the queries would add to every row's score.
 
-    of_rows, of_queries: [Co, D] float32; columns by descending variance of the rows, then of zeros.
+    of_rows, of_queries: [Co, D] float32; columns by descending variance of the rows, then of zeros. The first is of
+        zeros too: it is left for the reach of groups (see `groups`). The products are those of rows and queries, as far
+        as D - 1 dimensions tell them.
+    variances: [D] float32, of the rows; their sum is 1.
     """
 
     of_rows: NDArray[np.float32]
     of_queries: NDArray[np.float32]
+    variances: NDArray[np.float32]
+
+    def rows(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Rows [m, Co] as they are coded, [m, D]."""
+        return rows @ self.of_rows
+
+    def queries(self, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Queries [Q, Co] as they are compared with codes, [Q, D]: the first is the standard deviation of the rows'
+        scores."""
+        projected: NDArray[np.float32] = queries @ self.of_queries
+        projected[:, 0] = np.sqrt(projected**2 @ self.variances)
+        return projected
 
     def write(self, path: Path) -> None:
         with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.stack([self.of_rows, self.of_queries]), allow_pickle=False)
+            np.save(stream, np.concatenate([self.of_rows, self.of_queries, self.variances[None]]), allow_pickle=False)
 
     @classmethod
     def read(cls, path: Path, dim: int) -> "Projection | None":
         """That in a file; None when it isn't there, can't be read or isn't of that width."""
         try:
-            both = np.load(path, allow_pickle=False)
+            all_rows = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        if both.dtype != np.float32 or both.ndim != 3 or both.shape[:2] != (2, dim):
+        if all_rows.dtype != np.float32 or all_rows.ndim != 2 or len(all_rows) != 2 * dim + 1:
             return None
-        return cls(both[0], both[1])
+        return cls(all_rows[:dim], all_rows[dim : 2 * dim], all_rows[-1])
 
 
 def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, widths: Sequence[int]) -> Projection:
@@ -54,7 +69,7 @@ def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | Non
     rows: [R, Co], a sample.
     texts: [T, Co], texts as they will be searched for. Queries are taken to be these and rows, half and half; where it
         is None or empty, all directions weigh the same.
-    widths: ascending; D is the first that holds all dimensions that there are, filled with zeros, or else the last.
+    widths: ascending; D is the first that holds all dimensions that there are and one more, or else the last.
     """
     dim = rows.shape[1]
     moment = np.eye(dim)
@@ -64,11 +79,14 @@ def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | Non
     root = (directions * np.sqrt(weights)) @ directions.T  # S^(1/2)
     inverse = (directions / np.sqrt(weights)) @ directions.T
     covariance = np.cov(rows.T.astype(np.float64)).reshape(dim, dim) if len(rows) > 1 else np.eye(dim)
-    _, principal = np.linalg.eigh(root @ covariance @ root)
-    kept = principal[:, ::-1][:, : widths[-1]]
-    filled = next(width for width in widths if width >= kept.shape[1]) - kept.shape[1]
-    maps = [np.pad(side @ kept, ((0, 0), (0, filled))).astype(np.float32) for side in (root, inverse)]
-    return Projection(*maps)
+    variances, principal = np.linalg.eigh(root @ covariance @ root)
+    kept = principal[:, ::-1][:, : widths[-1] - 1]
+    of_kept = variances[::-1][: widths[-1] - 1].clip(min=0)
+    total = of_kept.sum() or 1.0
+    filled = next(width for width in widths if width > kept.shape[1]) - 1 - kept.shape[1]
+    sides = (root @ kept / np.sqrt(total), inverse @ kept * np.sqrt(total), of_kept[None] / total)
+    of_rows, of_queries, scaled = (np.pad(side, ((0, 0), (1, filled))).astype(np.float32) for side in sides)
+    return Projection(of_rows, of_queries, scaled[0])
 
 
 def _moment(values: NDArray[np.float32]) -> NDArray[np.float64]:

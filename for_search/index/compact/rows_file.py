@@ -8,6 +8,7 @@ Legend: R rows in all, Co joint width, F rows wanted.
 import os
 import weakref
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,36 @@ from for_search.index.flat_engine import widened
 _MAX_READ = 1 << 30  # bytes at once; systems read at most 2 GiB
 
 
-class RowsFile:
+class Rows(Protocol):
+    """Rows to read."""
+
+    n_rows: int
+    dim: int
+
+    def block(self, start: int, count: int) -> NDArray[np.float32]:
+        """The `count` rows from `start`, [count, Co] float32."""
+        ...
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The float16 values of some rows, in ascending order: [F, 2 * Co] bytes."""
+        ...
+
+
+class RowsInMemory(Rows):
+    """Rows that aren't in a file. values: [R, Co] float16."""
+
+    def __init__(self, values: NDArray[np.float16]) -> None:
+        self._values = values
+        self.n_rows, self.dim = values.shape
+
+    def block(self, start: int, count: int) -> NDArray[np.float32]:
+        return widened(self._values[start : start + count])
+
+    def at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._values[rows].view(np.uint8)
+
+
+class RowsFile(Rows):
     """The file that `FlatEngine` writes: a header, and then R rows of Co float16. Threads may share one.
 
     Raises StoreError when it can't be opened or is too short.
@@ -37,13 +67,11 @@ class RowsFile:
             raise damaged(path, f"it is too short for {n_rows} rows of width {dim}")
 
     def block(self, start: int, count: int) -> NDArray[np.float32]:
-        """The `count` rows from `start`, [count, Co] float32."""
         values = np.empty((count, 2 * self.dim), np.uint8)
         self._read(start, values)
         return widened(values.view("<f2"))
 
     def at(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """The float16 values of some rows, in ascending order: [F, 2 * Co] bytes."""
         values = np.empty((len(rows), 2 * self.dim), np.uint8)
         # Rows that follow one another are read at once.
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1).tolist()

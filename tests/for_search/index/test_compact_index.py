@@ -1,6 +1,7 @@
 """An index whose engine is the compact one, with limits so small that it has codes."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from for_model.backbones.registry import load_backbone
-from for_model.errors import UsageError
+from for_model.errors import StoreError, UsageError
+from for_model.files import sealed, write_json
 from for_search import embed_command
 from for_search.__main__ import main
 from for_search.index.compact import compact_engine
@@ -86,6 +88,16 @@ def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: py
         "manifest.json",
         "segment-000001",
     ]
+
+
+def test_an_index_of_an_earlier_version_is_refused_and_made_anew(index: SearchIndex, store: Path) -> None:
+    manifest = json.loads((index.path / "manifest.json").read_bytes())
+    del manifest["segments"][0]["files"]["groups.npy"], manifest["sha256"]
+    write_json(index.path / "manifest.json", sealed(manifest))
+    with pytest.raises(StoreError, match="that another version of FOR wrote: build the index again, with --rebuild"):
+        open_index(index.path)
+    assert build_index(store, index.path).search(QUERIES, 3) == index.search(QUERIES, 3)
+    assert [path.name for path in index.path.glob("segment-*")] == ["segment-000002"]
 
 
 def test_the_command_says_how_complete_answers_are(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

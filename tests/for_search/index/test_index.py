@@ -248,8 +248,8 @@ class TestOpen:
             ("kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.kind", "hnsw", "kind 'hnsw', known are compact, flat"),
             ("segments.folder", "../elsewhere", "leads out of the index"),
-            ("segments.files", {}, "contradict"),
-            ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "contradict"),
+            ("segments.files", {}, "another version"),
+            ("segments.files", {"../index.faiss": {"n_bytes": 1, "blocks": ""}}, "another version"),
             ("segments.shards", [], "no rows of their own"),
             (
                 "segments.shards",
