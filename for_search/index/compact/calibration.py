@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_search.index.compact.codes import Codes, sample_rows
-from for_search.index.compact.rows_file import Rows, RowsInMemory
+from for_search.index.compact.rows_file import ReadableRows, RowsInMemory
 from for_search.index.engine_protocol import BuildOptions, Recall
 
 KS = (50, 1000)  # images asked for that settings are chosen for; between them they are interpolated
@@ -77,7 +77,7 @@ def texts_apart(texts: NDArray[np.float32] | None) -> tuple[NDArray[np.float32] 
     return to_train, to_choose
 
 
-def choose(rows: Rows, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:
+def choose(rows: ReadableRows, codes: Codes, most: int, options: BuildOptions) -> tuple[tuple[Setting, ...], Recall]:
     """Choose the settings for each of KS (fewer where there are few images), and measure what they reach at the first.
 
     most: how many rows may be read; above, the scan is faster.
@@ -101,7 +101,7 @@ def choose(rows: Rows, codes: Codes, most: int, options: BuildOptions) -> tuple[
     return tuple(settings), recalls[0]
 
 
-def alike_to_take(rows: Rows, texts: NDArray[np.float32] | None, most_in: int, options: BuildOptions) -> float:
+def alike_to_take(rows: ReadableRows, texts: NDArray[np.float32] | None, most_in: int, options: BuildOptions) -> float:
     """With which groups of rows a search takes the least time (see `groups`): tried with some of the images.
 
     texts: [T, Co], to make codes with, or None.
@@ -167,7 +167,7 @@ def recall_queries(
     return {"embeddings moved away as texts are": moved.astype(np.float32), "its own embeddings": own}
 
 
-def _truths(rows: Rows, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
+def _truths(rows: ReadableRows, asked: list[tuple[NDArray[np.float32], int]], options: BuildOptions) -> list[_Truth]:
     """The exact scan, for queries and a k each. Every row is read once.
 
     Queries of which more images are as good as the best than are looked at are left out, while two others remain.
@@ -193,7 +193,7 @@ def _truths(rows: Rows, asked: list[tuple[NDArray[np.float32], int]], options: B
 
 
 def _as_good(
-    rows: Rows, query: NDArray[np.float32], best: NDArray[np.int64], least: float, n_embeddings: int
+    rows: ReadableRows, query: NDArray[np.float32], best: NDArray[np.int64], least: float, n_embeddings: int
 ) -> NDArray[np.int64]:
     """The rows of the images [T] whose best rows are given that score at least so much, [T, N], filled with `best`."""
     best = np.sort(best)

@@ -30,7 +30,7 @@ from for_search.index.compact.finer_codes import FinerCodes
 from for_search.index.compact.groups import Groups
 from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import Projection, train_projection
-from for_search.index.compact.rows_file import Rows
+from for_search.index.compact.rows_file import ReadableRows
 
 _SEED = 0
 _TRAINING_ROWS = 1 << 15
@@ -130,7 +130,7 @@ class Codes:
         return sum(cost * n for cost, n in zip(costs, (self.n_groups, n_first, of_rows, n_rows), strict=True))
 
     @classmethod
-    def train(cls, rows: Rows, texts: NDArray[np.float32] | None, n_embeddings: int, alike: float) -> "Codes":
+    def train(cls, rows: ReadableRows, texts: NDArray[np.float32] | None, n_embeddings: int, alike: float) -> "Codes":
         """Learn projection and codes from a sample of the rows; there is no row yet.
 
         texts: [T, Co], texts as they will be searched for, or None.
@@ -154,7 +154,9 @@ class Codes:
             short.train(np.ascontiguousarray(points[:, made._order]))
         return made
 
-    def encode(self, rows: Rows, alike: float, checkpoint: Callable[["Codes"], None], what: str = "encode") -> None:
+    def encode(
+        self, rows: ReadableRows, alike: float, checkpoint: Callable[["Codes"], None], what: str = "encode"
+    ) -> None:
         """Add the codes of the rows that have none yet; `checkpoint` is called now and then. `alike` is that of
         `train`, `what` is said beside the progress bar."""
         bar = tqdm(total=rows.n_rows, initial=self.n_rows, desc=what, unit="row", unit_scale=True, disable=None)

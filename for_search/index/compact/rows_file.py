@@ -20,8 +20,8 @@ from for_search.index.flat_engine import widened
 _MAX_READ = 1 << 30  # bytes at once; systems read at most 2 GiB
 
 
-class Rows(Protocol):
-    """Rows to read."""
+class ReadableRows(Protocol):
+    """Rows of embeddings, wherever they are."""
 
     n_rows: int
     dim: int
@@ -35,7 +35,7 @@ class Rows(Protocol):
         ...
 
 
-class RowsInMemory(Rows):
+class RowsInMemory(ReadableRows):
     """Rows that aren't in a file. values: [R, Co] float16."""
 
     def __init__(self, values: NDArray[np.float16]) -> None:
@@ -49,7 +49,7 @@ class RowsInMemory(Rows):
         return self._values[rows].view(np.uint8)
 
 
-class RowsFile(Rows):
+class RowsFile(ReadableRows):
     """The file that `FlatEngine` writes: a header, and then R rows of Co float16. Threads may share one.
 
     Raises StoreError when it can't be opened or is too short.
