@@ -23,6 +23,7 @@ _MAX_FIRST = (20_000, 100)  # so many rows, and so many times k, are chosen by t
 _BLOCK_ROWS = 1 << 15
 _SEED = 1
 ALIKE = (0.0, 0.3, 0.5)  # that are tried, see `groups`
+_TRY_ABOVE = 1 << 20  # rows; to read the short codes of fewer takes less than a millisecond, and groups save only that
 _TRIED_ROWS, _N_TRIED_WITH = 1 << 18, 64  # and so many queries of each kind
 _TRIED_FIRST = 16  # at most one of so many groups is chosen by its short code: more would take too long anyhow
 # An image whose score is so little below that of the last of the k best, in proportion, is as good as that one; so
@@ -112,7 +113,7 @@ def alike_to_take(rows: ReadableRows, texts: NDArray[np.float32] | None, most_in
     """
     N = options.n_embeddings
     n_images = rows.n_rows // N
-    if N == 1:
+    if N == 1 or rows.n_rows < _TRY_ABOVE:
         return 0.0
     images = sample_rows(n_images, max(1, _TRIED_ROWS // N), _SEED)
     of_images = (images[:, None] * N + np.arange(N)).reshape(-1)

@@ -15,6 +15,7 @@ from for_search import embed_command
 from for_search.__main__ import main
 from for_search.index.compact import compact_engine
 from for_search.index.compact.codes import Codes
+from for_search.index.compact.compact_engine import CompactEngine
 from for_search.index.engine_protocol import Recall
 from for_search.index.index import SearchIndex
 from for_search.index.index_files import build_index, open_index
@@ -67,6 +68,30 @@ def test_what_is_allowed_is_found_when_it_is_little(index: SearchIndex) -> None:
         found = index.search(QUERIES, 10, allowed)
         assert found == index.search(QUERIES, 10, allowed, exact=True)
         assert {len(hits) for hits in found} == {count}
+
+
+def test_an_index_with_groups_of_alike_embeddings_is_searched_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compact_engine, "alike_to_take", lambda *_: 0.5)
+    things = random_units((800, 3, DIM), seed=4)[:, np.arange(12) % 3]
+    embeddings = things + 0.1 * random_units((800, 12, DIM), seed=5)
+    embeddings /= np.linalg.norm(embeddings, axis=2, keepdims=True)
+    index = build_index(make_store(tmp_path / "store", embeddings).path, tmp_path / "index", "compact")
+    engine = index.segments[0].engine
+    assert isinstance(engine, CompactEngine)
+    assert engine._codes is not None
+    assert 800 < engine._codes.n_groups < 800 * 5
+    assert index.recall is not None
+    assert index.recall.mean >= 0.98
+    for share in (1, 0.9, 0.3):
+        allowed = np.random.default_rng(0).random(800) < share
+        found, exact = (index.search(QUERIES, 20, allowed, exact=exactly) for exactly in (False, True))
+        for hits, best in zip(found, exact, strict=True):
+            assert len({hit.image.id for hit in hits}) == 20
+            assert all(allowed[index.position(hit.image.id)] for hit in hits)
+            right = [hit for hit in hits if hit in best]  # with the scan's score and embedding
+            assert len(right) >= 18
 
 
 def test_a_killed_build_leaves_its_work_to_the_next(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

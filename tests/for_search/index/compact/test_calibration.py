@@ -16,6 +16,7 @@ N, DIM = 20, 32
 
 def taken(embeddings: NDArray[np.floating], monkeypatch: pytest.MonkeyPatch) -> float:
     """What is taken for embeddings [M, N, Co], tried with a third of the images."""
+    monkeypatch.setattr(calibration, "_TRY_ABOVE", 0)
     monkeypatch.setattr(calibration, "_TRIED_ROWS", embeddings.size // embeddings.shape[2] // 3)
     rows = RowsInMemory(embeddings.reshape(-1, embeddings.shape[2]).astype(np.float16))
     return alike_to_take(rows, None, 40, BuildOptions(embeddings.shape[1]))
@@ -33,6 +34,12 @@ def test_and_each_is_a_group_where_they_differ(monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_is_tried_with_one_row_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Codes, "train", None)
     assert taken(random_units((900, 1, DIM), seed=4), monkeypatch) == 0
+
+
+def test_nor_with_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Codes, "train", None)
+    few = RowsInMemory(random_units((3000, DIM), seed=5).astype(np.float16))
+    assert alike_to_take(few, None, 40, BuildOptions(N)) == 0
 
 
 def test_rows_of_an_image_that_are_as_good_as_its_best_are_true_too() -> None:
