@@ -199,8 +199,11 @@ def _as_good(
     """The rows of the images [T] whose best rows are given that score at least so much, [T, N], filled with `best`."""
     best = np.sort(best)
     of_images = best[:, None] // n_embeddings * n_embeddings + np.arange(n_embeddings)
-    scores = rows.at(of_images.reshape(-1)).view("<f2").astype(np.float32) @ query
-    return np.where(scores.reshape(of_images.shape) >= least, of_images, best[:, None])
+    at_once = max(1, _BLOCK_ROWS // n_embeddings)
+    for some, its_best in ((of_images[i : i + at_once], best[i : i + at_once]) for i in range(0, len(best), at_once)):
+        scores = rows.at(some.reshape(-1)).view("<f2").astype(np.float32) @ query
+        some[:] = np.where(scores.reshape(some.shape) >= least, some, its_best[:, None])
+    return of_images
 
 
 def _merged(

@@ -113,9 +113,9 @@ class Groups:
 
     def group_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """The group of each of some rows [P]."""
-        first = rows // self.n_embeddings * self.n_embeddings
-        of_image = self.order[first[:, None] + np.arange(self.n_embeddings)]
-        places = first + (of_image == (rows - first)[:, None]).argmax(axis=1)
+        images, which = np.unique(rows // self.n_embeddings, return_inverse=True)
+        place_of = np.argsort(self.order.reshape(-1, self.n_embeddings)[images], axis=1)  # of each of their rows
+        places = images[which] * self.n_embeddings + place_of[which, rows % self.n_embeddings]
         return np.searchsorted(self.starts, places, side="right") - 1
 
 

@@ -42,7 +42,11 @@ def test_nor_with_few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert alike_to_take(few, None, 40, BuildOptions(N)) == 0
 
 
-def test_rows_of_an_image_that_are_as_good_as_its_best_are_true_too() -> None:
+@pytest.mark.parametrize("at_once", [4, 1000])
+def test_rows_of_an_image_that_are_as_good_as_its_best_are_true_too(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "_BLOCK_ROWS", at_once)
     query = np.eye(3, dtype=np.float32)[0]
     scores = [[0.5, 0.9, 0.89, 0.1], [0.2, 0.3, 0.8, 0.95], [0.0, 0.0, 0.0, 0.7]]
     rows = RowsInMemory(np.pad(np.reshape(scores, (-1, 1)), ((0, 0), (0, 2))).astype(np.float16))
