@@ -137,7 +137,7 @@ def _open(path: Path, value: dict[str, Any], verify: Literal["quick", "full"]) -
             known = ", ".join(sorted(ENGINES))
             raise StoreError(f"{path} is of kind {kind!r}, known are {known}: update FOR or rebuild it")
     for note in manifest.segments:
-        if set(note.files) != set(ENGINES[note.kind].file_names):
+        if not note.is_of(ENGINES[note.kind]):
             raise StoreError(f"{path} holds files of {note.kind} that another version of FOR wrote: {BUILD_AGAIN}")
         folder = path / note.folder
         checked = tuple(CheckedFile(folder / name, hashes) for name, hashes in note.files.items())

@@ -18,6 +18,7 @@ from for_model import files
 from for_model.errors import StoreError
 from for_model.methods.protocol import MethodInfo
 from for_search.index.checked_file import BUILD_AGAIN, FileHashes, damaged
+from for_search.index.engine_protocol import Engine
 from for_search.store.shards import Shard
 from for_search.store.store import FORMAT as STORE_FORMAT
 from for_search.store.store import SkippedImage
@@ -46,6 +47,10 @@ class SegmentNote:
     @property
     def n_images(self) -> int:
         return sum(shard.n_images for shard in self.shards)
+
+    def is_of(self, engine: type[Engine]) -> bool:
+        """Whether its files are those that an engine writes, and not another version of it."""
+        return set(self.files) == set(engine.file_names)
 
     @classmethod
     def from_json(cls, note: dict[str, Any]) -> "SegmentNote":

@@ -113,7 +113,7 @@ def update_index(store: Store, target: Path, kind: str | None, rebuild: bool, op
 def _is_there(target: Path, segment: SegmentNote) -> bool:
     """Whether a segment's files are those that its engine writes, not another version of it, and have their sizes; what
     is in them is compared by whoever searches."""
-    if segment.kind not in ENGINES or set(segment.files) != set(ENGINES[segment.kind].file_names):
+    if segment.kind not in ENGINES or not segment.is_of(ENGINES[segment.kind]):
         return False
     try:
         return all((target / segment.folder / n).stat().st_size == h.n_bytes for n, h in segment.files.items())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from for_search.index.compact.codes import Codes, sample_rows
-from for_search.index.compact.rows_file import ReadableRows, RowsInMemory
+from for_search.index.compact.rows_file import ReadableRows, RowsInMemory, rows_of, values_at
 from for_search.index.engine_protocol import BuildOptions, Recall
 
 KS = (50, 1000)  # images asked for that settings are chosen for; between them they are interpolated
@@ -116,8 +116,7 @@ def alike_to_take(rows: ReadableRows, texts: NDArray[np.float32] | None, most_in
     if N == 1 or rows.n_rows < _TRY_ABOVE:
         return 0.0
     images = sample_rows(n_images, max(1, _TRIED_ROWS // N), _SEED)
-    of_images = (images[:, None] * N + np.arange(N)).reshape(-1)
-    some = RowsInMemory(rows.at(of_images).view("<f2"))
+    some = RowsInMemory(rows.at(rows_of(images, N).reshape(-1)).view("<f2"))
     k = max(1, min(KS[0] * len(images) // n_images, len(images) // 4))
     kinds = recall_queries(some.n_rows, some.block, options, _N_TRIED_WITH)
     truths = _truths(some, [(queries, k) for queries in kinds.values()], options)
@@ -198,10 +197,10 @@ def _as_good(
 ) -> NDArray[np.int64]:
     """The rows of the images [T] whose best rows are given that score at least so much, [T, N], filled with `best`."""
     best = np.sort(best)
-    of_images = best[:, None] // n_embeddings * n_embeddings + np.arange(n_embeddings)
+    of_images = rows_of(best // n_embeddings, n_embeddings)
     at_once = max(1, _BLOCK_ROWS // n_embeddings)
     for some, its_best in ((of_images[i : i + at_once], best[i : i + at_once]) for i in range(0, len(best), at_once)):
-        scores = rows.at(some.reshape(-1)).view("<f2").astype(np.float32) @ query
+        scores = values_at(rows, some.reshape(-1)) @ query
         some[:] = np.where(scores.reshape(some.shape) >= least, some, its_best[:, None])
     return of_images
 

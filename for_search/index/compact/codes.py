@@ -30,7 +30,7 @@ from for_search.index.compact.finer_codes import FinerCodes
 from for_search.index.compact.groups import Groups
 from for_search.index.compact.large_pages import ask_for_large_pages
 from for_search.index.compact.projection import Projection, train_projection
-from for_search.index.compact.rows_file import ReadableRows
+from for_search.index.compact.rows_file import ReadableRows, rows_of, values_at
 
 _SEED = 0
 _TRAINING_ROWS = 1 << 15
@@ -136,12 +136,11 @@ class Codes:
         texts: [T, Co], texts as they will be searched for, or None.
         alike: see `groups`.
         """
-        sample = rows.at(sample_rows(rows.n_rows, _TRAINING_ROWS, _SEED)).view("<f2").astype(np.float32)
+        sample = values_at(rows, sample_rows(rows.n_rows, _TRAINING_ROWS, _SEED))
         projection = train_projection(sample, texts, _WIDTHS)
         n_images = max(_TRAINING_IMAGES[0] // n_embeddings, _TRAINING_IMAGES[1])
         images = sample_rows(rows.n_rows // n_embeddings, n_images, _SEED)
-        of_images = (images[:, None] * n_embeddings + np.arange(n_embeddings)).reshape(-1)
-        whole = projection.rows(rows.at(of_images).view("<f2").astype(np.float32))
+        whole = projection.rows(values_at(rows, rows_of(images, n_embeddings).reshape(-1)))
         groups, in_order, means = Groups.none_yet(n_embeddings).with_more(whole, alike)
         of_groups = FinerCodes.train(means, _WIDE_OF_GROUPS).resized(len(groups))
         differences = in_order - groups.for_rows(of_groups.encode(0, means))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model.files import atomic_path
+from for_search.index.compact.array_file import read_arrays, write_arrays
 
 _AT_ONCE = 1024  # vectors scored, which a processor's own memory holds
 
@@ -84,21 +84,17 @@ class FinerCodes:
 
     def write(self, path: Path, count: int) -> None:
         """Write the steps, and the first `count` codes, one array after the other."""
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, self.ranges, allow_pickle=False)
-            np.save(stream, self.codes[:count], allow_pickle=False)
+        write_arrays(path, self.ranges, self.codes[:count])
 
     @classmethod
     def read(cls, path: Path, count: int, dims: Sequence[int], n_wide: int) -> "FinerCodes | None":
         """Those in a file; None when it isn't there, can't be read or hasn't `count` codes of W and one of the D."""
-        try:
-            with path.open("rb") as stream:
-                ranges, codes = np.load(stream, allow_pickle=False), np.load(stream, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        arrays = read_arrays(path, np.float32, np.uint8)
+        if arrays is None:
             return None
-        dim = ranges.shape[-1]
-        fit = ranges.shape == (2, dim) and codes.ndim == 2 and codes.shape[1] == (dim + min(n_wide, dim)) // 2
-        if not fit or dim not in dims or ranges.dtype != np.float32 or codes.dtype != np.uint8 or len(codes) < count:
+        ranges, codes = arrays
+        dim = ranges.shape[1]
+        if len(ranges) != 2 or dim not in dims or codes.shape[1] != (dim + min(n_wide, dim)) // 2 or len(codes) < count:
             return None
         return cls(ranges, codes)
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model.files import atomic_path
+from for_search.index.compact.array_file import read_arrays, write_arrays
 
 _AT_ONCE = 1 << 24  # products of pairs of rows
 
@@ -78,20 +78,15 @@ class Groups:
         """Write them as [2, R]: the order, and whether a group begins at each place."""
         begins = np.zeros_like(self.order)
         begins[self.starts[:-1]] = 1
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.stack([self.order, begins]), allow_pickle=False)
+        write_arrays(path, np.stack([self.order, begins]))
 
     @classmethod
     def read(cls, path: Path, count: int, n_embeddings: int) -> "Groups | None":
         """The first `count` groups in a file; None when it isn't there, can't be read or hasn't so many."""
-        none = cls.none_yet(n_embeddings)
-        try:
-            both = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        arrays = read_arrays(path, cls.none_yet(n_embeddings).order.dtype.type)
+        if arrays is None or len(arrays[0]) != 2 or arrays[0].shape[1] % n_embeddings:
             return None
-        if both.ndim != 2 or len(both) != 2 or both.dtype != none.order.dtype or both.shape[1] % n_embeddings:
-            return None
-        order, begins = both
+        order, begins = arrays[0]
         starts = np.append(np.flatnonzero(begins), len(begins))[: count + 1]
         if len(starts) <= count or starts[0] or starts[-1] % n_embeddings or order.max(initial=0) >= n_embeddings:
             return None

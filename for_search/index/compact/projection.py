@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from for_model.files import atomic_path
+from for_search.index.compact.array_file import read_arrays, write_arrays
 
 _EVEN = 0.2  # of S: all directions alike, as a sample of queries doesn't show every direction that others have
 
@@ -48,19 +48,16 @@ class Projection:
         return projected
 
     def write(self, path: Path) -> None:
-        with atomic_path(path) as temporary, temporary.open("wb") as stream:
-            np.save(stream, np.concatenate([self.of_rows, self.of_queries, self.variances[None]]), allow_pickle=False)
+        write_arrays(path, np.concatenate([self.of_rows, self.of_queries, self.variances[None]]))
 
     @classmethod
     def read(cls, path: Path, dim: int) -> "Projection | None":
         """That in a file; None when it isn't there, can't be read or isn't of that width."""
-        try:
-            all_rows = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+        arrays = read_arrays(path, np.float32)
+        if arrays is None or len(arrays[0]) != 2 * dim + 1:
             return None
-        if all_rows.dtype != np.float32 or all_rows.ndim != 2 or len(all_rows) != 2 * dim + 1:
-            return None
-        return cls(all_rows[:dim], all_rows[dim : 2 * dim], all_rows[-1])
+        of_rows, of_queries, variances = np.split(arrays[0], [dim, 2 * dim])
+        return cls(of_rows, of_queries, variances[0])
 
 
 def train_projection(rows: NDArray[np.float32], texts: NDArray[np.float32] | None, widths: Sequence[int]) -> Projection:

@@ -35,6 +35,16 @@ class ReadableRows(Protocol):
         ...
 
 
+def values_at(rows: ReadableRows, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Some rows, in ascending order: [F, Co] float32."""
+    return widened(rows.at(chosen).view("<f2"))
+
+
+def rows_of(images: NDArray[np.int64], n_embeddings: int) -> NDArray[np.int64]:
+    """All rows of some images [B], [B, N]."""
+    return images[:, None] * n_embeddings + np.arange(n_embeddings)
+
+
 class RowsInMemory(ReadableRows):
     """Rows that aren't in a file. values: [R, Co] float16."""
 
